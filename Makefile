@@ -1,0 +1,55 @@
+# Two commands on a fresh machine with Python 3.11+ and make: `make demo` and `make test`. Both make .venv first.
+
+PYTHON ?=
+ARGS   ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format types sync check-sync layers wheel-test ci clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## make .venv with the package and its tools (PYTHON=python3.12 picks the Python)
+
+$(STAMP): pyproject.toml tools/venv.sh
+	@tools/venv.sh $(VENV) $(PYTHON)
+	@echo "installing histstore[dev] into $(VENV)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## run the demonstration on an embedded server (ARGS="--input FILE.jsonl")
+	@$(BIN)/python -m histstore.demo $(ARGS)
+
+test: $(STAMP) ## run the tests (ARGS="-k name")
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(STAMP) ## format the code and mend what can be mended
+	@$(BIN)/ruff check --fix-only . && $(BIN)/ruff format .
+
+types: $(STAMP) ## check types: mypy over the package, mypy and pyright over ordinary user code
+	@$(BIN)/mypy && $(BIN)/pyright --pythonpath $(BIN)/python
+
+sync: $(STAMP) ## generate histstore/_sync from histstore/_async
+	@$(BIN)/python tools/unasync.py
+
+check-sync: $(STAMP) ## check that histstore/_sync is what `make sync` would write
+	@$(BIN)/python tools/unasync.py --check
+
+layers: $(STAMP) ## check that imports point one way
+	@$(BIN)/lint-imports
+
+wheel-test: $(STAMP) ## build sdist and wheel, and try them away from the checkout (ARGS="--all-pythons")
+	@$(BIN)/python tools/wheel_test.py $(ARGS)
+
+ci: ## run what CI runs
+	@bash .ci/run
+
+clean: ## remove .venv, caches and builds
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The asyncio shell. Its twin `_sync` is generated from it by tools/unasync.py, but for `_io`."""

@@ -1,0 +1,301 @@
+"""The asyncio half of what the two shells do differently: sockets, tasks, locks, pauses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import hiredis
+import redis.asyncio as redis
+from redis import exceptions as redis_errors
+from redis.asyncio.retry import Retry as Retry
+from tenacity import AsyncRetrying
+
+from .._protocol import Command
+from .._settings import ConnectionSettings
+from ..errors import BackendError
+
+T = TypeVar("T")
+
+Lock = asyncio.Lock
+Retrying = AsyncRetrying
+READ_SIZE: Final = 1 << 16
+
+HANDSHAKE_TIMEOUT: Final = None
+"""Seconds for a socket operation of redis-py's handshake. asyncio bounds the whole of it instead."""
+
+Client = redis.Redis
+ClusterClient = redis.RedisCluster
+ConnectionPool = redis.ConnectionPool
+
+
+def monotonic() -> float:
+    """Returns the loop's clock, in seconds."""
+    return asyncio.get_running_loop().time()
+
+
+async def sleep(seconds: float) -> None:
+    """Pauses the task."""
+    await asyncio.sleep(seconds)
+
+
+@asynccontextmanager
+async def held(lock: asyncio.Lock, timeout: float) -> AsyncIterator[None]:
+    """Holds a lock that was free within `timeout` seconds.
+
+    Raises:
+        redis.exceptions.TimeoutError: It was not.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            await lock.acquire()
+    except TimeoutError:
+        raise redis_errors.TimeoutError("the server did not answer in time") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+async def run_blocking(function: Callable[..., T], *args: Any) -> T:
+    """Runs blocking file or process work without blocking the loop.
+
+    A cancelled caller leaves at once; the work goes on in its thread to its end.
+    """
+    return await asyncio.to_thread(function, *args)
+
+
+async def run_to_the_end(function: Callable[..., T], *args: Any) -> T:
+    """Runs blocking work that must not be left half done, also when the caller is cancelled."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
+
+
+async def maybe_await(value: Any) -> Any:
+    """Awaits what a user's function returned, if it is awaitable."""
+    return await value if hasattr(value, "__await__") else value
+
+
+def owner() -> tuple[int, Any]:
+    """Returns what connections belong to: this process, and its running loop."""
+    return os.getpid(), asyncio.get_running_loop()
+
+
+class Sent:
+    """Whether a byte of a request may have left."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self) -> None:
+        self.sent = False
+
+
+class Connection:
+    """One connection: opened and authenticated by redis-py, then spoken over directly.
+
+    redis-py's own read and write cannot tell a request that was not sent from one that was, and it
+    retries. Packing and parsing are hiredis'.
+    """
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self._settings = settings
+        self._inner = settings.make()
+        self._replies = hiredis.Reader(replyError=redis_errors.ResponseError)
+
+    async def open(self, timeout: float) -> None:
+        """Connects, authenticates and selects the database, within `timeout` seconds."""
+        try:
+            async with asyncio.timeout(min(timeout, self._settings.connect_timeout)):
+                await self._inner.connect()
+        except TimeoutError:
+            raise redis_errors.TimeoutError("no connection in time") from None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the server has neither closed the connection nor sent what nobody asked for."""
+        reader = self._inner._reader
+        return reader is not None and not reader.at_eof() and reader.exception() is None and not reader._buffer
+
+    async def exchange(self, commands: Sequence[Command], timeout: float, state: Sent) -> list[Any]:
+        """Sends commands and returns their replies; an error reply is returned, not raised.
+
+        Raises:
+            redis.exceptions.ConnectionError: The connection broke.
+            redis.exceptions.TimeoutError: No full answer within `timeout` seconds.
+        """
+        reader, writer, replies = self._inner._reader, self._inner._writer, self._replies
+        payload = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
+        found: list[Any] = []
+        try:
+            async with asyncio.timeout(timeout):
+                state.sent = True
+                writer.write(payload)
+                await writer.drain()
+                while len(found) < len(commands):
+                    data = await reader.read(READ_SIZE)
+                    if not data:
+                        raise redis_errors.ConnectionError("the server closed the connection")
+                    replies.feed(data)
+                    while (reply := replies.gets()) is not False:
+                        found.append(reply)
+        except TimeoutError:
+            raise redis_errors.TimeoutError(f"no answer within {timeout:.3g} s") from None
+        except (OSError, hiredis.ProtocolError) as error:
+            raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
+        return found
+
+    async def close(self) -> None:
+        """Closes the connection. Nothing is awaited that could hang."""
+        await self._inner.disconnect(nowait=True)
+
+
+class Pool:
+    """Connections to one server: at most so many, idle ones reused, last in first out."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self.settings = settings
+        self._idle: list[Connection] = []
+        self._slots = asyncio.Semaphore(settings.max_connections)
+        self.busy = 0
+
+    @property
+    def idle(self) -> int:
+        """How many connections wait to be used."""
+        return len(self._idle)
+
+    @asynccontextmanager
+    async def connection(self, timeout: float) -> AsyncIterator[Connection]:
+        """Lends a connection. It is closed unless the body leaves cleanly: its replies may be pending.
+
+        Raises:
+            redis.exceptions.RedisError: None could be opened; nothing was sent.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise redis_errors.ConnectionError("all connections are in use: raise max_connections") from None
+        self.busy += 1
+        connection = None
+        clean = False
+        try:
+            connection = await self._get(timeout)
+            yield connection
+            clean = True
+        finally:
+            self.busy -= 1
+            self._slots.release()
+            if connection is not None:
+                if clean:
+                    self._idle.append(connection)
+                else:
+                    await connection.close()
+
+    async def _get(self, timeout: float) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+            await connection.close()
+        connection = Connection(self.settings)
+        try:
+            await connection.open(timeout)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def close(self) -> None:
+        """Closes the idle connections."""
+        while self._idle:
+            await self._idle.pop().close()
+
+
+class GroupCommit:
+    """Sends writes and the WAIT that covers them over one connection, many writes to a WAIT.
+
+    WAIT counts what was written on its own connection, and blocks whatever is behind it. So there is
+    one dedicated connection, never more than one WAIT in flight on it, and what arrives meanwhile
+    shares the next one.
+    """
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self._settings = settings
+        self._queue: list[tuple[Sequence[Command], Sent, asyncio.Future[tuple[list[Any], Any]]]] = []
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def exchange(
+        self, commands: Sequence[Command], wait: Command, timeout: float, state: Sent
+    ) -> tuple[list[Any], Any]:
+        """Returns the replies to `commands`, and the reply to `wait` or the error that came instead.
+
+        A cancelled caller leaves at once; what it sent, and its neighbours, go on.
+        """
+        future: asyncio.Future[tuple[list[Any], Any]] = asyncio.get_running_loop().create_future()
+        # Another task does the sending: from here on a byte may leave at any moment.
+        state.sent = True
+        self._queue.append((commands, state, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._drain(wait, timeout), name="histstore-group-commit")
+        try:
+            return await future
+        finally:
+            future.cancel()
+
+    async def _drain(self, wait: Command, timeout: float) -> None:
+        while self._queue:
+            batch, self._queue = self._queue, []
+            try:
+                await self._commit(batch, wait, timeout)
+            except BaseException as error:
+                await self._drop()
+                for _, _, future in batch:
+                    if not future.done():
+                        future.set_exception(error if isinstance(error, Exception) else BackendError("closed"))
+                if not isinstance(error, Exception):
+                    raise
+
+    async def _commit(self, batch: Sequence[Any], wait: Command, timeout: float) -> None:
+        if self._connection is None or not self._connection.usable:
+            await self._drop()
+            connection = Connection(self._settings)
+            try:
+                await connection.open(timeout)
+            except BaseException as error:
+                await connection.close()
+                for _, state, _ in batch:
+                    state.sent = False
+                raise error
+            self._connection = connection
+        commands = [command for sent, _, _ in batch for command in sent]
+        replies = await self._connection.exchange(commands, timeout, Sent())
+        try:
+            (acked,) = await self._connection.exchange([wait], timeout, Sent())
+        except redis_errors.RedisError as error:
+            # The writes are answered for; only who else has them is not known.
+            await self._drop()
+            acked = error
+        at = 0
+        for sent, _, future in batch:
+            if not future.done():
+                future.set_result((replies[at : at + len(sent)], acked))
+            at += len(sent)
+
+    async def _drop(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def close(self) -> None:
+        """Waits for what is being sent, then closes the connection."""
+        if self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+        await self._drop()

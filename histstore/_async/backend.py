@@ -1,0 +1,231 @@
+"""The backend: one server, its connections, and what concerns all of its runs."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+from redis import exceptions as redis_errors
+from redis.backoff import NoBackoff
+
+from .. import _protocol
+from .._keys import run_of_head
+from .._retry import Durability, RetryPolicy
+from .._settings import ConnectionSettings, connection_settings
+from ..embedded import EmbeddedServer
+from ..errors import SnapshotError
+from ..snapshot import ANY, RunId, RunInfo, check_name
+from . import _io
+from ._runner import Runner
+from .store import RedisHistoryStore
+
+MIB = 1 << 20
+
+
+class RedisBackend:
+    """Conversations in one Redis or Valkey server. Safe to share between tasks of one event loop.
+
+    Args:
+        client: A `redis.asyncio.Redis` whose settings are copied; it is neither changed nor closed. Its own
+            retries do not apply: tenacity alone decides, by `retry`.
+        namespace: What all keys start with.
+        run_ttl: Seconds that a run lives after its last save; None: for ever, and lifetimes that others
+            have set are left alone.
+        keep_revisions: Past revisions of a run that `load(at=)` surely reaches.
+        retry: When a call tries again.
+        durability: What a save waits for.
+        max_snapshot_bytes: The largest snapshot that is saved, in bytes of its encoded messages.
+
+    Raises:
+        SnapshotError: An option is of no use.
+    """
+
+    def __init__(
+        self,
+        client: _io.Client,
+        *,
+        namespace: str = "histstore",
+        run_ttl: float | None = None,
+        keep_revisions: int = 0,
+        retry: RetryPolicy | None = None,
+        durability: Durability | None = None,
+        max_snapshot_bytes: int = 64 * MIB,
+    ) -> None:
+        given: object = client
+        if isinstance(given, _io.ClusterClient):
+            raise SnapshotError("Redis Cluster is not supported yet: give a client of a single server")
+        if not isinstance(given, _io.Client):
+            raise SnapshotError(
+                f"RedisBackend takes a {_io.Client.__module__}.{_io.Client.__qualname__}, "
+                f"not a {type(given).__name__}: use from_url, or the client of the same flavour "
+                "(histstore.sync has the blocking one)"
+            )
+        self.namespace = check_name(namespace, "namespace")
+        self.run_ttl = run_ttl
+        self.ttl_ms = _milliseconds(run_ttl)
+        if type(keep_revisions) is not int or keep_revisions < 0:
+            raise SnapshotError("keep_revisions is a whole number from 0")
+        if type(max_snapshot_bytes) is not int or max_snapshot_bytes < 1:
+            raise SnapshotError("max_snapshot_bytes is a whole number from 1")
+        self.keep_revisions = keep_revisions
+        self.max_snapshot_bytes = max_snapshot_bytes
+        self.retry = RetryPolicy() if retry is None else retry
+        self.durability = Durability() if durability is None else durability
+        if not isinstance(self.retry, RetryPolicy):
+            raise SnapshotError("retry= is a RetryPolicy")
+        if not isinstance(self.durability, Durability):
+            raise SnapshotError("durability= is a Durability")
+        pool = client.connection_pool
+        self._settings: ConnectionSettings = connection_settings(
+            pool.connection_class,
+            # A single URL's pool keeps its limit beside the other settings.
+            {**pool.connection_kwargs, "max_connections": _limit(pool)},
+            _io.Retry(NoBackoff(), 0),
+            _io.HANDSHAKE_TIMEOUT,
+        )
+        self._runner = Runner(self._settings, self.durability, self.namespace)
+        self._server: EmbeddedServer | None = None
+
+    @classmethod
+    def from_url(cls, url: str = "redis://localhost:6379/0", **options: Any) -> Self:
+        """Makes a backend for the server at a URL. Costs no I/O.
+
+        Args:
+            url: `redis://`, `rediss://` or `unix://`, with redis-py's query options.
+            **options: What the constructor takes.
+
+        Raises:
+            SnapshotError: The URL or an option is of no use. The text does not quote the URL.
+        """
+        if not isinstance(url, str):
+            raise SnapshotError(f"a URL is a str, not a {type(url).__name__}")
+        scheme = url.partition("://")[0].lower()
+        if scheme not in ("redis", "rediss", "unix"):
+            known = scheme[:20] if "://" in url else "none"
+            raise SnapshotError(f"the URL's scheme is {known!r}: redis://, rediss:// and unix:// are supported")
+        try:
+            pool = _io.ConnectionPool.from_url(url)
+        except (ValueError, TypeError, UnicodeError, redis_errors.RedisError):
+            # The error may quote the URL, and the URL may hold a password.
+            raise SnapshotError(
+                "the URL is not one that redis-py can read: check host, port and query options"
+            ) from None
+        return cls(_io.Client(connection_pool=pool), **options)
+
+    @classmethod
+    def embedded(cls, path: str | os.PathLike[str] | None = None, **options: Any) -> Self:
+        """Makes a backend that owns a local server, started at first use and stopped by `aclose`.
+
+        Args:
+            path: A folder for the data, which then survives kill -9 of this process and of the server.
+                Processes that open the same folder share one server. None: a temporary server.
+            **options: What the constructor takes.
+
+        Raises:
+            SnapshotError: An option is of no use.
+        """
+        server = EmbeddedServer(path)
+        backend = cls(_io.Client(unix_socket_path="/"), **options)
+        backend._server = server
+        backend._runner.prepare = backend._start
+        return backend
+
+    async def _start(self) -> None:
+        """Starts the embedded server, and points the connections at it."""
+        server = self._server
+        assert server is not None
+        await _io.run_to_the_end(server.start)
+        self._runner.reconnect(connection_settings(
+            self._settings.connection_class,
+            {**self._settings.kwargs, "path": server.socket_path, "max_connections": self._settings.max_connections},
+            _io.Retry(NoBackoff(), 0),
+            _io.HANDSHAKE_TIMEOUT,
+        ))  # fmt: skip
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connections, and stops an embedded server when its last user closes. May be repeated."""
+        try:
+            await self._runner.aclose()
+        finally:
+            if self._server is not None:
+                await _io.run_to_the_end(self._server.close)
+
+    def __repr__(self) -> str:
+        return f"<RedisBackend with namespace {self.namespace!r}>"
+
+    # ------------------------------------------------------------------------------------------ runs
+
+    def store(self, run_id: str | uuid.UUID) -> RedisHistoryStore[Any]:
+        """Returns a store for one run and one writer. Costs no I/O.
+
+        Raises:
+            SnapshotError: The run id is empty, or no text.
+        """
+        return RedisHistoryStore(self, RunId(run_id))
+
+    async def runs(self, *, prefix: str = "") -> AsyncIterator[RunInfo]:
+        """Yields every run whose id starts with `prefix`: each once, in no order, without its messages.
+
+        For maintenance: it walks over all keys of the server. A run that is written or deleted meanwhile
+        may be yielded or not.
+
+        Raises:
+            CorruptSnapshotError: A run's head is damaged; the error names it.
+        """
+        if not isinstance(prefix, str):
+            raise SnapshotError("prefix is a str")
+        seen: set[RunId] = set()
+        cursor = 0
+        while True:
+            reply, _ = await self._runner.run(_protocol.scan(self.namespace, prefix, cursor), self.retry)
+            cursor = int(reply[0])
+            for key in reply[1]:
+                run_id = run_of_head(self.namespace, key)
+                # Glob characters are escaped in keys, so the match is exact; SCAN may repeat a key.
+                if run_id is None or run_id in seen:
+                    continue
+                seen.add(run_id)
+                info = await self.store(run_id).info()
+                if info is not None:
+                    yield info
+            if cursor == 0:
+                return
+
+    async def delete(self, run_id: str | uuid.UUID) -> bool:
+        """Deletes a run, damaged or not. Whoever holds its lease is fenced: no save of theirs comes after.
+
+        Returns:
+            Whether there was a run to delete.
+
+        Raises:
+            OutcomeUnknownError: It may have been deleted; `store(run_id).resolve(error.attempt)` says.
+        """
+        store = self.store(run_id)
+        async with store._lock:
+            return await store._delete(ANY, None, force=True)
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    if seconds is None:
+        return None
+    # The bound keeps the deadline below the 2**53 that Lua counts to.
+    if type(seconds) not in (int, float) or not 0.001 <= seconds <= 1e11:
+        raise SnapshotError("run_ttl is a number of seconds, more than 0, or None")
+    return max(1, round(seconds * 1000))
+
+
+def _limit(pool: Any) -> int | None:
+    """Returns a pool's limit of connections, unless it is redis-py's own default, which means none was set."""
+    limit = getattr(pool, "max_connections", None)
+    return limit if type(limit) is int and 0 < limit < 10_000 and limit != 100 else None

@@ -1,0 +1,98 @@
+"""A store in one JSON file, in the seed's wire format."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Generic
+
+from .. import _jsonfile
+from ..errors import ConflictError, CorruptSnapshotError, SnapshotError
+from ..snapshot import SEEN, ConversationSnapshot, Expect, M, Origin, Revision, add_origin, find_origin
+from . import _io
+from .memory import check_save
+
+
+class JsonFileHistoryStore(Generic[M]):
+    """One run's conversation in one pretty-printed JSON file, replaced atomically and fsynced.
+
+    A revision's etag is the digest of the file, so a file that somebody else changed is noticed. Its version
+    counts the changes that this store has seen: the file has no room for it.
+
+    Args:
+        path: The file. Its folder must exist; a missing file loads as None.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._key = ("file", os.path.abspath(self._path))
+        self._lock = _io.Lock()
+        self._revision: Revision | None = None
+
+    @property
+    def revision(self) -> Revision | None:
+        """What this store last loaded or saved; None: nothing."""
+        return self._revision
+
+    async def save(self, snapshot: ConversationSnapshot[M], *, expected: Revision | Expect | None = SEEN) -> Revision:
+        """Writes a conversation. A caller that is cancelled leaves the old file or the new one.
+
+        Args:
+            snapshot: The conversation.
+            expected: A revision; None: there is no file; SEEN: what the snapshot was loaded or saved as or grew
+                from, or what this store has seen, or, if neither is known, whatever is there; ANY: whatever
+                is there.
+
+        Raises:
+            ConflictError: The file is not what was expected. Nothing was written.
+            SnapshotError: The snapshot cannot be saved.
+            OSError: The file cannot be written; it is the old one.
+        """
+        check_save(snapshot, expected)
+        async with self._lock:
+            origin = find_origin(snapshot, self._key)
+            wanted = expected
+            if expected is SEEN and origin is not None:
+                wanted = origin[0].revision
+            elif expected is SEEN and self._revision is not None:
+                wanted = self._revision
+            data = snapshot.to_json(indent=2) + b"\n"
+
+            def check(current: bytes | None) -> None:
+                if isinstance(wanted, Expect):
+                    return
+                if (_jsonfile.digest(current) if current is not None else None) != (wanted.etag if wanted else None):
+                    raise ConflictError(wanted, None if current is None else self._see(current))
+
+            await _io.run_blocking(_jsonfile.replace, self._path, data, check)
+            revision = self._see(data)
+            self._revision = revision
+            add_origin(snapshot, self._key, Origin(revision))
+            return revision
+
+    async def load(self) -> ConversationSnapshot[M] | None:
+        """Returns the conversation; None: there is no file.
+
+        Raises:
+            CorruptSnapshotError: The file is not in the seed's wire format.
+            UnsupportedVersionError: It names a version other than 1.
+            OSError: The file cannot be read.
+        """
+        async with self._lock:
+            data = await _io.run_blocking(_jsonfile.read, self._path)
+            if data is None:
+                self._revision = None
+                return None
+            try:
+                snapshot = ConversationSnapshot[M].from_json(data)
+            except SnapshotError as error:
+                raise CorruptSnapshotError(str(self._path), None, str(error)) from error
+            self._revision = self._see(data)
+            add_origin(snapshot, self._key, Origin(self._revision))
+            return snapshot
+
+    def _see(self, data: bytes) -> Revision:
+        etag = _jsonfile.digest(data)
+        if self._revision is None:
+            return Revision(1, etag)
+        return self._revision if self._revision.etag == etag else Revision(self._revision.version + 1, etag)

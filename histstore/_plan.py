@@ -1,0 +1,383 @@
+"""What a save must write: the cut between what the run holds and what it is to hold."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress, count
+from typing import Any, Final
+
+from . import _codec
+from ._chain import ABSENT, ENTRY_OVERHEAD, Base, Entry, Head, link
+from .errors import SnapshotTooLargeError
+from .messages import JSONValue
+from .snapshot import Revision
+
+SLACK: Final = 4096
+"""Dead bytes that are never worth a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the run is to hold: the lists behind a snapshot, of which the first `length` items count.
+
+    Attributes:
+        messages: The messages.
+        pins: Their pins.
+        length: How many of them count.
+        meta: The mapping.
+        shared: How many leading messages, with their pins, are known to be the base's own objects.
+    """
+
+    messages: Sequence[Any]
+    pins: Sequence[bool]
+    length: int
+    meta: Mapping[str, JSONValue]
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An entry to write, and what the store will remember when it is written.
+
+    Attributes:
+        entry: The entry.
+        head: The head that it makes.
+        items: What it adds, as `Base` remembers messages.
+        sizes: Their encoded sizes.
+        pins: The pins of the whole new content, or None: as they were, and unpinned for what is added.
+        filled: Indices that an anchor fills in.
+        meta_changed: Whether the head's meta is to be written.
+    """
+
+    entry: Entry
+    head: Head
+    items: list[Any]
+    sizes: list[int]
+    pins: list[bool] | None
+    filled: list[int]
+    meta_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """What a save brings along besides the content.
+
+    Attributes:
+        op: 16 random bytes, made once a save and kept over its retries.
+        fence: The fencing token of the lease it carries; 0: none.
+        limit: The largest snapshot allowed, in bytes.
+    """
+
+    op: bytes
+    fence: int
+    limit: int
+
+
+def plan_save(
+    parent: Head | None, base: Base | None, target: Target, writer: Writer, full: bool = False
+) -> Plan | None:
+    """Plans the save of `target` onto `parent`; None when the content did not change.
+
+    Args:
+        parent: The head it goes onto; None: the run is absent.
+        base: The content at `parent`, when it is at hand; without it the save is a full checkpoint.
+        target: The content to save.
+        writer: The save's own marks.
+        full: Write a full checkpoint, also when the content did not change.
+
+    Raises:
+        SnapshotError: A plain message is no JSON value any more, or the snapshot is too large.
+    """
+    meta = _codec.encode_meta(target.meta)
+    if parent is None or base is None:
+        items, parts = _encode(target.messages[: target.length], 0)
+        return _full(parent, items, parts, list(target.pins[: target.length]), meta, writer)
+    n = base.length
+    if target.shared == n and base.plain == 0:
+        i = j = n
+        items, parts = _encode(target.messages[n : target.length], n)
+        pins = None
+        flips = [k for k in range(n, target.length) if target.pins[k]]
+        if flips:
+            pins = list(target.pins[: target.length])
+    else:
+        new_items, new_parts = _encode(target.messages[: target.length], 0)
+        i, j = find_cut(base.items[:n], new_items)
+        kept = i + n - j
+        items, parts = new_items[kept:], new_parts[kept:]
+        left = base.pins[:i] + base.pins[j:n] + [False] * len(items)
+        pins = list(target.pins[: target.length])
+        flips = [k for k, (old, new) in enumerate(zip(left, pins, strict=True)) if old != new]
+    meta_changed = meta != parent.meta
+    if not full and not items and i == j and not flips and not meta_changed:
+        return None
+    part_bytes = _all_bytes(items, parts)
+    size = parent.size - sum(base.sizes[i:j]) + sum(map(len, part_bytes))
+    body = _codec.encode_body(_codec.Body(part_bytes, flips, meta if meta_changed else None))
+    logged = parent.logged + len(body) + ENTRY_OVERHEAD
+    if full or logged - size > max(size, SLACK):
+        return _checkpoint(parent, base, target, (i, j), items, part_bytes, flips, meta, writer, size, full)
+    entry = _entry(parent, writer, (i, j), target.length, size, parent.checkpoint, logged, body)
+    head = Head(entry.revision(), target.length, size, parent.checkpoint, logged, meta)
+    return Plan(entry, head, items, list(map(len, part_bytes)), pins, [], meta_changed)
+
+
+def plan_append(
+    parent: Head | None, messages: Sequence[Any], pinned: bool, meta: bytes | None, writer: Writer
+) -> Plan | None:
+    """Plans an append, which needs no base; None when there is nothing to write.
+
+    Raises:
+        SnapshotError: A message is no JSON value, or the snapshot would be too large.
+    """
+    if parent is None:
+        items, parts = _encode(messages, 0)
+        return _full(None, items, parts, [pinned] * len(items), meta or _codec.encode_meta({}), writer)
+    n = parent.length
+    new_meta = parent.meta if meta is None else meta
+    meta_changed = new_meta != parent.meta
+    if not messages and not meta_changed:
+        return None
+    items, plain = _encode(messages, n)
+    encoded = _all_bytes(items, plain)
+    size = parent.size + sum(map(len, encoded))
+    flips = range(n, n + len(items)) if pinned else ()
+    body = _codec.encode_body(_codec.Body(encoded, list(flips), new_meta if meta_changed else None))
+    logged = parent.logged + len(body) + ENTRY_OVERHEAD
+    entry = _entry(parent, writer, (n, n), n + len(items), size, parent.checkpoint, logged, body)
+    head = Head(entry.revision(), n + len(items), size, parent.checkpoint, logged, new_meta)
+    return Plan(entry, head, items, list(map(len, encoded)), None, [], meta_changed)
+
+
+def grow(base: Base | None, plan: Plan, revision: Revision, pins_appended: bool = False) -> Base | None:
+    """Returns the content after `plan` was applied to `base`; None when it cannot be told.
+
+    Args:
+        base: The content at the plan's parent.
+        plan: What was written.
+        revision: The new revision, as the server told it.
+        pins_appended: Whether what an append added is pinned.
+    """
+    entry = plan.entry
+    head = Head(revision, plan.head.length, plan.head.size, plan.head.checkpoint, plan.head.logged, plan.head.meta)
+    added = len(plan.items)
+    cost = (entry.version, len(entry.body) + ENTRY_OVERHEAD)
+    plain = sum(type(item) is bytes for item in plan.items)
+    if entry.checkpoint == entry.version:
+        pins = plan.pins if plan.pins is not None else [pins_appended] * added
+        return Base(head, plan.items, plan.sizes, [entry.version] * added, pins, plain, [cost])
+    if base is None or base.head.etag != entry.parent:
+        return None
+    n, i, j = base.length, entry.i, entry.j
+    in_place = i == j == n and not plan.filled and plan.pins is None and _claim(base)
+    if in_place:
+        items, sizes, born, pins, log = base.items, base.sizes, base.born, base.pins, base.log
+    else:
+        items, sizes = base.items[:i] + base.items[j:n], base.sizes[:i] + base.sizes[j:n]
+        born, pins = base.born[:i] + base.born[j:n], base.pins[:i] + base.pins[j:n]
+        log = [old for old in base.log[: base.log_length] if old[0] >= entry.checkpoint]
+    items += plan.items
+    sizes += plan.sizes
+    born += [entry.version] * added
+    pins += [pins_appended] * added
+    for index in plan.filled:
+        born[index] = entry.version
+    log.append(cost)
+    if plan.pins is not None:
+        pins = plan.pins
+    dropped = 0 if i == j else sum(type(item) is bytes for item in base.items[i:j])
+    return Base(head, items, sizes, born, pins, base.plain - dropped + plain, log)
+
+
+def _claim(base: Base) -> bool:
+    try:
+        base.grow.pop()
+    except IndexError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------ entries
+
+
+def _entry(
+    parent: Head | None,
+    writer: Writer,
+    cut: tuple[int, int],
+    length: int,
+    size: int,
+    checkpoint: int,
+    logged: int,
+    body: bytes,
+) -> Entry:
+    if size > writer.limit:
+        raise SnapshotTooLargeError(size, writer.limit)
+    version, etag = (parent.version, parent.etag) if parent is not None else (0, ABSENT)
+    i, j = cut
+    new = link(etag, version + 1, writer.op, i, j, body)
+    return Entry(
+        version + 1, etag, new, writer.op, i, j, length, size, checkpoint or version + 1, logged, writer.fence, body
+    )
+
+
+def _full(
+    parent: Head | None, items: list[Any], parts: list[bytes | None], pins: list[bool], meta: bytes, writer: Writer
+) -> Plan:
+    """Plans an entry that needs no parent."""
+    encoded = _all_bytes(items, parts)
+    sizes = list(map(len, encoded))
+    size = sum(sizes)
+    if size > writer.limit:
+        raise SnapshotTooLargeError(size, writer.limit)
+    flips = [index for index, pin in enumerate(pins) if pin]
+    empty = meta == _codec.encode_meta({})
+    body = _codec.encode_body(_codec.Body(encoded, flips, None if empty else meta))
+    cut = (0, parent.length if parent is not None else 0)
+    logged = len(body) + ENTRY_OVERHEAD
+    entry = _entry(parent, writer, cut, len(items), size, 0, logged, body)
+    head = Head(entry.revision(), len(items), size, entry.version, logged, meta)
+    return Plan(entry, head, items, sizes, pins, [], parent is None or meta != parent.meta)
+
+
+def _checkpoint(
+    parent: Head,
+    base: Base,
+    target: Target,
+    cut: tuple[int, int],
+    items: list[Any],
+    parts: list[bytes],
+    flips: list[int],
+    meta: bytes,
+    writer: Writer,
+    size: int,
+    full: bool,
+) -> Plan:
+    """Plans an entry after which the log's dead bytes can be trimmed.
+
+    An anchor resends only the messages that are older than where its readers start. Where that would
+    leave too much dead weight, or is asked for, the entry holds everything.
+    """
+    i, j = cut
+    n = base.length
+    kept_born = base.born[:i] + base.born[j:n]
+    kept_sizes = base.sizes[:i] + base.sizes[j:n]
+    start = None if full else _anchor(kept_born, kept_sizes, base.log[: base.log_length], size)
+    pins = list(target.pins[: target.length])
+    if start is None:
+        kept = base.items[:i] + base.items[j:n]
+        return _full(parent, kept + items, [*map(_plain_bytes, kept), *parts], pins, meta, writer)
+    filled = [index for index, version in enumerate(kept_born) if version < start]
+    kept = base.items[:i] + base.items[j:n]
+    fills = [(k, pins[k], _plain_bytes(kept[k]) or _codec.encode(kept[k])) for k in filled]
+    # Readers that start here have not seen the meta either.
+    body = _codec.encode_body(_codec.Body(parts, flips, meta, fills))
+    logged = sum(cost for version, cost in base.log[: base.log_length] if version >= start) + len(body) + ENTRY_OVERHEAD
+    entry = _entry(parent, writer, cut, target.length, size, start, logged, body)
+    head = Head(entry.revision(), target.length, size, start, logged, meta)
+    return Plan(entry, head, items, list(map(len, parts)), pins, filled, meta != parent.meta)
+
+
+def _anchor(born: Sequence[int], sizes: Sequence[int], log: Sequence[tuple[int, int]], size: int) -> int | None:
+    """Returns the version from which an anchor's readers start, or None when a full checkpoint is better.
+
+    Of the starts that leave at most a quarter of dead weight, the one that resends least.
+    """
+    live: dict[int, int] = {}
+    for version, bytes_ in zip(born, sizes, strict=True):
+        live[version] = live.get(version, 0) + bytes_
+    resent = sum(sizes)
+    retained = sum(cost for _, cost in log)
+    best = None
+    older = sum(bytes_ for version, bytes_ in live.items() if version < log[0][0]) if log else 0
+    for version, cost in log:
+        if retained + older <= size + max(size // 4, SLACK) and older < resent:
+            best, resent = version, older
+            break
+        older += live.get(version, 0)
+        retained -= cost
+    return best if best is not None and resent * 2 <= size else None
+
+
+def _plain_bytes(item: Any) -> bytes | None:
+    return item if type(item) is bytes else None
+
+
+def _encode(messages: Sequence[Any], start: int) -> tuple[list[Any], list[bytes | None]]:
+    """Returns messages as a `Base` remembers them, and the bytes of the plain ones."""
+    items: list[Any] = []
+    parts: list[bytes | None] = []
+    for index, message in enumerate(messages, start):
+        if _codec.is_typed(message):
+            items.append(message)
+            parts.append(None)
+        else:
+            data = _codec.encode(message, f"messages[{index}]")
+            items.append(data)
+            parts.append(data)
+    return items, parts
+
+
+def _all_bytes(items: Sequence[Any], plain: Sequence[bytes | None]) -> list[bytes]:
+    """Returns the encoded messages; typed ones are encoded now."""
+    return [part if part is not None else _codec.encode(item) for item, part in zip(items, plain, strict=True)]
+
+
+# --------------------------------------------------------------------------------------------- cuts
+
+
+def find_cut(old: Sequence[Any], new: Sequence[Any]) -> tuple[int, int]:
+    """Returns (i, j) so that `new` starts with `old[:i] + old[j:]`, with as much kept as one cut can.
+
+    First the longest common prefix, then the longest end of `old` that `new` goes on with (the failure
+    function of Knuth, Morris and Pratt, so that repeats cost no more).
+    """
+    i = _common(old, new)
+    old, new = old[i:], new[i:]
+    if not old or not new:
+        return i, i + len(old)
+    old_keys, new_keys = _keys(old, new)
+    failure = [0] * len(new_keys)
+    matched = 0
+    for k in range(1, len(new_keys)):
+        while matched and new_keys[k] != new_keys[matched]:
+            matched = failure[matched - 1]
+        matched += new_keys[k] == new_keys[matched]
+        failure[k] = matched
+    matched = 0
+    for key in old_keys:
+        if matched == len(new_keys):
+            matched = failure[matched - 1]
+        while matched and key != new_keys[matched]:
+            matched = failure[matched - 1]
+        matched += key == new_keys[matched]
+    return i, i + len(old) - matched
+
+
+def _common(old: Sequence[Any], new: Sequence[Any]) -> int:
+    """Returns the length of the common prefix. What is one object is passed over at C speed."""
+    n = min(len(old), len(new))
+    k = 0
+    while k < n:
+        k += next(compress(count(), map(operator.is_not, old[k:n], new[k:n])), n - k)
+        while k < n and old[k] is not new[k]:
+            if not _same(old[k], new[k]):
+                return k
+            k += 1
+    return n
+
+
+def _same(old: Any, new: Any) -> bool:
+    # Python calls 1 and True equal, and 0.0 and -0.0; their encodings are not.
+    if type(old) is bytes or type(new) is bytes:
+        return type(old) is type(new) and bool(old == new)
+    return old == new and _codec.encode(old) == _codec.encode(new)
+
+
+def _keys(old: Sequence[Any], new: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Returns values that compare as the messages do. Typed ones are only encoded if identity fails."""
+    known = {id(item) for item in old}
+    if all(type(item) is bytes or id(item) in known for item in new):
+        return ([item if type(item) is bytes else id(item) for item in side] for side in (old, new))  # type: ignore[return-value]
+    return ([item if type(item) is bytes else _codec.encode(item) for item in side] for side in (old, new))  # type: ignore[return-value]

@@ -1,0 +1,499 @@
+"""One function per request: build the call, read the reply. No I/O.
+
+A reply becomes a value or an error here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, NoReturn
+
+from . import _chain
+from ._chain import Base, BrokenChainError, Entry, Head, timestamp
+from ._keys import Keys, head_pattern
+from ._plan import Plan
+from ._scripts import COMPARE, DELETE, PROBE, RESOLVE, SAVE, Script
+from .errors import (
+    ConflictError,
+    CorruptSnapshotError,
+    LeaseLostError,
+    LockedError,
+    RevisionGoneError,
+    UnsupportedVersionError,
+)
+from .snapshot import Attempt, LeaseInfo, Revision, RunId, RunInfo
+
+Command = tuple[bytes | str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: commands that are sent together and answered together.
+
+    Attributes:
+        name: What it does, for error texts.
+        commands: The commands for a first send or a resend, with the script named or in full.
+        attempt: The write whose outcome is open if the answer is lost; None: a read, or a write that
+            may be repeated as it is.
+    """
+
+    name: str
+    commands: Callable[[bool, bool], list[Command]]
+    attempt: Attempt | None = None
+
+
+def _script(
+    script: Script, keys: Sequence[bytes], args: Sequence[bytes | str | int], resend: int | None = None,
+    attempt: Attempt | None = None,
+) -> Call:  # fmt: skip
+    def commands(again: bool, in_full: bool) -> list[Command]:
+        values = list(args)
+        if resend is not None:
+            values[resend] = "1" if again else "0"
+        verb = ("EVAL", script.source) if in_full else ("EVALSHA", script.sha)
+        return [(*verb, len(keys), *keys, *values)]
+
+    return Call(script.name, commands, attempt)
+
+
+def _read(name: str, *commands: Command) -> Call:
+    """All or nothing, at one moment of the server."""
+    batch: list[Command] = [("MULTI",), *commands, ("EXEC",)]
+    return Call(name, lambda _again, _in_full: batch)
+
+
+def in_script_failure(reply: Any) -> str | None:
+    """Returns the error text of a script that failed and undid what it had written; else None."""
+    if type(reply) is list and len(reply) == 2 and reply[0] == b"failed":
+        return bytes(reply[1]).decode(errors="replace")
+    return None
+
+
+# ------------------------------------------------------------------------------------------- leases
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The lease that a write carries; the default: none."""
+
+    fence: int = 0
+    holder: str = ""
+
+
+NO_LEASE: Final = Carried()
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The run that a call is about."""
+
+    namespace: str
+    run_id: RunId
+    keys: Keys
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.namespace, self.run_id
+
+    def corrupt(self, version: int | None, reason: str) -> CorruptSnapshotError:
+        return CorruptSnapshotError(str(self.run_id), version, reason)
+
+
+def _text(value: Any) -> str:
+    return bytes(value).decode(errors="replace")
+
+
+def _revision(version: Any, etag: Any) -> Revision | None:
+    """Reads a version and etag as scripts return them; both empty: the run is absent."""
+    try:
+        return Revision(int(version), bytes(etag)) if version else None
+    except ValueError:
+        return None
+
+
+def _refused(
+    where: Where, reply: list[Any], expected: Revision | None, requested: Revision, lease: Carried
+) -> NoReturn:
+    """Raises what a script refused with. Whatever it is, the script wrote nothing."""
+    match reply:
+        case [b"conflict", version, etag]:
+            raise ConflictError(expected, _revision(version, etag))
+        case [b"locked", holder, pttl]:
+            raise LockedError(_text(holder), max(0, int(pttl)) / 1000)
+        case [b"lost", fence]:
+            raise LeaseLostError(lease.fence, int(fence) or None)
+        case [b"gone", version, etag]:
+            newest = _revision(version, etag)
+            raise RevisionGoneError(requested, newest, newest)
+        case [b"corrupt", version, reason]:
+            raise where.corrupt(int(version) if bytes(version).isdigit() else None, _text(reason))
+        case [b"format", found]:
+            raise UnsupportedVersionError(_text(found), _chain.FORMAT)
+    raise where.corrupt(None, "the server answered with what no script of this version says")
+
+
+# -------------------------------------------------------------------------------------------- saves
+
+
+def save(where: Where, plan: Plan, parent: Revision | None, lease: Carried, ttl: int | None, keep: int) -> Call:
+    """Builds the save of a planned entry."""
+    entry, keys = plan.entry, where.keys
+    return _script(
+        SAVE,
+        (keys.head, keys.log, keys.etags, keys.marks, keys.lease),
+        (
+            entry.version, entry.header(), entry.body, plan.head.check(), plan.head.meta if plan.meta_changed else b"",
+            "0", lease.holder, "" if ttl is None else ttl, keep,
+        ),
+        resend=5,
+        attempt=Attempt("save", where.namespace, where.run_id, parent, entry.revision(), entry.etag),
+    )  # fmt: skip
+
+
+def read_save(where: Where, plan: Plan, expected: Revision | None, lease: Carried, reply: Any) -> Revision | None:
+    """Returns the new revision; None when the save was cancelled for good before it was applied."""
+    revision = plan.entry.revision()
+    match reply:
+        case [b"saved", saved]:
+            return Revision(
+                revision.version, revision.etag, timestamp(saved), revision.fence, revision.length, revision.size
+            )
+        case [b"cancelled"]:
+            return None
+    _refused(where, reply, expected, revision, lease)
+
+
+def compare(where: Where, expected: Revision, lease: Carried, ttl: int | None) -> Call:
+    """Builds the save of content that did not change."""
+    keys = where.keys
+    return _script(
+        COMPARE,
+        (keys.head, keys.log, keys.etags, keys.lease),
+        (expected.etag, str(lease.fence) if lease.holder else "", lease.holder, "" if ttl is None else ttl),
+    )
+
+
+def read_compare(where: Where, expected: Revision, lease: Carried, reply: Any) -> None:
+    """Returns if the run is at the expected revision; raises what it refused with otherwise."""
+    match reply:
+        case [b"same", _]:
+            return
+    _refused(where, reply, expected, expected, lease)
+
+
+def resolve(where: Where, attempt: Attempt) -> Call:
+    """Builds the request that settles an attempt."""
+    keys = where.keys
+    parent = attempt.parent.etag if attempt.parent is not None else b""
+    return _script(RESOLVE, (keys.head, keys.etags, keys.marks), (attempt.ticket, parent))
+
+
+def read_resolve(where: Where, attempt: Attempt, reply: Any) -> Revision | None:
+    """Returns the attempt's revision if it was applied, None if it never will be."""
+    revision = attempt.revision
+    match reply:
+        case [b"applied", saved]:
+            return Revision(
+                revision.version, revision.etag, timestamp(saved), revision.fence, revision.length, revision.size
+            )
+        case [b"never"]:
+            return None
+    _refused(where, reply, attempt.parent, revision, NO_LEASE)
+
+
+# ------------------------------------------------------------------------------------------ deletes
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """That there is a run, whatever state it is in.
+
+    Attributes:
+        etag: Its head's etag as it stands there; empty: it has none.
+        revision: Its revision, if it can be told.
+    """
+
+    etag: bytes
+    revision: Revision | None
+
+
+def peek(where: Where) -> Call:
+    """Builds the look before a delete. It bears damage: deleting is what clears it."""
+    keys = where.keys
+    return _read("delete", ("TYPE", keys.head), ("TYPE", keys.log), ("HMGET", keys.head, "version", "etag"))
+
+
+def read_peek(reply: Any) -> Peeked | None:
+    """Reads the reply to `peek`; None: the run is absent."""
+    head, log, fields = reply
+    version, etag = fields if isinstance(fields, list) else (None, None)
+    if etag is None and log == b"none" and head in (b"none", b"hash"):
+        return None
+    try:
+        revision: Revision | None = Revision(int(version or 0), bytes(etag or b""))
+    except (TypeError, ValueError):
+        revision = None  # damaged
+    return Peeked(etag or b"", revision)
+
+
+def delete(where: Where, attempt: Attempt, expected: bytes, lease: Carried, force: bool) -> Call:
+    """Builds a compare-and-delete; `expected` is the head's etag as it was read."""
+    keys = where.keys
+    return _script(
+        DELETE,
+        (keys.head, keys.log, keys.etags, keys.marks, keys.lease),
+        (
+            expected, attempt.ticket, "0", str(lease.fence) if lease.holder else "", lease.holder,
+            "1" if force else "0",
+        ),
+        resend=2,
+        attempt=attempt,
+    )  # fmt: skip
+
+
+def read_delete(where: Where, attempt: Attempt, lease: Carried, reply: Any) -> bool | None:
+    """Returns whether this call deleted the run; None when it was cancelled for good before it did."""
+    match reply:
+        case [b"deleted"]:
+            return True
+        case [b"absent"]:
+            return False
+        case [b"cancelled"]:
+            return None
+    _refused(where, reply, attempt.parent, attempt.revision, lease)
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+_HEAD: Final = (
+    "format", "version", "etag", "length", "size", "checkpoint", "logged", "check", "first", "saved",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RawHead:
+    """A run's head as it was read: sound in itself, but not yet held against the log."""
+
+    version: int
+    etag: bytes
+    length: int
+    size: int
+    checkpoint: int
+    logged: int
+    check: bytes
+    first: int
+    saved: bytes
+
+    def head(self, meta: bytes, fence: int | None = None) -> Head:
+        """Returns the head, proven against its check.
+
+        Raises:
+            BrokenChainError: It is not the head that was saved.
+        """
+        revision = Revision(self.version, self.etag, timestamp(self.saved), fence, self.length, self.size)
+        head = Head(revision, self.length, self.size, self.checkpoint, self.logged, meta)
+        if head.check() != self.check:
+            raise BrokenChainError(self.version, "the head does not match its check")
+        return head
+
+
+def _raw_head(fields: Sequence[Any]) -> RawHead | None:
+    format_, version, etag, length, size, checkpoint, logged, check, first, saved = fields
+    if etag is None and version is None:
+        return None
+    if format_ != b"1" and format_ is not None and format_.isdigit() and int(format_) > _chain.FORMAT:
+        raise UnsupportedVersionError(int(format_), _chain.FORMAT)
+    try:
+        if etag is None or version is None or len(etag) != 16 or format_ != b"1":
+            raise ValueError("not a head")
+        raw = RawHead(
+            int(version),
+            bytes(etag),
+            int(length),
+            int(size),
+            int(checkpoint),
+            int(logged),
+            bytes(check),
+            int(first),
+            saved,
+        )
+        if not 0 < raw.version < 10**15 or min(raw.length, raw.size, raw.checkpoint, raw.logged) < 0:
+            raise ValueError("out of range")
+        if max(raw.size, raw.checkpoint, raw.logged) >= 2**63:
+            raise ValueError("out of range")
+    except (TypeError, ValueError):
+        number = int(version) if version is not None and version.isdigit() and len(version) < 16 else None
+        raise BrokenChainError(number, "the head is not readable") from None
+    return raw
+
+
+def load(where: Where, after: int | None) -> Call:
+    """Builds the read of a run's head and of the entries after version `after`; None: of all."""
+    keys = where.keys
+    start = "-" if after is None else f"({after}-0"
+    return _read("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, start, "+"))
+
+
+def load_from(where: Where, version: int) -> Call:
+    """Builds the read of a run's head and of the entries from version `version` on."""
+    keys = where.keys
+    return _read("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, f"{version}-0", "+"))
+
+
+def load_at(where: Where, version: int) -> Call:
+    """Builds the read of a run's head and of the entries up to version `version`."""
+    keys = where.keys
+    return _read("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, "-", f"{version}-0"))
+
+
+def head_only(where: Where) -> Call:
+    """Builds the read of a run's head, its meta, and the length of its log."""
+    keys = where.keys
+    return _read("load", ("HMGET", keys.head, *_HEAD, "meta"), ("XLEN", keys.log))
+
+
+def newest(where: Where, before: int | None, count: int) -> Call:
+    """Builds the read of a run's head with meta, and of its newest `count` entries below `before`."""
+    keys = where.keys
+    stop = "+" if before is None else f"({before}-0"
+    return _read("read", ("HMGET", keys.head, *_HEAD, "meta"), ("XREVRANGE", keys.log, stop, "-", "COUNT", count))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A head and the entries read with it, at one moment.
+
+    Attributes:
+        head: None: the run is absent.
+        items: Raw stream entries.
+        meta: The head's meta, where it was asked for.
+    """
+
+    head: RawHead | None
+    items: list[Any]
+    meta: bytes | None = None
+
+
+def read_loaded(reply: Any) -> Loaded:
+    """Reads the reply to any of the loads above.
+
+    Raises:
+        BrokenChainError: The head is not readable.
+        UnsupportedVersionError: A newer format.
+    """
+    fields, items = reply
+    head = _raw_head(fields[:10])
+    return Loaded(head, items if type(items) is list else [items], fields[10] if len(fields) > 10 else None)
+
+
+def same_head(raw: RawHead, base: Base) -> bool:
+    """Tells whether `base` is the content at a head.
+
+    Raises:
+        BrokenChainError: It should be, but the head was changed.
+    """
+    if raw.etag != base.head.etag:
+        return False
+    raw.head(base.head.meta)
+    if raw.version != base.head.version:
+        raise BrokenChainError(raw.version, "the head's version is not its etag's")
+    return True
+
+
+def fold(raw: RawHead, entries: Sequence[Entry], base: Base | None) -> Base:
+    """Returns the content at a head, from entries after `base` or from its checkpoint on.
+
+    Raises:
+        BrokenChainError: Entries and head do not prove each other.
+    """
+    if base is None:
+        entries = [entry for entry in entries if entry.version >= raw.checkpoint]
+    if not entries or entries[-1].version != raw.version or entries[-1].etag != raw.etag:
+        raise BrokenChainError(raw.version, "the head names an entry that the log does not end with")
+    found = _chain.replay(entries, base)
+    if found.head.checkpoint != raw.checkpoint or found.head.length != raw.length or found.head.size != raw.size:
+        raise BrokenChainError(raw.version, "the head does not say what the newest entry says")
+    raw.head(found.head.meta)
+    return found
+
+
+_INFO: Final = (*_HEAD, "meta", "created")
+
+
+def info(where: Where) -> Call:
+    """Builds the read of what is known about a run without its messages."""
+    keys = where.keys
+    return _read(
+        "info",
+        ("HMGET", keys.head, *_INFO),
+        ("PTTL", keys.head),
+        ("TIME",),
+        ("HMGET", keys.lease, "holder", "fence", "since"),
+        ("PTTL", keys.lease),
+        ("XLEN", keys.log),
+    )
+
+
+def read_info(where: Where, reply: Any) -> RunInfo | None:
+    """Reads the reply to `info`; None: the run is absent."""
+    fields, pttl, (seconds, micros), (holder, fence, since), lease_pttl, entries = reply
+    try:
+        raw = _raw_head(fields[:10])
+        if raw is None:
+            if entries:
+                raise BrokenChainError(None, "there is a log, but no head")
+            return None
+        if entries != raw.version - raw.first + 1:
+            raise BrokenChainError(raw.version, "the log does not hold what the head says")
+        meta, created = fields[10] or b"", fields[11]
+        head = raw.head(meta)
+        now = timestamp(int(seconds) * 1000 + int(micros) // 1000)
+        created_at = timestamp(created)
+        if now is None or created_at is None or head.revision.saved_at is None:
+            raise BrokenChainError(raw.version, "the head holds no times")
+        lease = None
+        if holder is not None and lease_pttl > 0:
+            lease = LeaseInfo(_text(holder), int(fence), timestamp(since) or now, lease_pttl / 1000)
+        return RunInfo(
+            where.run_id,
+            head.revision,
+            head.length,
+            head.size,
+            _chain.decode_meta(meta),
+            created_at,
+            head.revision.saved_at,
+            now + timedelta(milliseconds=pttl) if pttl >= 0 else None,
+            lease,
+        )
+    except BrokenChainError as error:
+        raise where.corrupt(error.version, error.reason) from error
+
+
+# ------------------------------------------------------------------------------------- the backend
+
+
+def scan(namespace: str, prefix: str, cursor: int) -> Call:
+    """Builds one step of a walk over the heads of all runs."""
+    command: Command = ("SCAN", cursor, "MATCH", head_pattern(namespace, prefix), "COUNT", 500)
+    return Call("runs", lambda _again, _in_full: [command])
+
+
+def probe(keys: Keys) -> Call:
+    """Builds the self-test of a connection: every command that this library sends, on a scratch key."""
+    scratch = keys.head
+    reads: list[Command] = [
+        ("MULTI",),
+        ("HMGET", scratch, "etag"),
+        ("XRANGE", scratch, "-", "+"),
+        ("XREVRANGE", scratch, "+", "-", "COUNT", 1),
+        ("XLEN", scratch),
+        ("PTTL", scratch),
+        ("TIME",),
+        ("EXEC",),
+        ("EVALSHA", "0" * 40, 1, scratch),
+        ("INFO", "memory"),
+        ("EVAL", PROBE.source, 1, scratch),
+    ]
+    return Call("probe", lambda _again, _in_full: reads)

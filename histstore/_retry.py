@@ -1,0 +1,205 @@
+"""When to try again: the policy, and what each failure says about a request that was sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis.exceptions as redis_errors
+from tenacity import retry_if_exception_type, stop_after_attempt, stop_before_delay
+from tenacity.wait import wait_random_exponential
+
+from .errors import SnapshotError
+
+
+def _seconds(value: Any, name: str, minimum: float, exclusive: bool = False) -> None:
+    if (
+        type(value) not in (int, float)
+        or not math.isfinite(value)
+        or value < minimum
+        or (exclusive and value == minimum)
+    ):
+        bound = f"more than {minimum:g}" if exclusive else f"{minimum:g} or more"
+        raise SnapshotError(f"{name} is a number of seconds, {bound}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often, and for how long, a call tries when the server fails it.
+
+    Attributes:
+        attempts: Tries in all, the first included.
+        deadline: Seconds after which no further try is made, and no try is waited for.
+        base: Seconds that the first pause is at most; each further pause may be twice as long.
+        cap: Seconds that any pause is at most. Pauses are jittered over their whole length.
+
+    Raises:
+        SnapshotError: A value is out of range.
+    """
+
+    attempts: int = 6
+    deadline: float = 30.0
+    base: float = 0.05
+    cap: float = 2.0
+
+    def __post_init__(self) -> None:
+        if type(self.attempts) is not int or self.attempts < 1:
+            raise SnapshotError("RetryPolicy.attempts is a whole number from 1")
+        _seconds(self.deadline, "RetryPolicy.deadline", 0, exclusive=True)
+        _seconds(self.base, "RetryPolicy.base", 0)
+        _seconds(self.cap, "RetryPolicy.cap", 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durability:
+    """What a save waits for after it was applied on the primary.
+
+    Attributes:
+        replicas: Replicas that must have received it.
+        fsync: Whether the primary must have it on disk (WAITAOF: Redis 7.2, Valkey 7.2 and later), and
+            as many replicas as `replicas` says.
+        timeout: Seconds to wait; then NotReplicatedError.
+
+    Raises:
+        SnapshotError: A value is out of range.
+    """
+
+    replicas: int = 0
+    fsync: bool = False
+    timeout: float = 1.0
+
+    def __post_init__(self) -> None:
+        if type(self.replicas) is not int or self.replicas < 0:
+            raise SnapshotError("Durability.replicas is a whole number from 0")
+        if type(self.fsync) is not bool:
+            raise SnapshotError("Durability.fsync is True or False")
+        # WAIT takes 0 milliseconds for "for ever".
+        _seconds(self.timeout, "Durability.timeout", 0.001)
+
+    @property
+    def wanted(self) -> int:
+        """Copies, the primary's disk included, that must confirm a save."""
+        return self.replicas + int(self.fsync)
+
+    def command(self) -> tuple[str | int, ...]:
+        """Returns the command that waits."""
+        milliseconds = math.ceil(self.timeout * 1000)
+        if self.fsync:
+            return ("WAITAOF", 1, self.replicas, milliseconds)
+        return ("WAIT", self.replicas, milliseconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What a failure says about the request that it answered.
+
+    Attributes:
+        definite: The request was certainly not applied.
+        retry: Trying again may help.
+    """
+
+    definite: bool
+    retry: bool
+
+
+_UNKNOWN: Final = Fault(definite=False, retry=True)
+
+FAULTS: Final[dict[str, Fault]] = {
+    # The server refused before it ran anything, and may accept later or elsewhere.
+    "NOSCRIPT": Fault(True, True),
+    "READONLY": Fault(True, True),
+    "MOVED": Fault(True, True),
+    "ASK": Fault(True, True),
+    "LOADING": Fault(True, True),
+    "MASTERDOWN": Fault(True, True),
+    "CLUSTERDOWN": Fault(True, True),
+    "TRYAGAIN": Fault(True, True),
+    "MISCONF": Fault(True, True),
+    "NOREPLICAS": Fault(True, True),
+    "BUSY": Fault(True, True),
+    "OOM": Fault(True, True),
+    "ERR max number of clients reached": Fault(True, True),
+    # Somebody must change something first.
+    "NOAUTH": Fault(True, False),
+    "WRONGPASS": Fault(True, False),
+    "NOPERM": Fault(True, False),
+    "ERR unknown command": Fault(True, False),
+    # The scripts read every key that they will write before they write any.
+    "WRONGTYPE": Fault(True, False),
+}
+"""First words of a server's error reply, and what they say of a first send.
+
+Whatever is not here is unknown: it may come from the middle of a script, and scripts do not roll back.
+"""
+
+_NAMED_BY_TYPE: Final[tuple[tuple[type[Exception], str], ...]] = (
+    # redis-py cuts the first word off the texts of the errors that it has classes for.
+    (redis_errors.NoScriptError, "NOSCRIPT"),
+    (redis_errors.ReadOnlyError, "READONLY"),
+    (redis_errors.MovedError, "MOVED"),
+    (redis_errors.AskError, "ASK"),
+    (redis_errors.BusyLoadingError, "LOADING"),
+    (redis_errors.MasterDownError, "MASTERDOWN"),
+    (redis_errors.ClusterDownError, "CLUSTERDOWN"),
+    (redis_errors.TryAgainError, "TRYAGAIN"),
+    (redis_errors.OutOfMemoryError, "OOM"),
+    (redis_errors.NoPermissionError, "NOPERM"),
+    (redis_errors.AuthenticationError, "NOAUTH"),
+    (redis_errors.AuthorizationError, "NOAUTH"),
+)
+
+
+def classify(error: Exception, *, sent: bool) -> Fault:
+    """Tells what `error` says about a request.
+
+    Args:
+        error: What sending, or reading the answer, raised.
+        sent: Whether a byte of the request may have left.
+    """
+    for kind, word in _NAMED_BY_TYPE:
+        if isinstance(error, kind):
+            return FAULTS[word]
+    if isinstance(error, redis_errors.ResponseError):
+        text = str(error)
+        # An error from inside a script names the script; only what our scripts undo is definite then.
+        inside = "script: " in text or "user_script" in text
+        for words, fault in FAULTS.items():
+            if text.startswith(words) and (not inside or words in ("WRONGTYPE", "NOSCRIPT")):
+                return fault
+        return Fault(definite=not sent, retry=True)
+    return _UNKNOWN if sent else Fault(definite=True, retry=True)
+
+
+def describe(error: BaseException) -> str:
+    """Returns an error's text without what it may quote of a command."""
+    text = str(error).split(", with args beginning", 1)[0]
+    return text or type(error).__name__
+
+
+class RetryableError(Exception):
+    """Carries a failure that may be tried again through tenacity."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+        super().__init__(str(cause))
+
+
+def tenacity_options(policy: RetryPolicy, elapsed: float) -> dict[str, Any]:
+    """Returns what to give tenacity for the tries after a first one that failed.
+
+    Args:
+        policy: The policy.
+        elapsed: Seconds that the call has taken so far.
+    """
+    # stop_before_delay counts the pause that would come next: none ends past the deadline.
+    stop: Callable[[Any], bool] = stop_after_attempt(policy.attempts) | stop_before_delay(
+        max(0.0, policy.deadline - elapsed)
+    )
+    return {
+        "stop": stop,
+        "wait": wait_random_exponential(multiplier=policy.base, max=policy.cap),
+        "retry": retry_if_exception_type(RetryableError),
+        "reraise": True,
+    }

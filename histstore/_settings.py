@@ -1,0 +1,95 @@
+"""How to connect: redis-py's settings, without what would retry, decode or push behind our back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .errors import SnapshotError
+
+TRY_TIMEOUT: Final = 5.0
+"""Seconds that one try waits for its answer when the settings do not say (`socket_timeout`)."""
+MAX_CONNECTIONS: Final = 64
+
+# The tries, their timeouts and the protocol are decided here; the rest is plumbing between redis-py's
+# own objects, which must not be shared with connections that are not theirs.
+_OURS: Final = frozenset({
+    "decode_responses", "event_dispatcher", "health_check_interval", "himport_registry", "max_connections",
+    "maint_notifications_config", "parser_class", "protocol", "retry", "retry_on_error", "retry_on_timeout",
+    "socket_connect_timeout", "socket_timeout", "timeout", "single_connection_client", "auto_close_connection_pool",
+    "cache", "cache_config",
+})  # fmt: skip
+_PLUMBING: Final = ("_", "maint_", "maintenance_", "orig_", "oss_cluster_")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """What every connection of a backend is made with.
+
+    Attributes:
+        connection_class: redis-py's class of connections.
+        kwargs: What it is made with.
+        try_timeout: Seconds that one try waits for its answer.
+        connect_timeout: Seconds that connecting, with authentication, may take.
+        max_connections: Connections that may be open at once.
+    """
+
+    connection_class: type[Any]
+    kwargs: Mapping[str, Any]
+    try_timeout: float
+    connect_timeout: float
+    max_connections: int
+
+    def make(self) -> Any:
+        """Makes a connection that is not open yet."""
+        return self.connection_class(**self.kwargs)
+
+    def __repr__(self) -> str:
+        return f"<ConnectionSettings of a {self.connection_class.__name__}>"  # kwargs hold the password
+
+
+def connection_settings(
+    connection_class: type[Any], given: Mapping[str, Any], no_retry: Any, socket_timeout: float | None
+) -> ConnectionSettings:
+    """Copies redis-py's settings.
+
+    Args:
+        connection_class: redis-py's class of connections.
+        given: What redis-py would make it with; not changed.
+        no_retry: A redis-py Retry that tries once.
+        socket_timeout: Seconds that a socket operation of redis-py's handshake may take; None: any time.
+
+    Raises:
+        SnapshotError: An option is unknown or its value is of no use.
+    """
+    kept = {name: value for name, value in given.items() if name not in _OURS and not name.startswith(_PLUMBING)}
+    try_timeout = _positive(given.get("socket_timeout"), TRY_TIMEOUT, "socket_timeout")
+    connect_timeout = _positive(given.get("socket_connect_timeout"), try_timeout, "socket_connect_timeout")
+    limit = given.get("max_connections") or MAX_CONNECTIONS
+    if type(limit) is not int or limit < 1:
+        raise SnapshotError("max_connections is a whole number from 1")
+    kept |= {
+        "decode_responses": False,
+        "protocol": 2,
+        "retry": no_retry,
+        "socket_timeout": socket_timeout,
+        "socket_connect_timeout": connect_timeout,
+    }
+    settings = ConnectionSettings(connection_class, kept, try_timeout, connect_timeout, limit)
+    try:
+        settings.make()
+    except TypeError as error:
+        # The error names the option, not its value.
+        raise SnapshotError(f"a connection option is unknown: {error}") from None
+    except ValueError:
+        raise SnapshotError("a connection option has a value of no use") from None
+    return settings
+
+
+def _positive(value: Any, default: float, name: str) -> float:
+    if value is None:
+        return default
+    if type(value) not in (int, float) or not 0 < value < float("inf"):
+        raise SnapshotError(f"{name} is a number of seconds, more than 0")
+    return float(value)

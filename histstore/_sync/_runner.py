@@ -1,0 +1,253 @@
+# Generated from histstore/_async/_runner.py by tools/unasync.py; do not edit.
+"""Sends calls: one try, then the policy's. The only place that decides what a failed send means."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from redis import exceptions as redis_errors
+
+from .. import _protocol
+from .._keys import run_keys
+from .._protocol import Call, Command
+from .._retry import Durability, RetryableError, RetryPolicy, classify, describe, tenacity_options
+from .._settings import ConnectionSettings
+from ..errors import BackendError, BackendUnavailableError, OutcomeUnknownError
+from ..snapshot import RunId
+from . import _io
+
+LARGE: Final = 1 << 16
+"""Bytes of a request above which a durable save does not hold up others on the shared connection."""
+
+log = logging.getLogger("histstore")
+
+
+class _Delivery(_io.Sent):
+    """One call over all its tries."""
+
+    __slots__ = ("acked", "ambiguous", "error")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ambiguous = False
+        self.error: Exception | None = None
+        self.acked: Any = None
+
+
+class Runner:
+    """Runs calls against one server.
+
+    Args:
+        settings: How to connect.
+        durability: What writes wait for.
+        namespace: Where the self-test's scratch key stands.
+    """
+
+    def __init__(self, settings: ConnectionSettings, durability: Durability, namespace: str) -> None:
+        self._settings = settings
+        self._durability = durability
+        self._namespace = namespace
+        self._pool = _io.Pool(settings)
+        self._commits = _io.GroupCommit(settings)
+        self._owner: Any = None
+        self._tested = False
+        self._testing = _io.Lock()
+        self._closed = False
+        self.prepare: Callable[[], None] | None = None
+        """Run before the first call, until it succeeds: starts the server, say."""
+
+    def reconnect(self, settings: ConnectionSettings) -> None:
+        """Changes where the connections that are made from now on lead to."""
+        self._settings = settings
+        self._pool = _io.Pool(settings)
+        self._commits = _io.GroupCommit(settings)
+
+    @property
+    def connections(self) -> tuple[int, int]:
+        """Connections in use, and idle ones."""
+        return self._pool.busy, self._pool.idle
+
+    def run(self, call: Call, policy: RetryPolicy, delivery: _io.Sent | None = None) -> tuple[Any, int | None]:
+        """Returns the reply to `call`, and how many copies confirmed it if it is a durable write.
+
+        Raises:
+            BackendUnavailableError: The server could not be used, and nothing was written.
+            OutcomeUnknownError: `call` writes, was sent, and no answer came.
+            BackendError: This backend is closed, or belongs to another process or event loop.
+        """
+        self._check_owner()
+        started = _io.monotonic()
+        state = _Delivery()
+        try:
+            try:
+                return self._try(call, policy, state, started)
+            except RetryableError as first:
+                if policy.attempts == 1:
+                    raise
+                return self._retry(call, policy, state, started, first)
+        except RetryableError as error:
+            raise self._failure(call, state, error.cause) from error.cause
+        finally:
+            if delivery is not None:
+                delivery.sent = state.sent
+
+    def _retry(
+        self, call: Call, policy: RetryPolicy, state: _Delivery, started: float, first: RetryableError
+    ) -> tuple[Any, int | None]:
+        pending: RetryableError | None = first
+        options = tenacity_options(policy, _io.monotonic() - started)
+        for attempt in _io.Retrying(sleep=_io.sleep, **options):
+            with attempt:
+                if pending is not None:
+                    # The plain first try was tenacity's first; it only pauses for it here.
+                    error, pending = pending, None
+                    raise error
+                return self._try(call, policy, state, started)
+        raise AssertionError("tenacity ends with a result or an error")
+
+    def _try(self, call: Call, policy: RetryPolicy, state: _Delivery, started: float) -> tuple[Any, int | None]:
+        left = policy.deadline - (_io.monotonic() - started)
+        if left <= 0:
+            raise RetryableError(state.error or redis_errors.TimeoutError("the deadline has passed"))
+        timeout = min(self._settings.try_timeout, left)
+        this = _io.Sent()
+        try:
+            if not self._tested:
+                self._self_test(timeout)
+            reply, acked = self._send(call, state, this, timeout, in_full=False)
+            if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("NOSCRIPT"):
+                # Restarts and SCRIPT FLUSH empty the script cache. Nothing ran: send the source along.
+                reply, acked = self._send(call, state, this, timeout, in_full=True)
+            failure = _protocol.in_script_failure(reply)
+            if failure is not None:
+                reply = redis_errors.ResponseError(failure)
+            if isinstance(reply, Exception):
+                raise reply
+        except (redis_errors.RedisError, OSError) as error:
+            state.sent = state.sent or this.sent
+            if self.prepare is not None and not this.sent:
+                self._tested = False  # the server may have died: the next try starts it
+            raise self._judge(call, state, error, this.sent) from error
+        except BaseException:
+            state.sent = state.sent or this.sent
+            raise
+        state.sent = True
+        return reply, acked
+
+    def _judge(self, call: Call, state: _Delivery, error: Exception, sent: bool) -> Exception:
+        """Returns what a failed try means: try again, or give up."""
+        fault = classify(error, sent=sent)
+        if call.attempt is not None and not fault.definite:
+            state.ambiguous = True
+        state.error = error
+        if fault.retry:
+            return RetryableError(error)
+        return self._failure(call, state, error)
+
+    def _failure(self, call: Call, state: _Delivery, error: Exception) -> BackendError:
+        if call.attempt is not None and state.ambiguous:
+            # Also after a definite refusal of a resend: that says nothing about the earlier copy.
+            return OutcomeUnknownError(call.attempt)
+        return BackendUnavailableError(f"{call.name}: {describe(error)}; nothing was written, repeating is safe")
+
+    def _send(
+        self, call: Call, state: _Delivery, this: _io.Sent, timeout: float, *, in_full: bool
+    ) -> tuple[Any, int | None]:
+        commands = call.commands(state.ambiguous, in_full)
+        if call.attempt is None or not self._durability.wanted:
+            with self._pool.connection(timeout) as connection:
+                return connection.exchange(commands, timeout, this)[-1], None
+        wait = self._durability.command()
+        patience = timeout + self._durability.timeout
+        if sum(len(part) for command in commands for part in command if isinstance(part, bytes)) > LARGE:
+            with self._pool.connection(timeout) as connection:
+                *replies, acked = connection.exchange([*commands, wait], patience, this)
+        else:
+            replies, acked = self._commits.exchange(commands, wait, patience, this)
+        return replies[-1], _copies(acked)
+
+    def _self_test(self, timeout: float) -> None:
+        """Runs every command that the library uses, once a backend, before its first call.
+
+        Raises:
+            BackendError: The server lacks a command or a permission, or cannot be as durable as asked.
+        """
+        with _io.held(self._testing, timeout):
+            if self._tested:
+                return
+            if self.prepare is not None:
+                self.prepare()
+            call = _protocol.probe(run_keys(self._namespace, f"probe-{RunId.new()}"))
+            commands: list[Command] = call.commands(False, False)
+            if self._durability.fsync:
+                commands = [*commands, ("WAITAOF", 1, 0, 1)]
+            with self._pool.connection(timeout) as connection:
+                replies = connection.exchange(commands, timeout, _io.Sent())
+            problems = _problems(commands, replies)
+            if any(not classify(problem, sent=False).retry for problem in problems):
+                found = "; ".join(dict.fromkeys(describe(problem) for problem in problems))
+                raise BackendUnavailableError(f"the server refuses what histstore needs: {found}") from problems[0]
+            if problems:
+                raise problems[0]
+            _warn_of_eviction(replies)
+            self._tested = True
+
+    def _check_owner(self) -> None:
+        if self._closed:
+            raise BackendError("this backend is closed: make a new one")
+        owner = _io.owner()
+        if self._owner is None:
+            self._owner = owner
+        elif self._owner != owner:
+            # Two processes, or two loops, that read from one socket get each other's replies.
+            raise BackendError(
+                "this backend belongs to another process or event loop (a fork, a second asyncio.run): make one in each"
+            )
+
+    def close(self) -> None:
+        """Closes the connections. What is under way is answered first, or fails."""
+        self._closed = True
+        if self._owner is not None and self._owner != _io.owner():
+            return
+        self._commits.close()
+        self._pool.close()
+
+
+def _copies(acked: Any) -> int:
+    """Returns how many copies a WAIT or WAITAOF confirmed; 0 when its answer was lost."""
+    if isinstance(acked, list):
+        return sum(acked)
+    return acked if isinstance(acked, int) else 0
+
+
+def _problems(commands: Sequence[Command], replies: Sequence[Any]) -> list[Exception]:
+    """Returns what the self-test's replies complain of, other than what it expects."""
+    problems: list[Exception] = []
+    for command, reply in zip(commands, replies, strict=True):
+        if isinstance(reply, Exception):
+            text = str(reply)
+            if command[0] == "WAITAOF":
+                text = f"NOPERM Durability(fsync=True) needs WAITAOF (Redis 7.2, Valkey 7.2) and appendonly yes: {text}"
+            # The digest of the EVALSHA is nobody's; INFO only serves a warning.
+            expected = {"EVALSHA": "NOSCRIPT", "INFO": "NOPERM"}.get(str(command[0]))
+            if expected is None or not text.startswith(expected):
+                problems.append(redis_errors.ResponseError(text))
+        elif command[0] == "EXEC":
+            problems += [part for part in reply or () if isinstance(part, Exception)]
+        elif command[0] == "EVAL":
+            problems += [redis_errors.ResponseError(bytes(line).decode(errors="replace")) for line in reply]
+    return problems
+
+
+def _warn_of_eviction(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, bytes) and b"maxmemory_policy:" in reply:
+            policy = reply.split(b"maxmemory_policy:", 1)[1].split(b"\r\n", 1)[0].decode()
+            if policy != "noeviction":
+                log.warning(
+                    "the server may evict conversations when its memory is full (maxmemory-policy %s): "
+                    "set it to noeviction",
+                    policy,
+                )

@@ -1,0 +1,890 @@
+# Generated from histstore/_async/store.py by tools/unasync.py; do not edit.
+"""The Redis store of one run: a thin shell around plan, protocol and runner."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Generic
+
+from .. import _chain, _codec, _protocol
+from .._chain import Base, BrokenChainError, Entry, Head
+from .._keys import run_keys
+from .._plan import SLACK, Plan, Target, Writer, grow, plan_append, plan_save
+from .._protocol import NO_LEASE, Call, Carried, Loaded, Where
+from .._retry import RetryPolicy
+from ..errors import ConflictError, NotReplicatedError, OutcomeUnknownError, RevisionGoneError, SnapshotError
+from ..messages import JSONValue, check_message, freeze_json
+from ..snapshot import (
+    ANY,
+    KEEP,
+    SEEN,
+    Attempt,
+    ConversationSnapshot,
+    Expect,
+    Keep,
+    M,
+    Origin,
+    Page,
+    Revision,
+    RunId,
+    RunInfo,
+    add_origin,
+    find_origin,
+    from_parts,
+    parts,
+    slice_bounds,
+)
+from . import _io
+
+if TYPE_CHECKING:
+    from .backend import RedisBackend
+
+CONFLICT_PAUSE: Final = 0.02
+"""Seconds that the first pause after a lost race is at most: a rival's save takes a fraction of that."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A write that was sent and not answered, and what to remember if it turns out to have been applied.
+
+    Attributes:
+        attempt: Its name.
+        plan: The save; None: a delete.
+        base: The content that the save went onto, if it was at hand.
+        snapshot: The snapshot that was saved, if one was.
+        pinned: Whether an append's messages are pinned.
+        seen: Whether the store has seen what the write went onto.
+    """
+
+    attempt: Attempt
+    plan: Plan | None
+    base: Base | None
+    snapshot: ConversationSnapshot[Any] | None
+    pinned: bool
+    seen: bool
+
+
+class RedisHistoryStore(Generic[M]):
+    """One run's conversation in Redis, for one writer. Made by `RedisBackend.store(run_id)`.
+
+    Making one costs no I/O. It remembers what it last loaded or saved, so that a turn sends only the turn
+    and an unchanged load receives next to nothing. Tasks may share a store: its calls take turns.
+
+    Every method may raise BackendUnavailableError (nothing was written) and, if it writes,
+    OutcomeUnknownError. A call that is cancelled leaves a write that it had sent in `unsettled`; the next
+    write settles it first, and `resolve()` does so at once.
+    """
+
+    def __init__(self, backend: RedisBackend, run_id: RunId) -> None:
+        self._backend = backend
+        self._where = Where(backend.namespace, run_id, run_keys(backend.namespace, run_id))
+        self._lock = _io.Lock()
+        self._head: Head | None = None
+        self._base: Base | None = None
+        self._given: tuple[Base, ConversationSnapshot[Any]] | None = None
+        self._pending: _Pending | None = None
+        self._settled: Revision | None = None
+
+    @property
+    def run_id(self) -> RunId:
+        """The run."""
+        return self._where.run_id
+
+    @property
+    def revision(self) -> Revision | None:
+        """What this store last loaded, read or saved; None: nothing, or that the run is absent."""
+        return self._head.revision if self._head is not None else None
+
+    @property
+    def unsettled(self) -> Attempt | None:
+        """The write that was sent and whose answer has not come; None when there is none."""
+        return self._pending.attempt if self._pending is not None else None
+
+    def __repr__(self) -> str:
+        return f"<RedisHistoryStore of run {str(self.run_id)!r} at {self.revision}>"
+
+    # ------------------------------------------------------------------------------------- loading
+
+    def load(
+        self, *, at: int | Revision | None = None, retry: RetryPolicy | None = None
+    ) -> ConversationSnapshot[M] | None:
+        """Returns the conversation; None when the run was never written to, or was deleted.
+
+        What it returns is the caller's: changing a plain message in it changes no other load.
+        Cancelling it is harmless.
+
+        Args:
+            at: A version, or a revision, to load instead of the newest. It does not move `revision`.
+            retry: The policy for this call.
+
+        Raises:
+            RevisionGoneError: What `at` names is not there (any more).
+            CorruptSnapshotError: Stored bytes are not what was saved.
+            UnsupportedVersionError: The run was written by a newer format.
+            BackendUnavailableError: The server could not be used within the deadline.
+        """
+        if at is not None:
+            return self._load_at(at, retry)
+        with self._lock:
+            base = self._fetch(retry)
+            self._seen(base)
+            return self._give(base) if base is not None else None
+
+    def _load_at(self, at: int | Revision, retry: RetryPolicy | None) -> ConversationSnapshot[Any]:
+        version = at.version if isinstance(at, Revision) else at
+        if type(version) is not int or not 0 < version < 10**15:
+            raise SnapshotError("at= is a version from 1, or a Revision")
+        with self._lock:
+            problem: BrokenChainError | None = None
+            for _ in range(2):
+                try:
+                    loaded = self._read(_protocol.load_at(self._where, version), retry)
+                    return self._snapshot_of(self._past(loaded, at, version))
+                except BrokenChainError as error:
+                    problem = error
+            raise self._corrupt(problem)
+
+    def _past(self, loaded: Loaded, at: int | Revision, version: int) -> Base:
+        """Returns the content at a past version, from the log up to it."""
+        head, items = loaded.head, loaded.items
+        if head is None:
+            if items:
+                raise BrokenChainError(None, "there is a log, but no head")
+            raise RevisionGoneError(at, None, None)
+        if not items or version > head.version or version < head.first:
+            raise RevisionGoneError(at, head.first, head.version)
+        last = _chain.read_entry(items[-1])
+        if last.version != version:
+            raise BrokenChainError(version, "an entry is missing")
+        if isinstance(at, Revision) and last.etag != at.etag:
+            raise RevisionGoneError(at, head.first, head.version)
+        if last.checkpoint < head.first:
+            raise RevisionGoneError(at, head.first, head.version)
+        if len(items) < version - last.checkpoint + 1:
+            raise BrokenChainError(version, "an entry is missing")
+        return _chain.replay(_chain.read_entries(items[last.checkpoint - version - 1 :]))
+
+    def _fetch(self, retry: RetryPolicy | None) -> Base | None:
+        """Returns the newest content, reading what this store does not have yet. Remembers nothing."""
+        if self._base is not None:
+            try:
+                loaded = self._read(_protocol.load(self._where, self._base.head.version), retry)
+                found = _advance(loaded, self._base)
+            except BrokenChainError:
+                found = None  # what is in the way of the short read is told, or not, by the full one
+            if found is not None:
+                return found
+        seen: object = None
+        problem: BrokenChainError | None = None
+        # Damage is only reported when a second read of the same head shows it too.
+        for _ in range(self._policy(retry).attempts + 1):
+            etag: object = b""
+            try:
+                loaded = self._read_all(retry)
+                etag = loaded.head.etag if loaded.head is not None else b""
+                if loaded.head is None:
+                    if not loaded.items:
+                        return None
+                    raise BrokenChainError(None, "there is a log, but no head")
+                entries = _chain.read_entries(
+                    item for item in loaded.items if int(item[0].partition(b"-")[0]) >= loaded.head.checkpoint
+                )
+                return _protocol.fold(loaded.head, entries, None)
+            except BrokenChainError as error:
+                if problem is not None and etag == seen:
+                    break
+                problem, seen = error, etag
+        raise self._corrupt(problem)
+
+    def _read_all(self, retry: RetryPolicy | None) -> Loaded:
+        if self._backend.keep_revisions == 0:
+            return self._read(_protocol.load(self._where, None), retry)
+        # The log holds past revisions too: ask first where the newest one starts.
+        head = self._read(_protocol.head_only(self._where), retry).head
+        return self._read(_protocol.load_from(self._where, head.checkpoint if head is not None else 0), retry)
+
+    def _read(self, call: Call, retry: RetryPolicy | None) -> Loaded:
+        reply, _ = self._backend._runner.run(call, self._policy(retry))
+        return _protocol.read_loaded(reply)
+
+    def _read_head(self, retry: RetryPolicy | None) -> Head | None:
+        """Returns the run's head now; None: the run is absent."""
+        try:
+            loaded = self._read(_protocol.head_only(self._where), retry)
+            (entries,) = loaded.items
+            if loaded.head is None:
+                if entries:
+                    raise BrokenChainError(None, "there is a log, but no head")
+                return None
+            if entries != loaded.head.version - loaded.head.first + 1:
+                raise BrokenChainError(loaded.head.version, "the log does not hold what the head says")
+            return loaded.head.head(loaded.meta or b"")
+        except BrokenChainError as error:
+            raise self._corrupt(error) from error
+
+    def _seen(self, base: Base | None) -> None:
+        self._base = base
+        self._head = base.head if base is not None else None
+
+    def _give(self, base: Base) -> ConversationSnapshot[Any]:
+        """Returns a snapshot of `base`; the last one again, if nothing in it can be changed."""
+        if self._given is None or self._given[0] is not base or base.plain:
+            self._given = (base, self._snapshot_of(base))
+        return self._given[1]
+
+    def _snapshot_of(self, base: Base) -> ConversationSnapshot[Any]:
+        snapshot = from_parts(base.messages(), base.pins[: base.length], self._meta_of(base.head))
+        add_origin(snapshot, self._where.key, Origin(base.head.revision, base))
+        return snapshot
+
+    def _meta_of(self, head: Head) -> Mapping[str, JSONValue]:
+        try:
+            return _chain.decode_meta(head.meta)
+        except BrokenChainError as error:
+            raise self._corrupt(error) from error
+
+    def _corrupt(self, error: BrokenChainError | None) -> Exception:
+        version, reason = (error.version, error.reason) if error is not None else (None, "the head keeps changing")
+        return self._where.corrupt(version, reason)
+
+    def _policy(self, retry: RetryPolicy | None) -> RetryPolicy:
+        return self._backend.retry if retry is None else retry
+
+    # -------------------------------------------------------------------------------------- saving
+
+    def save(
+        self,
+        snapshot: ConversationSnapshot[M],
+        *,
+        expected: Revision | Expect | None = SEEN,
+        retry: RetryPolicy | None = None,
+    ) -> Revision:
+        """Saves a conversation, if the run is still where it is expected to be.
+
+        Only what changed travels. Content that did not change writes nothing and returns the current revision.
+
+        Args:
+            snapshot: The conversation.
+            expected: A revision; None: the run is absent; SEEN: what the snapshot was loaded or saved as
+                or grew from, or, if it was built from scratch or comes from another run, `self.revision`;
+                ANY: whatever is there is overwritten.
+            retry: The policy for this call.
+
+        Returns:
+            The run's new revision.
+
+        Raises:
+            ConflictError: The run is not at the expected revision. Nothing was written.
+            LockedError: Another worker holds the run's lease. Nothing was written.
+            SnapshotError: The snapshot cannot be saved.
+            NotReplicatedError: Saved, but `Durability` was not reached.
+            RevisionGoneError: An answer was lost, and the run's memory has since gone with it: whether this
+                save was ever applied cannot be known.
+            CorruptSnapshotError: The run is damaged. Nothing was written.
+            OutcomeUnknownError: It may have been saved; `resolve()` says.
+        """
+        if not isinstance(snapshot, ConversationSnapshot):
+            hint = ": a Page is not the whole conversation, load() it" if isinstance(snapshot, Page) else ""
+            raise SnapshotError(f"save() takes a ConversationSnapshot, not a {type(snapshot).__name__}{hint}")
+        _check_expected(expected)
+        with self._lock:
+            self._settle(retry)
+            if expected is ANY:
+                return self._whatever(lambda head: self._save_onto(head, snapshot, retry), retry)
+            origin = find_origin(snapshot, self._where.key)
+            if not isinstance(expected, Expect):
+                wanted = expected
+            else:
+                wanted = origin[0].revision if origin is not None else self.revision
+            return self._save_onto(self._head_at(wanted, origin, retry), snapshot, retry)
+
+    def _save_onto(
+        self, parent: Head | None, snapshot: ConversationSnapshot[Any], retry: RetryPolicy | None
+    ) -> Revision:
+        base, shared = self._base_at(parent, find_origin(snapshot, self._where.key))
+        messages, pins, length = parts(snapshot)
+        target = Target(messages, pins, length, snapshot.meta, shared)
+
+        def plan(op: bytes) -> Plan | None:
+            return plan_save(parent, base, target, self._writer(op))
+
+        revision = self._commit(plan, parent, base, retry, snapshot=snapshot)
+        if revision is not None:
+            return revision
+        assert parent is not None  # only content that a parent already has is unchanged
+        self._confirm(parent, base, retry)
+        add_origin(snapshot, self._where.key, Origin(parent.revision, base))
+        return parent.revision
+
+    def append(
+        self,
+        *messages: M,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        retry: RetryPolicy | None = None,
+    ) -> Revision:
+        """Adds messages at the end. Only they travel, and the conversation need not be at hand.
+
+        Args:
+            *messages: What to add.
+            pinned: Whether it is pinned.
+            meta: The run's meta from now on; KEEP: as it is.
+            expected: As for `save`; SEEN is `self.revision`. With ANY, `self.revision` does not move past
+                messages that this store has not seen.
+            retry: The policy for this call.
+
+        Returns:
+            The run's new revision.
+
+        Raises:
+            Exception: What `save` raises.
+        """
+        for index, message in enumerate(messages):
+            check_message(message, f"messages[{index}]")
+        if type(pinned) is not bool:
+            raise SnapshotError("pinned is True or False")
+        encoded = None if isinstance(meta, Keep) else _codec.encode_meta(_frozen_meta(meta))
+        _check_expected(expected)
+        with self._lock:
+            self._settle(retry)
+            if expected is ANY:
+                return self._whatever(lambda head: self._append_onto(head, messages, pinned, encoded, retry), retry)
+            wanted = self.revision if isinstance(expected, Expect) else expected
+            return self._append_onto(self._head_at(wanted, None, retry), messages, pinned, encoded, retry, seen=True)
+
+    def _append_onto(
+        self,
+        parent: Head | None,
+        messages: tuple[Any, ...],
+        pinned: bool,
+        meta: bytes | None,
+        retry: RetryPolicy | None,
+        seen: bool = False,
+    ) -> Revision:
+        base, _ = self._base_at(parent, None)
+        if base is not None and parent is not None and _worth_a_checkpoint(parent):
+            target = Target(
+                [*base.messages(), *messages],
+                [*base.pins[: base.length], *([pinned] * len(messages))],
+                base.length + len(messages),
+                self._meta_of(parent) if meta is None else _chain.decode_meta(meta),
+            )
+            plan = lambda op: plan_save(parent, base, target, self._writer(op))  # noqa: E731
+        else:
+            plan = lambda op: plan_append(parent, messages, pinned, meta, self._writer(op))  # noqa: E731
+        seen = seen or parent is None or parent.revision == self.revision
+        revision = self._commit(plan, parent, base, retry, pinned=pinned, seen=seen)
+        if revision is not None:
+            return revision
+        assert parent is not None
+        self._confirm(parent, base if seen else None, retry, seen=seen)
+        return parent.revision
+
+    def splice(
+        self,
+        start: int | None,
+        stop: int | None,
+        *messages: M,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        retry: RetryPolicy | None = None,
+    ) -> Revision:
+        """Puts `messages` in place of those from `start` to `stop`: list-slice indices.
+
+        Only the cut and the new messages travel (and, if some are put into the middle, what stands after
+        them). A store that does not have the conversation at hand reads it first.
+
+        Args:
+            start: Index of the first message to replace.
+            stop: Index after the last one.
+            *messages: What stands there instead.
+            pinned: Whether the new messages are pinned. The others keep their pins.
+            meta: The run's meta from now on; KEEP: as it is.
+            expected: As for `append`.
+            retry: The policy for this call.
+
+        Returns:
+            The run's new revision.
+
+        Raises:
+            Exception: What `save` raises.
+        """
+        frozen = None if isinstance(meta, Keep) else _frozen_meta(meta)
+        slice_bounds(start, stop, 0)
+        _check_expected(expected)
+
+        def onto(head: Head | None, seen: bool = False) -> Revision:
+            base = self._base_of(head, retry)
+            before = self._snapshot_of(base) if base is not None else ConversationSnapshot[Any]()
+            after = before.splice(start, stop, *messages, pinned=pinned)
+            if frozen is not None:
+                after = after.with_meta(frozen)
+            values, pins, length = parts(after)
+            target = Target(values, pins, length, after.meta)
+            seen = seen or head is None or head.revision == self.revision
+            revision = self._commit(
+                lambda op: plan_save(head, base, target, self._writer(op)), head, base, retry, seen=seen
+            )
+            if revision is None:
+                assert head is not None
+                self._confirm(head, base, retry, seen=seen)
+                return head.revision
+            return revision
+
+        with self._lock:
+            self._settle(retry)
+            if expected is ANY:
+                return self._whatever(onto, retry)
+            wanted = self.revision if isinstance(expected, Expect) else expected
+            return onto(self._head_at(wanted, None, retry), seen=True)
+
+    def update(
+        self,
+        fn: Callable[
+            [ConversationSnapshot[M] | None],
+            ConversationSnapshot[M] | None,
+        ],
+        *,
+        retry: RetryPolicy | None = None,
+    ) -> Revision | None:
+        """Loads, lets `fn` change the conversation, saves; again when a rival was faster.
+
+        Args:
+            fn: Gets the snapshot, or None when the run is absent, and returns the one to save. It may be
+                async, and may run again. Returning what it was given saves nothing.
+            retry: The policy for this call; its deadline also bounds the tries after lost races.
+
+        Returns:
+            The run's revision; None when `fn` left an absent run absent.
+
+        Raises:
+            ConflictError: Rivals were faster until the deadline. Nothing was written.
+            LockedError: Another worker holds the run's lease. Nothing was written.
+            Exception: What `load`, `save` and `fn` raise.
+        """
+        policy = self._policy(retry)
+        deadline = _io.monotonic() + policy.deadline
+        races = 0
+        while True:
+            before = self.load(retry=retry)
+            after = _io.maybe_await(fn(before))
+            if after is before:
+                return before.revision if before is not None else None
+            try:
+                return self.save(after, expected=before.revision if before is not None else None, retry=retry)
+            except OutcomeUnknownError as error:
+                revision = self.resolve(error.attempt, retry=retry)
+                if revision is not None:
+                    return revision
+            except ConflictError:
+                pause = _pause(races, policy)
+                if _io.monotonic() + pause >= deadline:
+                    raise
+                races += 1
+                _io.sleep(pause)
+
+    def _whatever(self, write: Callable[[Head | None], Revision], retry: RetryPolicy | None) -> Revision:
+        """Writes onto whatever is there: reads the head, compares and sets, again when a rival was faster."""
+        policy = self._policy(retry)
+        for tries in range(policy.attempts):
+            if tries:
+                _io.sleep(_pause(tries, policy))
+            head = self._read_head(retry)
+            try:
+                return write(head)
+            except ConflictError:
+                if tries + 1 == policy.attempts:
+                    raise
+        raise AssertionError("a policy has one attempt at least")
+
+    # --------------------------------------------------------------------------- the write itself
+
+    def _head_at(self, wanted: Revision | None, origin: Any, retry: RetryPolicy | None) -> Head | None:
+        """Returns the head that a write expects; reads it only if nothing here remembers it."""
+        if wanted is None:
+            return None
+        if origin is not None and origin[0].base is not None and origin[0].revision == wanted:
+            head: Head = origin[0].base.head
+            return head
+        for head_known in (self._head, self._base.head if self._base is not None else None):
+            if head_known is not None and head_known.revision == wanted:
+                return head_known
+        head_now = self._read_head(retry)
+        if head_now is None or head_now.revision != wanted:
+            raise ConflictError(wanted, head_now.revision if head_now is not None else None)
+        return head_now
+
+    def _base_at(self, parent: Head | None, origin: Any) -> tuple[Base | None, int]:
+        """Returns the content at `parent` if it is remembered, and how much of it a snapshot shares."""
+        if parent is None:
+            return None, 0
+        if origin is not None and origin[0].base is not None and origin[0].revision == parent.revision:
+            return origin[0].base, origin[1]
+        if self._base is not None and self._base.head.revision == parent.revision:
+            return self._base, 0
+        return None, 0
+
+    def _base_of(self, head: Head | None, retry: RetryPolicy | None) -> Base | None:
+        """Returns the content at `head`, reading it if need be."""
+        if head is None:
+            return None
+        base, _ = self._base_at(head, None)
+        if base is None:
+            base = self._fetch(retry)
+            if base is None or base.head.revision != head.revision:
+                raise ConflictError(head.revision, base.head.revision if base is not None else None)
+        return base
+
+    def _writer(self, op: bytes) -> Writer:
+        return Writer(op, self._carried().fence, self._backend.max_snapshot_bytes)
+
+    def _carried(self) -> Carried:
+        return NO_LEASE
+
+    def _commit(
+        self,
+        plan_with: Callable[[bytes], Plan | None],
+        parent: Head | None,
+        base: Base | None,
+        retry: RetryPolicy | None,
+        *,
+        snapshot: ConversationSnapshot[Any] | None = None,
+        pinned: bool = False,
+        seen: bool = True,
+        keep: int | None = None,
+    ) -> Revision | None:
+        """Plans, sends and remembers a save; None when there is nothing to write."""
+        backend, where, lease = self._backend, self._where, self._carried()
+        expected = parent.revision if parent is not None else None
+        while True:
+            plan = plan_with(os.urandom(16))
+            if plan is None:
+                return None
+            keep = backend.keep_revisions if keep is None else keep
+            call = _protocol.save(where, plan, expected, lease, backend.ttl_ms, keep)
+            assert call.attempt is not None
+            self._pending = _Pending(call.attempt, plan, base, snapshot, pinned, seen)
+            reply, acked = self._deliver(call, retry)
+            revision = _protocol.read_save(where, plan, expected, lease, reply)
+            if revision is not None:
+                self._apply(_Pending(call.attempt, plan, base, snapshot, pinned, seen), revision)
+                if acked is not None and acked < backend.durability.wanted:
+                    raise NotReplicatedError(revision, acked, backend.durability.wanted)
+                return revision
+            # A refusal of this very save was lost on its way. It stays refused for good, so a new
+            # attempt can be made, which is told the reason.
+
+    def _deliver(self, call: Call, retry: RetryPolicy | None) -> tuple[Any, int | None]:
+        """Sends a write. What is in `_pending` stays there exactly while the outcome is open."""
+        delivery = _io.Sent()
+        known = False
+        try:
+            answer = self._backend._runner.run(call, self._policy(retry), delivery)
+            known = True
+            return answer
+        except OutcomeUnknownError:
+            raise
+        except Exception:
+            known = True
+            raise
+        finally:
+            if known or not delivery.sent:
+                self._pending = None
+
+    def _apply(self, write: _Pending, revision: Revision) -> None:
+        """Remembers an applied write."""
+        plan = write.plan
+        if plan is None:
+            self._seen(None)
+            return
+        base = grow(write.base, plan, revision, write.pinned)
+        if write.snapshot is not None:
+            add_origin(write.snapshot, self._where.key, Origin(revision, base))
+        if write.seen:
+            known = plan.head
+            self._head = Head(revision, known.length, known.size, known.checkpoint, known.logged, known.meta)
+            if base is not None:
+                self._base = base
+
+    def _confirm(self, parent: Head, base: Base | None, retry: RetryPolicy | None, seen: bool = True) -> None:
+        """Proves that the run is still at `parent`, for a save that has nothing to write."""
+        lease = self._carried()
+        call = _protocol.compare(self._where, parent.revision, lease, self._backend.ttl_ms)
+        reply, _ = self._backend._runner.run(call, self._policy(retry))
+        _protocol.read_compare(self._where, parent.revision, lease, reply)
+        if seen:
+            self._head = parent
+            self._base = base if base is not None else self._base
+
+    # ------------------------------------------------------------------------------ open outcomes
+
+    def resolve(self, attempt: Attempt | None = None, *, retry: RetryPolicy | None = None) -> Revision | None:
+        """Settles a write whose outcome is open, for good.
+
+        Args:
+            attempt: What an OutcomeUnknownError, or `unsettled`, named; None: this store's own.
+            retry: The policy for this call.
+
+        Returns:
+            The revision that the write made (of a delete: the revision that it deleted); None: it was not
+            applied and never will be. With nothing to settle: what was settled last.
+
+        Raises:
+            RevisionGoneError: It can no longer be told; no copy of the write will be applied from now on.
+            SnapshotError: The attempt is another run's.
+        """
+        if attempt is not None and (attempt.namespace, attempt.run_id) != self._where.key:
+            raise SnapshotError(f"the attempt belongs to run {str(attempt.run_id)!r}: resolve it with that run's store")
+        with self._lock:
+            if attempt is None or attempt == self.unsettled:
+                self._settle(retry)
+                return self._settled
+            reply, _ = self._backend._runner.run(_protocol.resolve(self._where, attempt), self._policy(retry))
+            return _protocol.read_resolve(self._where, attempt, reply)
+
+    def _settle(self, retry: RetryPolicy | None) -> None:
+        pending = self._pending
+        if pending is None:
+            return
+        call = _protocol.resolve(self._where, pending.attempt)
+        reply, _ = self._backend._runner.run(call, self._policy(retry))
+        self._pending = self._settled = None
+        revision = _protocol.read_resolve(self._where, pending.attempt, reply)
+        self._settled = revision
+        if revision is not None:
+            self._apply(pending, revision)
+
+    # ---------------------------------------------------------------------------- parts and history
+
+    def read(
+        self, start: int | None = None, stop: int | None = None, *, retry: RetryPolicy | None = None
+    ) -> Page[M] | None:
+        """Returns some of the messages; None when the run is absent.
+
+        A tail costs the tail. What is returned is proven to be what was saved, entry by entry; only `load`
+        proves the whole chain.
+
+        Args:
+            start: Index of the first message, as in a list slice.
+            stop: Index after the last one, as in a list slice.
+            retry: The policy for this call.
+
+        Raises:
+            CorruptSnapshotError: Stored bytes are not what was saved.
+        """
+        slice_bounds(start, stop, 0)
+        with self._lock:
+            problem: BrokenChainError | None = None
+            for _ in range(2):
+                try:
+                    return self._page(start, stop, retry)
+                except BrokenChainError as error:
+                    problem = error
+            raise self._corrupt(problem)
+
+    def _page(self, start: int | None, stop: int | None, retry: RetryPolicy | None) -> Page[Any] | None:
+        # A turn is two messages as a rule; where it is not, the next step reads twice as many entries.
+        count = (1 - start) // 2 if start is not None and start < 0 else 64
+        entries: list[Entry] = []
+        while True:
+            before = entries[0].version if entries else None
+            loaded = self._read(_protocol.newest(self._where, before, min(count, 1024)), retry)
+            raw = loaded.head
+            if raw is None:
+                if loaded.items:
+                    raise BrokenChainError(None, "there is a log, but no head")
+                self._seen(None)
+                return None
+            head = raw.head(loaded.meta or b"")
+            low, high = slice_bounds(start, stop, raw.length)
+            if entries and entries[-1].etag != raw.etag:
+                entries = []  # a rival saved between two steps
+                continue
+            entries = _chain.read_entries(loaded.items[::-1]) + entries
+            if not entries or (entries[-1].version, entries[-1].etag, entries[-1].length) != (
+                raw.version, raw.etag, raw.length
+            ):  # fmt: skip
+                raise BrokenChainError(raw.version, "the head names an entry that the log does not end with")
+            found = _chain.tail(entries, low, high)
+            if found is not None:
+                self._head = head
+                meta = self._meta_of(head)
+                return Page(tuple(found[0]), tuple(found[1]), low, raw.length, meta, entries[-1].revision())
+            if not loaded.items or entries[0].version <= raw.checkpoint:
+                raise BrokenChainError(raw.version, "a message is missing from the log")
+            count *= 2
+
+    def info(self, *, retry: RetryPolicy | None = None) -> RunInfo | None:
+        """Returns what is known about the run; None when it is absent. No messages travel.
+
+        Raises:
+            CorruptSnapshotError: The run's head is damaged.
+        """
+        try:
+            reply, _ = self._backend._runner.run(_protocol.info(self._where), self._policy(retry))
+            return _protocol.read_info(self._where, reply)
+        except BrokenChainError as error:
+            raise self._corrupt(error) from error
+
+    def revisions(self, *, limit: int | None = None, retry: RetryPolicy | None = None) -> Iterator[Revision]:
+        """Yields revisions that `load(at=)` reaches, newest first.
+
+        Args:
+            limit: At most so many; None: all.
+            retry: The policy for each read.
+
+        Raises:
+            CorruptSnapshotError: An entry of the log is damaged.
+        """
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise SnapshotError("limit is a whole number from 0, or None")
+        left = limit
+        after: Entry | None = None
+        while left is None or left > 0:
+            count = 64 if left is None else min(left, 64)
+            before = after.version if after is not None else None
+            try:
+                loaded = self._read(_protocol.newest(self._where, before, count), retry)
+                found = _chain.read_entries(loaded.items[::-1])[::-1]
+                if (
+                    found
+                    and after is not None
+                    and (found[0].version, found[0].etag) != (after.version - 1, after.parent)
+                ):
+                    raise BrokenChainError(after.version, "an entry is missing or out of order")
+            except BrokenChainError as error:
+                raise self._corrupt(error) from error
+            first = loaded.head.first if loaded.head is not None else 0
+            for entry in found:
+                if entry.checkpoint < first:
+                    return
+                yield entry.revision()
+            if len(found) < count:
+                return
+            after = found[-1]
+            left = None if left is None else left - len(found)
+
+    def trim(self, *, retry: RetryPolicy | None = None) -> Revision | None:
+        """Drops past revisions now, and with them what was spliced away: until then `at=` reaches it.
+
+        Writes a new revision with the same content, unless there is nothing to drop.
+
+        Returns:
+            The run's revision; None when it is absent.
+
+        Raises:
+            Exception: What `save` raises.
+        """
+        with self._lock:
+            self._settle(retry)
+            head = self._read(_protocol.head_only(self._where), retry).head
+            if head is None:
+                return None
+            if head.first == head.version:
+                return Revision(head.version, head.etag, _chain.timestamp(head.saved), None, head.length, head.size)
+
+            def rewrite(_head: Head | None) -> Revision:
+                base = self._fetch(retry)
+                if base is None:
+                    raise ConflictError(None, None)
+                target = Target(base.messages(), base.pins, base.length, self._meta_of(base.head))
+                revision = self._commit(
+                    lambda op: plan_save(base.head, base, target, self._writer(op), full=True),
+                    base.head, base, retry, seen=base.head.revision == self.revision, keep=0,
+                )  # fmt: skip
+                assert revision is not None  # a full checkpoint is always written
+                return revision
+
+            return self._whatever(rewrite, retry)
+
+    def delete(self, *, expected: Revision | Expect | None = ANY, retry: RetryPolicy | None = None) -> bool:
+        """Deletes the run, damaged or not. Obeys leases.
+
+        Args:
+            expected: As for `append`; with None an existing run is a conflict.
+            retry: The policy for this call.
+
+        Returns:
+            Whether there was a run to delete.
+
+        Raises:
+            ConflictError: The run is not at the expected revision, or keeps moving. Nothing was written.
+            LockedError: Another worker holds the run's lease. Nothing was written.
+            OutcomeUnknownError: It may have been deleted; `resolve()` says.
+        """
+        _check_expected(expected)
+        with self._lock:
+            return self._delete(expected, retry, force=False)
+
+    def _delete(self, expected: Revision | Expect | None, retry: RetryPolicy | None, *, force: bool) -> bool:
+        self._settle(retry)
+        policy = self._policy(retry)
+        wanted = self.revision if expected is SEEN else expected
+        for tries in range(policy.attempts):
+            reply, _ = self._backend._runner.run(_protocol.peek(self._where), policy)
+            there = _protocol.read_peek(reply)
+            if there is None:
+                if isinstance(wanted, Revision):
+                    raise ConflictError(wanted, None)
+                self._seen(None)
+                return False
+            if wanted is not ANY and there.revision != wanted:
+                raise ConflictError(wanted if isinstance(wanted, Revision) else None, there.revision)
+            lease = self._carried()
+            revision = there.revision or Revision(1, _chain.ABSENT)
+            attempt = Attempt("delete", self._where.namespace, self.run_id, there.revision, revision, os.urandom(16))
+            self._pending = _Pending(attempt, None, None, None, False, True)
+            call = _protocol.delete(self._where, attempt, there.etag, lease, force)
+            reply, _ = self._deliver(call, retry)
+            try:
+                deleted = _protocol.read_delete(self._where, attempt, lease, reply)
+            except ConflictError:
+                if wanted is not ANY or tries + 1 == policy.attempts:
+                    raise
+                _io.sleep(_pause(tries, policy))
+                continue
+            if deleted is not None:
+                self._seen(None)
+                return deleted
+        raise AssertionError("a policy has one attempt at least")
+
+
+def _advance(loaded: Loaded, base: Base) -> Base | None:
+    """Returns the newest content from `base` and what was read after it; None: read in full."""
+    head = loaded.head
+    if head is None:
+        return None
+    if _protocol.same_head(head, base):
+        return base
+    entries = _chain.read_entries(loaded.items)
+    if entries and entries[0].parent == base.head.etag:
+        return _protocol.fold(head, entries, base)
+    if entries and entries[0].version <= head.checkpoint:
+        return _protocol.fold(head, entries, None)
+    return None
+
+
+def _worth_a_checkpoint(head: Head) -> bool:
+    return head.logged - head.size > max(head.size, SLACK)
+
+
+def _check_expected(expected: object) -> None:
+    if expected is not None and not isinstance(expected, (Revision, Expect)):
+        raise SnapshotError("expected= is a Revision, None, SEEN or ANY (Revision.parse reads one from text)")
+
+
+def _frozen_meta(meta: object) -> Mapping[str, JSONValue]:
+    if not isinstance(meta, Mapping):
+        raise SnapshotError(f"meta is a mapping of str to JSON values, not a {type(meta).__name__}")
+    found: Mapping[str, JSONValue] = freeze_json(dict(meta), "meta")
+    return found
+
+
+def _pause(races: int, policy: RetryPolicy) -> float:
+    """Returns a jittered pause after a lost race, in seconds."""
+    return random.uniform(0, min(policy.cap, CONFLICT_PAUSE * 2 ** min(races, 8)))  # noqa: S311 (no secret)

@@ -1,0 +1,387 @@
+"""Messages: the seed's typed messages, and any JSON value.
+
+Everything typed here is frozen to the bottom, so that the identity of an object proves that its
+content has not changed. That is what lets a save skip the old messages of a conversation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
+
+from .errors import SnapshotError
+
+JSONValue: TypeAlias = "None | bool | int | float | str | bytes | list[JSONValue] | dict[str, JSONValue]"
+
+MAX_DEPTH = 100
+"""Levels that a JSON value may nest. Rust readers of the JSON format stop at 128, and the CBOR encoder
+overflows the C stack on a value that nests without end."""
+
+
+def _frozen(self: Any, *_args: Any, **_kwargs: Any) -> NoReturn:
+    raise TypeError(f"{type(self).__name__} is read-only: copy it with dict(...) or list(...) to change it")
+
+
+class FrozenDict(dict[str, Any]):
+    """A read-only dict. Equal to, and encoded as, the plain dict with the same items."""
+
+    __slots__ = ()
+
+    __setitem__ = __delitem__ = _frozen
+    clear = pop = popitem = setdefault = update = _frozen
+    __ior__ = _frozen
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (dict(self),)
+
+    def __copy__(self) -> FrozenDict:
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> FrozenDict:
+        return self
+
+
+class FrozenList(list[Any]):
+    """A read-only list. Equal to, and encoded as, the plain list with the same items."""
+
+    __slots__ = ()
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _frozen
+    append = extend = insert = pop = remove = clear = sort = reverse = _frozen
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenList, (list(self),)
+
+    def __copy__(self) -> FrozenList:
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> FrozenList:
+        return self
+
+
+# ------------------------------------------------------------------------------------------- JSON
+
+
+def is_json(value: Any, depth: int = MAX_DEPTH) -> bool:
+    """Tells whether `value` is a JSONValue that comes back as it went in: same types, same values.
+
+    Subclasses (a StrEnum, a defaultdict) are not: they would come back as their base.
+    """
+    kind = type(value)
+    if kind is str:
+        return value.isascii() or _is_utf8(value)
+    if kind is dict or kind is FrozenDict:
+        if depth == 0:
+            return False
+        for key, item in value.items():
+            if type(key) is not str or not (key.isascii() or _is_utf8(key)) or not is_json(item, depth - 1):
+                return False
+        return True
+    if kind is list or kind is FrozenList:
+        if depth == 0:
+            return False
+        return all(is_json(item, depth - 1) for item in value)
+    if kind is float:
+        return math.isfinite(value)
+    return kind is int or kind is bool or value is None or kind is bytes
+
+
+def check_json(value: Any, path: str) -> None:
+    """Raises SnapshotError that names the path and the mend unless `value` is a JSONValue."""
+    if not is_json(value):
+        _explain(value, path, MAX_DEPTH)
+
+
+def freeze_json(value: Any, path: str) -> Any:
+    """Returns a deep, read-only copy of a JSONValue; raises SnapshotError for anything else."""
+    check_json(value, path)
+    return _freeze(value)
+
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value if type(value) is FrozenDict else FrozenDict((key, _freeze(item)) for key, item in value.items())
+    if isinstance(value, list):
+        return value if type(value) is FrozenList else FrozenList(map(_freeze, value))
+    return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _explain(value: Any, path: str, depth: int) -> None:
+    """Finds the first value that is not JSON and raises for it. The slow half of `is_json`."""
+    kind = type(value)
+    if kind in (dict, FrozenDict, list, FrozenList) and depth == 0:
+        raise SnapshotError(f"{path[:200]}… nests more than {MAX_DEPTH} levels, or contains itself: flatten it")
+    if kind in (dict, FrozenDict):
+        for key, item in value.items():
+            if type(key) is not str:
+                raise SnapshotError(f"{path} has a key of type {type(key).__name__}: make the keys plain str")
+            if not _is_utf8(key):
+                raise SnapshotError(f"{path} has a key with a lone surrogate, which UTF-8 cannot hold: replace it")
+            _explain(item, f"{path}[{key!r}]", depth - 1)
+    elif kind in (list, FrozenList):
+        for index, item in enumerate(value):
+            _explain(item, f"{path}[{index}]", depth - 1)
+    elif kind is str:
+        if not _is_utf8(value):
+            raise SnapshotError(f"{path} has a lone surrogate, which UTF-8 cannot hold: replace it")
+    elif kind is float:
+        if not math.isfinite(value):
+            raise SnapshotError(f"{path} is {value}, which JSON cannot hold: use None or a str")
+    elif kind not in (int, bool, bytes, type(None)):
+        raise SnapshotError(f"{path} is a {_name(kind)}, not a JSON value: {_mend(value)}")
+
+
+def _mend(value: Any) -> str:
+    if hasattr(value, "model_dump"):
+        return "call .model_dump() on it"
+    if isinstance(value, (tuple, set, frozenset)):
+        return "make it a list"
+    for base in (dict, list, str, bool, int, float, bytes):
+        if isinstance(value, base):
+            return f"convert it with {base.__name__}(...)"
+    return "convert it to dict, list, str, int, float, bool, bytes or None"
+
+
+def _name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+# ---------------------------------------------------------------------------------- typed messages
+
+
+def _text(value: Any, path: str) -> str:
+    if type(value) is not str:
+        raise SnapshotError(f"{path} is a {_name(type(value))}: give a plain str")
+    if not (value.isascii() or _is_utf8(value)):
+        raise SnapshotError(f"{path} has a lone surrogate, which UTF-8 cannot hold: replace it")
+    return value
+
+
+class _Texts:
+    """Checks, once and at construction, that every field is a str. Frozen values stay valid."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for name in self.__match_args__:  # type: ignore[attr-defined]
+            _text(getattr(self, name), f"{type(self).__name__}.{name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Base64Source(_Texts):
+    """Data in place: its media type and its base64 text."""
+
+    media_type: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class UrlSource(_Texts):
+    """Data behind a URL."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource(_Texts):
+    """Data in a file that the model's provider holds under this id."""
+
+    id: str
+
+
+Source: TypeAlias = Base64Source | UrlSource | FileSource
+
+
+def _source(value: Any, owner: str) -> None:
+    if type(value) not in (Base64Source, UrlSource, FileSource):
+        raise SnapshotError(
+            f"{owner}.source is a {_name(type(value))}: give a Base64Source, a UrlSource or a FileSource"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Text(_Texts):
+    """Plain text, from the user or from the model."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image from the user."""
+
+    source: Source
+
+    def __post_init__(self) -> None:
+        _source(self.source, "Image")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document from the user."""
+
+    source: Source
+
+    def __post_init__(self) -> None:
+        _source(self.source, "Document")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultText(_Texts):
+    """Text that a tool returned."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultImage:
+    """An image that a tool returned."""
+
+    source: Source
+
+    def __post_init__(self) -> None:
+        _source(self.source, "ToolResultImage")
+
+
+ToolResultBlock: TypeAlias = ToolResultText | ToolResultImage
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class ToolResultContent:
+    """What a tool returned. A str stands for one text block."""
+
+    blocks: tuple[ToolResultBlock, ...]
+    is_error: bool
+
+    def __init__(self, blocks: str | Iterable[ToolResultBlock], is_error: bool = False) -> None:
+        if type(is_error) is not bool:
+            raise SnapshotError("ToolResultContent.is_error is not a bool: give True or False")
+        object.__setattr__(self, "blocks", _blocks(blocks, ToolResultText, _TOOL_RESULT_BLOCKS, "ToolResultContent"))
+        object.__setattr__(self, "is_error", is_error)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class ToolResult:
+    """The answer to a tool call. A str as content stands for one text block."""
+
+    call_id: str
+    content: ToolResultContent
+
+    def __init__(self, call_id: str, content: ToolResultContent | str) -> None:
+        if isinstance(content, str):
+            content = ToolResultContent(content)
+        if type(content) is not ToolResultContent:
+            raise SnapshotError(f"ToolResult.content is a {_name(type(content))}: give a str or a ToolResultContent")
+        object.__setattr__(self, "call_id", _text(call_id, "ToolResult.call_id"))
+        object.__setattr__(self, "content", content)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class ToolCall:
+    """A tool call of the model. `args` is any JSON value, and is read-only here, to the bottom."""
+
+    id: str
+    name: str
+    args: Any
+
+    def __init__(self, id: str, name: str, args: JSONValue) -> None:
+        object.__setattr__(self, "id", _text(id, "ToolCall.id"))
+        object.__setattr__(self, "name", _text(name, "ToolCall.name"))
+        object.__setattr__(self, "args", freeze_json(args, "ToolCall.args"))
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """The model's reasoning, and the provider's signature over it, if any."""
+
+    text: str
+    signature: str | None = None
+
+    def __post_init__(self) -> None:
+        _text(self.text, "Reasoning.text")
+        if self.signature is not None:
+            _text(self.signature, "Reasoning.signature")
+
+
+@dataclass(frozen=True, slots=True)
+class RedactedReasoning(_Texts):
+    """Reasoning that the provider encrypted."""
+
+    data: str
+
+
+UserBlock: TypeAlias = Text | ToolResult | Image | Document
+AssistantBlock: TypeAlias = Text | ToolCall | Reasoning | RedactedReasoning
+
+_TOOL_RESULT_BLOCKS = frozenset({ToolResultText, ToolResultImage})
+_USER_BLOCKS = frozenset({Text, ToolResult, Image, Document})
+_ASSISTANT_BLOCKS = frozenset({Text, ToolCall, Reasoning, RedactedReasoning})
+
+
+def _blocks(blocks: Any, text: type, allowed: frozenset[type], owner: str) -> tuple[Any, ...]:
+    if isinstance(blocks, str):
+        return (text(blocks),)
+    if type(blocks) in allowed:
+        raise SnapshotError(f"{owner} takes a list of blocks: put the {type(blocks).__name__} into [...]")
+    try:
+        found = tuple(blocks)
+    except TypeError:
+        raise SnapshotError(f"{owner} takes a str or a list of blocks, not a {_name(type(blocks))}") from None
+    for index, block in enumerate(found):
+        if type(block) not in allowed:
+            names = ", ".join(sorted(kind.__name__ for kind in allowed))
+            raise SnapshotError(f"{owner}.blocks[{index}] is a {_name(type(block))}: give one of {names}")
+    return found
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class UserMessage:
+    """A message to the model: text, tool results, images, documents. A str stands for one Text."""
+
+    blocks: tuple[UserBlock, ...]
+
+    def __init__(self, blocks: str | Iterable[UserBlock]) -> None:
+        object.__setattr__(self, "blocks", _blocks(blocks, Text, _USER_BLOCKS, "UserMessage"))
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class AssistantMessage:
+    """A message from the model: text, tool calls, reasoning. A str stands for one Text."""
+
+    blocks: tuple[AssistantBlock, ...]
+
+    def __init__(self, blocks: str | Iterable[AssistantBlock]) -> None:
+        object.__setattr__(self, "blocks", _blocks(blocks, Text, _ASSISTANT_BLOCKS, "AssistantMessage"))
+
+
+Message: TypeAlias = UserMessage | AssistantMessage
+
+TYPED = frozenset({UserMessage, AssistantMessage})
+"""The frozen message types: of these, and of nothing else, identity proves equality."""
+
+
+def check_message(message: Any, path: str) -> None:
+    """Raises SnapshotError unless `message` is a typed message or a JSONValue other than a list."""
+    kind = type(message)
+    if kind in TYPED:
+        return
+    if kind is list or kind is FrozenList:
+        raise SnapshotError(f"{path} is a list: to add several messages, unpack it with *")
+    if not is_json(message):
+        _explain(message, path, MAX_DEPTH)

@@ -1,0 +1,584 @@
+"""Frozen values: snapshots, revisions, run ids and what stores tell about runs."""
+
+from __future__ import annotations
+
+import enum
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, cast
+
+from . import _json
+from .errors import SnapshotError, UnsupportedVersionError
+from .messages import JSONValue, check_message, freeze_json
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    M = TypeVar("M", default=Any)
+else:
+    from typing import TypeVar
+
+    M = TypeVar("M")  # defaults of type parameters are for type checkers until Python 3.13
+
+
+class RunId(str):
+    """The id of a run: any non-empty text. `RunId.new()` makes a random one (UUID version 4)."""
+
+    __slots__ = ()
+
+    def __new__(cls, value: str | uuid.UUID) -> RunId:
+        """Checks and makes a run id.
+
+        Raises:
+            SnapshotError: `value` is neither text nor a UUID, is empty, or cannot be UTF-8.
+        """
+        if type(value) is cls:
+            return value
+        if not isinstance(value, (str, uuid.UUID)):
+            raise SnapshotError(f"a run id is a str or a UUID, not a {type(value).__name__}")
+        return super().__new__(cls, check_name(str(value), "run id"))
+
+    @classmethod
+    def new(cls) -> RunId:
+        """Returns a random run id: a UUID version 4 in lower-case hyphenated form."""
+        return cls(uuid.uuid4())
+
+
+def check_name(text: object, what: str) -> str:
+    """Returns `text` if it can name a run or a namespace; raises SnapshotError otherwise."""
+    if not isinstance(text, str):
+        raise SnapshotError(f"a {what} is a str, not a {type(text).__name__}")
+    if not text:
+        raise SnapshotError(f"a {what} is not empty text: give one")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SnapshotError(f"the {what} has a lone surrogate, which UTF-8 cannot hold") from None
+    return text
+
+
+_REVISION = re.compile(r"([1-9][0-9]{0,15})-([0-9a-f]{32})")
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One state of a run: the how-manieth save it is, and that save's etag.
+
+    Two revisions are equal when version and etag are; `str(revision)` is `"3-917fa2…"`.
+
+    Attributes:
+        version: Counts the saves of the run from 1.
+        etag: 16 bytes that name this save, on its parent, with its content.
+        saved_at: When, in UTC, on the server's clock. None when it is not known, as after `parse`.
+        fence: The fencing token of the lease it was saved under. None without a lease, or when not known.
+        length: Messages. None when not known.
+        size: Bytes of the encoded messages. None when not known.
+    """
+
+    version: int
+    etag: bytes
+    saved_at: datetime | None = field(default=None, compare=False)
+    fence: int | None = field(default=None, compare=False)
+    length: int | None = field(default=None, compare=False)
+    size: int | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if type(self.version) is not int or not 0 < self.version < 10**16:
+            raise SnapshotError("Revision.version is a whole number from 1")
+        if type(self.etag) is not bytes or len(self.etag) != 16:
+            raise SnapshotError("Revision.etag is 16 bytes")
+
+    def __str__(self) -> str:
+        return f"{self.version}-{self.etag.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> Revision:
+        """Reads what `str()` wrote.
+
+        Raises:
+            SnapshotError: `text` is not a revision.
+        """
+        match = _REVISION.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise SnapshotError('a revision is written as version, "-" and 32 lower-case hex digits')
+        return cls(int(match[1]), bytes.fromhex(match[2]))
+
+
+class Expect(enum.Enum):
+    """What a write may expect of the run, other than a revision or None."""
+
+    SEEN = "seen"
+    """The revision that the snapshot, or else the store, has seen."""
+    ANY = "any"
+    """Whatever is there."""
+
+
+SEEN: Final = Expect.SEEN
+ANY: Final = Expect.ANY
+
+
+class Keep(enum.Enum):
+    """The default of `meta=`: leave the run's meta as it is."""
+
+    KEEP = "keep"
+
+
+KEEP: Final = Keep.KEEP
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Names one write whose outcome is open. `resolve` settles it, in this process or another.
+
+    Attributes:
+        kind: "save" or "delete".
+        namespace: The backend's namespace.
+        run_id: The run.
+        parent: What the write expected of the run; None: that it was absent.
+        revision: What the write makes of the run; of a delete, the revision that it deletes.
+        ticket: 16 bytes that the server knows the write by.
+    """
+
+    kind: str
+    namespace: str
+    run_id: RunId
+    parent: Revision | None
+    revision: Revision
+    ticket: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseInfo:
+    """Who holds a run, as the server sees it.
+
+    Attributes:
+        holder: The holder's name.
+        fence: The fencing token.
+        since: When the lease was granted, in UTC, on the server's clock.
+        expires_in: Seconds until it expires unless it is renewed.
+    """
+
+    holder: str
+    fence: int
+    since: datetime
+    expires_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What is known about a run without its messages.
+
+    Attributes:
+        run_id: The run.
+        revision: Its revision now.
+        length: Messages.
+        size: Bytes of the encoded messages.
+        meta: The mapping saved with the messages.
+        created_at: When its first revision was saved, in UTC, on the server's clock.
+        saved_at: When this revision was saved.
+        expires_at: When the run expires unless it is saved again; None: never.
+        lease: Who holds it; None: nobody.
+    """
+
+    run_id: RunId
+    revision: Revision
+    length: int
+    size: int
+    meta: Mapping[str, JSONValue]
+    created_at: datetime
+    saved_at: datetime
+    expires_at: datetime | None
+    lease: LeaseInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[M]):
+    """A part of a run's messages. It cannot be saved: it is not the conversation.
+
+    Attributes:
+        messages: The messages asked for.
+        pinned: Their pins.
+        start: The index of the first of them in the run.
+        length: Messages in the whole run.
+        meta: The run's meta.
+        revision: The revision that all this belongs to.
+    """
+
+    messages: tuple[M, ...]
+    pinned: tuple[bool, ...]
+    start: int
+    length: int
+    meta: Mapping[str, JSONValue]
+    revision: Revision
+
+
+RunKey = tuple[str, str]
+"""Namespace and run id: which run a revision belongs to."""
+
+
+class Origin:
+    """A revision that a snapshot was loaded or saved as, and what its store remembers of it."""
+
+    __slots__ = ("base", "revision")
+
+    def __init__(self, revision: Revision, base: Any = None) -> None:
+        self.revision = revision
+        self.base = base
+
+
+class _Lineage:
+    """Where a snapshot comes from: what it was saved as, and the lineage of the one it grew from.
+
+    A snapshot may be saved after another was grown from it, so this is looked up when it is needed.
+    Cells are tiny and hold no messages; once a cell has an origin, its way back is cut.
+    """
+
+    __slots__ = ("latest", "origins", "parent", "shared")
+
+    def __init__(self, parent: _Lineage | None, shared: int) -> None:
+        self.origins: dict[RunKey, Origin] = {}
+        self.latest: Revision | None = None
+        self.parent = parent
+        self.shared = shared
+
+    def find(self, key: RunKey, length: int) -> tuple[Origin, int] | None:
+        """Returns the nearest origin in the run, and how many leading messages are shared with it."""
+        cell: _Lineage | None = self
+        shared = length
+        while cell is not None:
+            origin = cell.origins.get(key)
+            if origin is not None:
+                return origin, shared
+            shared = min(shared, cell.shared)
+            cell = cell.parent
+        return None
+
+    def revision(self) -> Revision | None:
+        cell: _Lineage | None = self
+        while cell is not None:
+            if cell.latest is not None:
+                return cell.latest
+            cell = cell.parent
+        return None
+
+    def add(self, key: RunKey, origin: Origin) -> None:
+        self.origins[key] = origin
+        self.latest = origin.revision
+        parent = self.parent
+        while parent is not None:
+            # An ancestor that another run knows is still needed there.
+            if any(other != key for other in parent.origins):
+                return
+            parent = parent.parent
+        self.parent = None
+
+
+def _check_pin(pin: Any) -> bool:
+    if type(pin) is not bool:
+        raise SnapshotError(f"pinned is made of True and False, not of {type(pin).__name__}")
+    return pin
+
+
+class ConversationSnapshot(Generic[M]):
+    """A conversation at one moment: its messages, which of them are pinned, and a small mapping.
+
+    A frozen value. `append`, `splice` and `with_meta` return new ones that share what is old. Typed
+    messages are immutable; a plain dict among the messages stays its owner's, and is saved as it is
+    when it is saved.
+
+    Args:
+        messages: Typed messages or JSON values, in order.
+        pinned: One bool a message; None: no message is pinned.
+        meta: A small mapping that is saved with the messages.
+
+    Raises:
+        SnapshotError: A message is neither, or `pinned` is not as long as `messages`.
+    """
+
+    __slots__ = ("_grow", "_length", "_lineage", "_message_list", "_message_tuple", "_meta", "_pin_list", "_pin_tuple")
+
+    VERSION: ClassVar[int] = 1
+    """The version of the seed's wire format."""
+
+    # Messages and pins stand in two lists that a snapshot shares with those that grew from it; each sees
+    # the first `_length` items. Only the owner of the single token in `_grow` may extend the lists in
+    # place, and pop() takes it atomically, so that of two that append to one snapshot one copies.
+    _message_list: list[M]
+    _pin_list: list[bool]
+    _length: int
+    _meta: Mapping[str, JSONValue]
+    _grow: list[None]
+    _message_tuple: tuple[M, ...] | None
+    _pin_tuple: tuple[bool, ...] | None
+    _lineage: _Lineage
+
+    def __init__(
+        self,
+        messages: Iterable[M] = (),
+        pinned: Iterable[bool] | None = None,
+        meta: Mapping[str, JSONValue] | None = None,
+    ) -> None:
+        if isinstance(messages, (str, bytes, Mapping)):
+            raise SnapshotError("messages is an iterable of messages: put the one message into [...]")
+        found = list(messages)
+        for index, message in enumerate(found):
+            check_message(message, f"messages[{index}]")
+        pins = [False] * len(found) if pinned is None else [_check_pin(pin) for pin in pinned]
+        if len(pins) != len(found):
+            raise SnapshotError(f"length mismatch: {len(found)} messages, {len(pins)} pins; give one pin a message")
+        _fill(self, found, pins, len(found), _check_meta(meta), [None], _Lineage(None, 0))
+
+    @property
+    def version(self) -> int:
+        """The version of the seed's wire format: 1."""
+        return self.VERSION
+
+    @property
+    def messages(self) -> tuple[M, ...]:
+        """The messages, in order."""
+        if self._message_tuple is None:
+            object.__setattr__(self, "_message_tuple", tuple(self._message_list[: self._length]))
+        return cast("tuple[M, ...]", self._message_tuple)
+
+    @property
+    def pinned(self) -> tuple[bool, ...]:
+        """Which messages are pinned; as long as `messages`."""
+        if self._pin_tuple is None:
+            object.__setattr__(self, "_pin_tuple", tuple(self._pin_list[: self._length]))
+        return cast("tuple[bool, ...]", self._pin_tuple)
+
+    @property
+    def meta(self) -> Mapping[str, JSONValue]:
+        """The read-only mapping that is saved with the messages."""
+        return self._meta
+
+    @property
+    def revision(self) -> Revision | None:
+        """The revision it was loaded or last saved as, or grew from; None: it was built from scratch."""
+        return self._lineage.revision()
+
+    def append(self, *messages: M, pinned: bool = False) -> ConversationSnapshot[M]:
+        """Returns a snapshot with `messages` at its end; the old ones are shared, not copied.
+
+        Raises:
+            SnapshotError: A message is neither a typed message nor a JSON value.
+        """
+        if not messages:
+            return self
+        for index, message in enumerate(messages):
+            check_message(message, f"messages[{self._length + index}]")
+        pins = [_check_pin(pinned)] * len(messages)
+        try:
+            self._grow.pop()
+        except IndexError:
+            message_list, pin_list = self._message_list[: self._length], self._pin_list[: self._length]
+        else:
+            message_list, pin_list = self._message_list, self._pin_list
+        message_list.extend(messages)
+        pin_list.extend(pins)
+        length = self._length + len(messages)
+        return _make(message_list, pin_list, length, self._meta, _Lineage(self._lineage, self._length))
+
+    def splice(
+        self, start: int | None, stop: int | None, *messages: M, pinned: bool = False
+    ) -> ConversationSnapshot[M]:
+        """Returns a snapshot in which `messages` stand in place of those from `start` to `stop`.
+
+        Args:
+            start: Index of the first message to replace, as in a list slice.
+            stop: Index after the last one, as in a list slice.
+            *messages: What stands there instead; none: the old ones are dropped.
+            pinned: Whether the new messages are pinned. The others keep their pins.
+
+        Raises:
+            SnapshotError: A message is neither a typed message nor a JSON value.
+        """
+        start, stop = slice_bounds(start, stop, self._length)
+        for index, message in enumerate(messages):
+            check_message(message, f"messages[{start + index}]")
+        pins = [_check_pin(pinned)] * len(messages)
+        if start == stop and not messages:
+            return self
+        message_list = [*self._message_list[:start], *messages, *self._message_list[stop : self._length]]
+        pin_list = [*self._pin_list[:start], *pins, *self._pin_list[stop : self._length]]
+        return _make(message_list, pin_list, len(message_list), self._meta, _Lineage(self._lineage, start))
+
+    def with_meta(self, meta: Mapping[str, JSONValue]) -> ConversationSnapshot[M]:
+        """Returns a snapshot with `meta` in place of the old mapping.
+
+        Raises:
+            SnapshotError: `meta` is not a mapping of str to JSON values.
+        """
+        lineage = _Lineage(self._lineage, self._length)
+        message_list, pin_list = self._message_list[: self._length], self._pin_list[: self._length]
+        return _make(message_list, pin_list, self._length, _check_meta(meta), lineage)
+
+    def to_json(self, indent: int | None = None) -> bytes:
+        """Returns the seed's JSON wire format, UTF-8.
+
+        Args:
+            indent: Spaces a level for pretty-printing; None: one line.
+
+        Raises:
+            SnapshotError: A plain message was changed into something that is no JSON value.
+        """
+        for index, message in enumerate(self.messages):
+            check_message(message, f"messages[{index}]")
+        document: dict[str, Any] = {
+            "version": self.VERSION,
+            "messages": [_json.message_to_json(message) for message in self.messages],
+            "pinned": list(self.pinned),
+        }
+        if self._meta:
+            document["meta"] = _json.value_to_json(self._meta)
+        return _json.dumps(document, indent)
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> ConversationSnapshot[Any]:
+        """Reads the seed's JSON wire format. Unknown fields of objects are ignored.
+
+        Raises:
+            SnapshotError: `data` is not that format; the text names the path.
+            UnsupportedVersionError: It names a version other than 1.
+        """
+        document = _json.loads(data)
+        if not isinstance(document, dict):
+            raise SnapshotError('a snapshot is a JSON object with "version", "messages" and "pinned"')
+        version = document.get("version")
+        if type(version) is not int:
+            raise SnapshotError("version is missing, or is not a number")
+        if version != cls.VERSION:
+            raise UnsupportedVersionError(version, cls.VERSION)
+        for name in ("messages", "pinned"):
+            if not isinstance(document.get(name), list):
+                raise SnapshotError(f"{name} is missing, or is not an array")
+        if len(document["messages"]) != len(document["pinned"]):
+            raise SnapshotError(
+                f"length mismatch: {len(document['messages'])} messages, {len(document['pinned'])} pins; "
+                "give one pin a message"
+            )
+        messages = [_json.message_from_json(item, f"messages[{i}]") for i, item in enumerate(document["messages"])]
+        meta = _json.value_from_json(document.get("meta") or {})
+        return ConversationSnapshot(messages, document["pinned"], meta)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __bool__(self) -> bool:
+        return True  # A snapshot without messages is a snapshot: only a missing run is None.
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ConversationSnapshot):
+            return NotImplemented
+        return self.messages == other.messages and self.pinned == other.pinned and self._meta == other._meta
+
+    __hash__ = None  # type: ignore[assignment]  # plain messages are mutable
+
+    def __repr__(self) -> str:
+        return f"<ConversationSnapshot of {self._length} messages, revision {self.revision}>"
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(
+            f"a ConversationSnapshot is frozen: make a new one with append, splice or with_meta ({name})"
+        )
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a ConversationSnapshot is frozen ({name})")
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        # Stores' memories stay behind: the revision alone still says what the snapshot descends from.
+        known: dict[RunKey, Revision] = {}
+        cell: _Lineage | None = self._lineage
+        while cell is not None:
+            for key, origin in cell.origins.items():
+                known.setdefault(key, origin.revision)
+            cell = cell.parent
+        return _unpickle, (self.messages, self.pinned, self._meta, known, self.revision)
+
+
+def _fill(
+    snapshot: ConversationSnapshot[Any],
+    message_list: list[Any],
+    pin_list: list[bool],
+    length: int,
+    meta: Mapping[str, JSONValue],
+    grow: list[None],
+    lineage: _Lineage,
+) -> None:
+    put = object.__setattr__
+    put(snapshot, "_message_list", message_list)
+    put(snapshot, "_pin_list", pin_list)
+    put(snapshot, "_length", length)
+    put(snapshot, "_meta", meta)
+    put(snapshot, "_grow", grow)
+    put(snapshot, "_message_tuple", None)
+    put(snapshot, "_pin_tuple", None)
+    put(snapshot, "_lineage", lineage)
+
+
+def _make(
+    message_list: list[Any], pin_list: list[bool], length: int, meta: Mapping[str, JSONValue], lineage: _Lineage
+) -> ConversationSnapshot[Any]:
+    snapshot = ConversationSnapshot.__new__(ConversationSnapshot)
+    _fill(snapshot, message_list, pin_list, length, meta, [None], lineage)
+    return snapshot
+
+
+def _unpickle(
+    messages: tuple[Any, ...],
+    pinned: tuple[bool, ...],
+    meta: Mapping[str, JSONValue],
+    known: dict[RunKey, Revision],
+    latest: Revision | None,
+) -> ConversationSnapshot[Any]:
+    snapshot = _make(list(messages), list(pinned), len(messages), meta, _Lineage(None, 0))
+    for key, revision in known.items():
+        snapshot._lineage.origins[key] = Origin(revision)
+    snapshot._lineage.latest = latest
+    return snapshot
+
+
+_NO_META: Mapping[str, JSONValue] = freeze_json({}, "meta")
+
+
+def _check_meta(meta: Mapping[str, JSONValue] | None) -> Mapping[str, JSONValue]:
+    if meta is None:
+        return _NO_META
+    if not isinstance(meta, Mapping):
+        raise SnapshotError(f"meta is a mapping of str to JSON values, not a {type(meta).__name__}")
+    return cast("Mapping[str, JSONValue]", freeze_json(dict(meta) if type(meta) is not dict else meta, "meta"))
+
+
+# ---------------------------------------------------------------------- for stores, not for users
+
+
+def slice_bounds(start: int | None, stop: int | None, length: int) -> tuple[int, int]:
+    """Returns list-slice indices as a pair 0 <= start <= stop <= length."""
+    try:
+        low, high, _ = slice(start, stop).indices(length)
+    except TypeError:
+        raise SnapshotError("start and stop are whole numbers or None, as in a list slice") from None
+    return low, max(low, high)
+
+
+def from_parts(messages: list[Any], pinned: list[bool], meta: Mapping[str, JSONValue]) -> ConversationSnapshot[Any]:
+    """Makes a snapshot of lists that the caller gives away and has checked."""
+    return _make(messages, pinned, len(messages), meta, _Lineage(None, 0))
+
+
+def parts(snapshot: ConversationSnapshot[Any]) -> tuple[list[Any], list[bool], int]:
+    """Returns the lists behind a snapshot, to be read only, and how many of their items are its own."""
+    return snapshot._message_list, snapshot._pin_list, snapshot._length
+
+
+def find_origin(snapshot: ConversationSnapshot[Any], key: RunKey) -> tuple[Origin, int] | None:
+    """Returns the revision of run `key` that `snapshot` descends from, and the leading messages they share."""
+    return snapshot._lineage.find(key, snapshot._length)
+
+
+def add_origin(snapshot: ConversationSnapshot[Any], key: RunKey, origin: Origin) -> None:
+    """Notes that `snapshot` is run `key` at a revision."""
+    snapshot._lineage.add(key, origin)

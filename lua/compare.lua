@@ -1,0 +1,50 @@
+-- compare: confirm that a run is at a revision, for a save that has nothing to write, and renew its lifetime.
+--
+-- KEYS[1] head   hash      KEYS[2] log    stream      KEYS[3] etags  list      KEYS[4] lease  hash
+-- ARGV[1] etag     what the run is expected to be at
+-- ARGV[2] fence    of the lease that the save carries; "" = no lease
+-- ARGV[3] holder   of that lease
+-- ARGV[4] ttl      milliseconds that the run lives from now; "" = leave its lifetime alone
+--
+-- Returns {"same", saved_ms} | {"locked", holder, pttl} | {"lost", fence} | {"conflict", version, etag}
+--       | {"corrupt", version, reason} | {"format", found}
+-- A version and etag of "" mean that the run is absent. Nothing here needs a mark: there is nothing to apply.
+
+local head_key, log_key, etags_key, lease_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local etag, fence, holder, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+local head = redis.call('HMGET', head_key, 'format', 'version', 'etag', 'first', 'fence', 'holder', 'saved')
+local at, head_etag, head_fence, head_holder = head[2], head[3], tonumber(head[5] or '0'), head[6]
+local entries = redis.call('XLEN', log_key)
+
+if head_etag and head[1] ~= '1' then return {'format', head[1] or ''} end
+if not head_etag and entries > 0 then return {'corrupt', '', 'there is a log, but no head'} end
+if head_etag then
+  local newest, oldest = tonumber(at or ''), tonumber(head[4] or '')
+  if not newest or not oldest or newest - oldest + 1 ~= entries then
+    return {'corrupt', at or '', 'the log holds ' .. entries .. ' entries, which is not what the head says'}
+  end
+end
+
+local lease = redis.call('HMGET', lease_key, 'holder', 'fence')
+local carries = holder ~= ''
+if lease[1] and not (carries and lease[1] == holder and lease[2] == fence) then
+  if carries then return {'lost', lease[2]} end
+  return {'locked', lease[1], redis.call('PTTL', lease_key)}
+end
+if carries then
+  local mine = tonumber(fence)
+  if mine < head_fence or (mine == head_fence and head_holder and head_holder ~= holder) then
+    return {'lost', head[5]}
+  end
+end
+
+if head_etag ~= etag then return {'conflict', head_etag and at or '', head_etag or ''} end
+if ttl ~= '' then
+  local time = redis.call('TIME')
+  local deadline = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ttl))
+  redis.call('PEXPIREAT', head_key, deadline)
+  redis.call('PEXPIREAT', log_key, deadline)
+  redis.call('PEXPIREAT', etags_key, deadline)
+end
+return {'same', head[7] or ''}

@@ -1,0 +1,99 @@
+-- delete: drop a run if its head is still the one that was read. Damaged runs too.
+--
+-- KEYS[1] head   hash      KEYS[2] log    stream      KEYS[3] etags  list
+-- KEYS[4] marks  hash      KEYS[5] lease  hash
+-- ARGV[1] expected   the head's etag as it was read; "" = it had none
+-- ARGV[2] ticket     16 bytes that name this delete
+-- ARGV[3] resend     "1" = an earlier copy of this request may have been applied, or may still arrive
+-- ARGV[4] fence      of the lease that the delete carries; "" = no lease
+-- ARGV[5] holder     of that lease
+-- ARGV[6] force      "1" = whoever holds a lease is fenced instead of obeyed
+--
+-- Returns {"deleted"} | {"absent"} | {"cancelled"} | {"locked", holder, pttl} | {"lost", fence}
+--       | {"conflict", version, etag} | {"failed", error}
+--
+-- The etags and a head with fence and holder stay for a while, so that a late first save cannot bring
+-- the run back, a resent delete cannot reach the successor, and fences still rise.
+
+local head_key, log_key, etags_key, marks_key, lease_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local expected, ticket, resend, fence, holder, force =
+  ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4], ARGV[5], ARGV[6] == '1'
+
+local MEMORY_MS = 900000
+local ETAGS = 256
+
+local function text(number) return string.format('%.0f', number) end
+
+local function kind(key) return redis.call('TYPE', key).ok end
+
+-- Keys of a foreign type are damage too, and this is the command that clears it.
+local healthy = kind(head_key) == 'hash'
+local head = healthy and redis.call('HMGET', head_key, 'version', 'etag', 'fence', 'holder') or {}
+local head_etag, head_fence, head_holder = head[2] or '', tonumber(head[3] or '0') or 0, head[4] or ''
+local listed = kind(etags_key) == 'list'
+local there = head_etag ~= '' or kind(log_key) ~= 'none' or (kind(head_key) ~= 'none' and not healthy)
+
+if listed and resend and redis.call('LPOS', etags_key, ticket) then return {'deleted'} end
+if kind(marks_key) == 'hash' and redis.call('HEXISTS', marks_key, ticket) == 1 then return {'cancelled'} end
+-- A resend was sent for a run that was there: if it is gone, this is done.
+if not there then return {resend and 'deleted' or 'absent'} end
+
+local function refuse(reply)
+  if resend then
+    redis.call('HSET', marks_key, ticket, '1')
+    redis.call('PEXPIRE', marks_key, MEMORY_MS)
+  end
+  return reply
+end
+
+local lease = kind(lease_key) == 'hash' and redis.call('HMGET', lease_key, 'holder', 'fence') or {}
+local carries = holder ~= ''
+if not force then
+  if lease[1] and not (carries and lease[1] == holder and lease[2] == fence) then
+    if carries then return refuse({'lost', lease[2]}) end
+    return refuse({'locked', lease[1], redis.call('PTTL', lease_key)})
+  end
+  if carries then
+    local mine = tonumber(fence)
+    if mine < head_fence or (mine == head_fence and head_holder ~= '' and head_holder ~= holder) then
+      return refuse({'lost', text(head_fence)})
+    end
+  end
+end
+if head_etag ~= expected then return refuse({'conflict', head[1] or '', head_etag}) end
+
+-- Scripts do not roll back, so whatever may fail comes before DEL, and the ticket is taken out if it does.
+local failed
+local function write(...)
+  if failed then return end
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then failed = reply.err end
+  return not failed
+end
+if not listed then write('DEL', etags_key) end
+-- Also the script's first write, and one that full memory cannot refuse: deleting is how memory is freed.
+write('LREM', etags_key, 1, ticket)
+local pushed = write('RPUSH', etags_key, ticket)
+write('LTRIM', etags_key, -ETAGS, -1)
+write('PEXPIRE', marks_key, MEMORY_MS)
+if healthy and head_fence > 0 then write('HSET', head_key, 'fence', text(head_fence)) end
+write('DEL', head_key, log_key)
+if failed then
+  if pushed then redis.pcall('LREM', etags_key, -1, ticket) end
+  return {'failed', failed}
+end
+
+redis.call('PEXPIRE', etags_key, MEMORY_MS)
+if force and lease[1] then
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  head_fence, head_holder = math.max(head_fence + 1, (tonumber(lease[2]) or 0) + 1, now), ''
+  redis.call('DEL', lease_key)
+elseif carries then
+  head_fence, head_holder = tonumber(fence), holder
+end
+if head_fence > 0 then
+  redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', head_holder)
+  redis.call('PEXPIRE', head_key, MEMORY_MS)
+end
+return {'deleted'}

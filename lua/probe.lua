@@ -1,0 +1,40 @@
+-- probe: run every command that the other scripts use, on a scratch key, so that a missing permission
+-- shows when a backend connects and not between two writes of a save.
+--
+-- KEYS[1] scratch   a key that nobody else uses
+-- Returns an array of "error (COMMAND)", empty when all are allowed.
+
+local scratch = KEYS[1]
+local problems = {}
+
+local function try(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    problems[#problems + 1] = reply.err .. ' (' .. select(1, ...) .. ')'
+  end
+end
+
+try('DEL', scratch)
+try('TYPE', scratch)
+try('HSET', scratch, 'a', '1')
+try('HMGET', scratch, 'a')
+try('HEXISTS', scratch, 'a')
+try('PEXPIRE', scratch, 1000)
+try('PEXPIREAT', scratch, 4102444800000)
+try('PERSIST', scratch)
+try('PTTL', scratch)
+try('HDEL', scratch, 'a')
+try('DEL', scratch)
+try('RPUSH', scratch, 'a')
+try('LPOS', scratch, 'a')
+try('LLEN', scratch)
+try('LSET', scratch, 0, 'a')
+try('LTRIM', scratch, -256, -1)
+try('LREM', scratch, 1, 'a')
+try('DEL', scratch)
+try('XADD', scratch, '1-0', 'a', '1')
+try('XLEN', scratch)
+try('XTRIM', scratch, 'MINID', '1-0')
+try('TIME')
+try('DEL', scratch)
+return problems

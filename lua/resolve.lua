@@ -1,0 +1,35 @@
+-- resolve: settle a write whose outcome is open. Whatever is answered stays true.
+--
+-- KEYS[1] head   hash      KEYS[2] etags  list      KEYS[3] marks  hash
+-- ARGV[1] ticket   a save's etag, or a delete's ticket
+-- ARGV[2] parent   the etag that the write expected; "" = the run was to be absent
+--
+-- Returns {"applied", saved_ms, "" = not the head any more} | {"never"} | {"gone", version, etag}
+-- After "never" and "gone" no copy of the write, wherever it is, will be applied.
+
+local head_key, etags_key, marks_key = KEYS[1], KEYS[2], KEYS[3]
+local ticket, parent = ARGV[1], ARGV[2]
+
+local MEMORY_MS = 900000
+local ETAGS = 256
+
+local head = redis.call('HMGET', head_key, 'version', 'etag', 'saved')
+local place = redis.call('LPOS', etags_key, ticket)
+if place then
+  -- A write that changes nothing: WAIT answers at once for a connection that has written nothing.
+  redis.call('LSET', etags_key, place, ticket)
+  return {'applied', head[2] == ticket and head[3] or ''}
+end
+
+redis.call('HSET', marks_key, ticket, '1')
+redis.call('PEXPIRE', marks_key, MEMORY_MS)
+
+-- The list tells only while it reaches back to what the write expected.
+local reaches
+if parent == '' then
+  reaches = redis.call('LLEN', etags_key) < ETAGS
+else
+  reaches = redis.call('LPOS', etags_key, parent)
+end
+if reaches then return {'never'} end
+return {'gone', head[1] or '', head[2] or ''}

@@ -1,0 +1,169 @@
+-- save: append one entry to a run's log if the run's head is still the parent that the entry names.
+--
+-- KEYS[1] head   hash     the run's newest revision; without an etag it is an absent run that remembers a fence
+-- KEYS[2] log    stream   one entry a version, id <version>-0
+-- KEYS[3] etags  list     the last 256 applied etags and delete tickets
+-- KEYS[4] marks  hash     etags and tickets that must never be applied
+-- KEYS[5] lease  hash     holder, fence, since; expires with the lease
+--
+-- ARGV[1] version   decimal, the parent's plus one
+-- ARGV[2] header    92 bytes: parent etag, etag, op, then big-endian cut i, cut j, length as u32, and
+--                   size, checkpoint, logged, fence as u64; a parent of zeros: the run is absent
+-- ARGV[3] body      CBOR sequence
+-- ARGV[4] check     8 bytes over the new head, for its readers
+-- ARGV[5] meta      CBOR map; "" = unchanged
+-- ARGV[6] resend    "1" = an earlier copy of this request may have been applied, or may still arrive
+-- ARGV[7] holder    who holds the lease that this save carries; "" = no lease
+-- ARGV[8] ttl       milliseconds that the run lives from now; "" = leave its lifetime alone
+-- ARGV[9] keep      past revisions that stay reachable
+--
+-- Returns {"saved", saved_ms, "" = not the head any more} | {"cancelled"} | {"locked", holder, pttl} | {"lost", fence}
+--       | {"conflict", version, etag} | {"gone", version, etag} | {"corrupt", version, reason} | {"format", found}
+--       | {"failed", error}: a command of the script failed, and what was written before it was undone
+-- A version and etag of "" mean that the run is absent.
+
+local head_key, log_key, etags_key, marks_key, lease_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local version, header, body, check, meta = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local resend, holder, ttl, keep = ARGV[6] == '1', ARGV[7], ARGV[8], tonumber(ARGV[9])
+local parent, etag, _, _, _, length, size, checkpoint, logged, fence =
+  struct.unpack('>c16c16c16I4I4I4I8I8I8I8', header)
+
+local ABSENT = string.rep('\0', 16)
+local MEMORY_MS = 900000 -- how long marks, and the etags of a deleted run, are remembered
+local ETAGS = 256
+local SPANS = 32
+
+-- Numbers leave Lua through this: tostring(1e14) is "1e+14".
+local function text(number) return string.format('%.0f', number) end
+
+local head = redis.call('HMGET', head_key,
+  'format', 'version', 'etag', 'first', 'fence', 'holder', 'created', 'spans', 'saved', 'checkpoint')
+local at, head_etag, first, head_fence, head_holder = head[2], head[3], head[4], tonumber(head[5] or '0'), head[6]
+local present = head_etag and true or false
+local entries = redis.call('XLEN', log_key)
+-- Also the type check of this key: past the first write nothing may fail any more.
+local known = redis.call('LLEN', etags_key)
+
+-- 0. A damaged run takes no saves: acknowledging one would hide the damage.
+if present and head[1] ~= '1' then return {'format', head[1] or ''} end
+if not present and entries > 0 then return {'corrupt', '', 'there is a log, but no head'} end
+if present then
+  local newest, oldest = tonumber(at or ''), tonumber(first or '')
+  if not newest or not oldest or newest - oldest + 1 ~= entries then
+    return {'corrupt', at or '', 'the log holds ' .. entries .. ' entries, which is not what the head says'}
+  end
+end
+
+-- 1. Before every refusal: a rival may have saved, trimmed, or taken the lease since this was applied.
+local place = (resend or not present) and redis.call('LPOS', etags_key, etag)
+if place then
+  -- A write that changes nothing: WAIT answers at once for a connection that has written nothing.
+  redis.call('LSET', etags_key, place, etag)
+  return {'saved', present and head_etag == etag and head[9] or ''}
+end
+
+-- 2. Refused or resolved before: this is the late copy that the mark was left for.
+if redis.call('HEXISTS', marks_key, etag) == 1 then return {'cancelled'} end
+
+-- After a resend was refused, an earlier copy that still sits in some buffer must find the mark.
+local function refuse(reply)
+  if resend then
+    redis.call('HSET', marks_key, etag, '1')
+    redis.call('PEXPIRE', marks_key, MEMORY_MS)
+  end
+  return reply
+end
+
+-- 3. The lease. Fences are compared with their holder: two grants can fall in one millisecond.
+local lease = redis.call('HMGET', lease_key, 'holder', 'fence')
+local carries = holder ~= ''
+if lease[1] and not (carries and lease[1] == holder and tonumber(lease[2]) == fence) then
+  if carries then return refuse({'lost', lease[2]}) end
+  return refuse({'locked', lease[1], redis.call('PTTL', lease_key)})
+end
+if carries and (fence < head_fence or (fence == head_fence and head_holder and head_holder ~= holder)) then
+  return refuse({'lost', text(head_fence)})
+end
+
+-- 4. Compare.
+if (present and head_etag or ABSENT) ~= parent then
+  local kind = 'conflict'
+  if resend then
+    -- Whether an earlier copy was applied can be told only while the list reaches back to the parent.
+    local reaches = known < ETAGS
+    if parent ~= ABSENT then reaches = redis.call('LPOS', etags_key, parent) end
+    if not reaches then kind = 'gone' end
+  end
+  return refuse({kind, present and at or '', head_etag or ''})
+end
+
+-- 5. Set. Scripts do not roll back, so whatever may fail comes before XADD, and is undone if it does.
+local undo = {}
+local failed
+local function write(revert, ...)
+  if failed then return end
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    failed = reply.err
+    for step = #undo, 1, -1 do redis.pcall(unpack(undo[step])) end
+  elseif revert then
+    undo[#undo + 1] = revert
+  end
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Where a reader must start: "version:checkpoint" for each retained version that changed it.
+local spans = {}
+for span in string.gmatch(present and head[8] or '', '%d+:%d+') do spans[#spans + 1] = span end
+if not present or text(checkpoint) ~= head[10] then spans[#spans + 1] = version .. ':' .. text(checkpoint) end
+while #spans > 1 and tonumber(string.match(spans[2], '^%d+')) <= tonumber(version) - keep do
+  table.remove(spans, 1)
+end
+-- Forgetting a span in the middle only keeps more than was asked for.
+if #spans > SPANS then table.remove(spans, 2) end
+local oldest = #spans > 0 and string.match(spans[1], '%d+$') or first
+if present and tonumber(oldest) < tonumber(first) then oldest = first end
+
+-- Of a script's writes only the first can fail for want of memory, so it is one that leaves no trace.
+write(not present and {'HDEL', head_key, 'format'}, 'HSET', head_key, 'format', '1')
+if not present then write(nil, 'HDEL', head_key, '-') end
+-- LREM proves that the next write can be undone: an etag in the list without its entry would turn a
+-- lost save into an acknowledged one.
+write(nil, 'LREM', etags_key, 1, etag)
+write({'LREM', etags_key, -1, etag}, 'RPUSH', etags_key, etag)
+if known >= ETAGS then write(nil, 'LTRIM', etags_key, -ETAGS, -1) end
+local deadline = ttl ~= '' and text(now + tonumber(ttl))
+if deadline then
+  -- One deadline for all: a run that expires key by key would look damaged.
+  if present then write(nil, 'PEXPIREAT', log_key, deadline) end
+  write(nil, 'PEXPIREAT', etags_key, deadline)
+  write(nil, 'PEXPIREAT', head_key, deadline)
+elseif not present then
+  -- What a deleted run left behind expires; its successor does not.
+  write({'PEXPIRE', etags_key, MEMORY_MS}, 'PERSIST', etags_key)
+  write({'PEXPIRE', head_key, MEMORY_MS}, 'PERSIST', head_key)
+end
+if present and oldest ~= first then write(nil, 'XTRIM', log_key, 'MAXLEN', entries) end
+write(nil, 'XADD', log_key, version .. '-0', 'h', header, 't', text(now), 'b', body)
+if failed then return {'failed', failed} end
+
+-- From here on nothing can fail: every command has just been allowed on the same key.
+local fields = {'version', version, 'etag', etag, 'length', text(length), 'size', text(size),
+  'checkpoint', text(checkpoint), 'logged', text(logged), 'check', check, 'saved', text(now),
+  'first', oldest, 'spans', table.concat(spans, ' ')}
+local function set(field, value)
+  fields[#fields + 1] = field
+  fields[#fields + 1] = value
+end
+if not present then set('created', text(now)) end
+if meta ~= '' then set('meta', meta) end
+if carries then
+  set('fence', text(fence))
+  set('holder', holder)
+end
+redis.call('HSET', head_key, unpack(fields))
+if deadline and not present then redis.call('PEXPIREAT', log_key, deadline) end
+if present and oldest ~= first then redis.call('XTRIM', log_key, 'MINID', oldest .. '-0') end
+return {'saved', text(now)}

