@@ -48,6 +48,9 @@ def _script(
     script: Script, keys: Sequence[bytes], args: Sequence[bytes | str | int], resend: int | None = None,
     attempt: Attempt | None = None,
 ) -> Call:  # fmt: skip
+    if not script.resend_safe:
+        raise ValueError(f"{script.name} must not be sent twice, and what goes through the runner may be")
+
     def commands(again: bool, in_full: bool) -> list[Command]:
         values = list(args)
         if resend is not None:
@@ -384,6 +387,8 @@ def read_loaded(reply: Any) -> Loaded:
         UnsupportedVersionError: A newer format.
     """
     fields, items = reply
+    if isinstance(fields, Exception) or isinstance(items, Exception):
+        raise BrokenChainError(None, "a key of the run holds what histstore did not put there")
     head = _raw_head(fields[:10])
     return Loaded(head, items if type(items) is list else [items], fields[10] if len(fields) > 10 else None)
 
@@ -438,6 +443,8 @@ def info(where: Where) -> Call:
 
 def read_info(where: Where, reply: Any) -> RunInfo | None:
     """Reads the reply to `info`; None: the run is absent."""
+    if any(isinstance(part, Exception) for part in reply):
+        raise where.corrupt(None, "a key of the run holds what histstore did not put there")
     fields, pttl, (seconds, micros), (holder, fence, since), lease_pttl, entries = reply
     try:
         raw = _raw_head(fields[:10])

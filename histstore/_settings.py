@@ -10,7 +10,7 @@ from .errors import SnapshotError
 
 TRY_TIMEOUT: Final = 5.0
 """Seconds that one try waits for its answer when the settings do not say (`socket_timeout`)."""
-MAX_CONNECTIONS: Final = 64
+MAX_CONNECTIONS: Final = 100
 
 # The tries, their timeouts and the protocol are decided here; the rest is plumbing between redis-py's
 # own objects, which must not be shared with connections that are not theirs.

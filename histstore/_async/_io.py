@@ -164,6 +164,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._slots = asyncio.Semaphore(settings.max_connections)
         self.busy = 0
+        self._closed = False
 
     @property
     def idle(self) -> int:
@@ -193,7 +194,7 @@ class Pool:
             self.busy -= 1
             self._slots.release()
             if connection is not None:
-                if clean:
+                if clean and not self._closed:
                     self._idle.append(connection)
                 else:
                     await connection.close()
@@ -213,7 +214,8 @@ class Pool:
         return connection
 
     async def close(self) -> None:
-        """Closes the idle connections."""
+        """Closes the idle connections now, and those in use when they come back."""
+        self._closed = True
         while self._idle:
             await self._idle.pop().close()
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from .. import _protocol
+from .._chain import BrokenChainError
 from .._keys import run_keys
 from .._protocol import Call, Command
 from .._retry import Durability, RetryableError, RetryPolicy, classify, describe, tenacity_options
@@ -74,6 +75,7 @@ class Runner:
         Raises:
             BackendUnavailableError: The server could not be used, and nothing was written.
             OutcomeUnknownError: `call` writes, was sent, and no answer came.
+            BrokenChainError: A key of the run is of a foreign type.
             BackendError: This backend is closed, or belongs to another process or event loop.
         """
         self._check_owner()
@@ -124,6 +126,8 @@ class Runner:
                 reply = redis_errors.ResponseError(failure)
             if isinstance(reply, Exception):
                 raise reply
+            if isinstance(reply, list):
+                _raise_from_within(reply)
         except (redis_errors.RedisError, OSError) as error:
             state.sent = state.sent or this.sent
             if self.prepare is not None and not this.sent:
@@ -145,10 +149,12 @@ class Runner:
             return RetryableError(error)
         return self._failure(call, state, error)
 
-    def _failure(self, call: Call, state: _Delivery, error: Exception) -> BackendError:
+    def _failure(self, call: Call, state: _Delivery, error: Exception) -> Exception:
         if call.attempt is not None and state.ambiguous:
             # Also after a definite refusal of a resend: that says nothing about the earlier copy.
             return OutcomeUnknownError(call.attempt)
+        if str(error).startswith("WRONGTYPE"):
+            return BrokenChainError(None, "a key of the run holds what histstore did not put there")
         return BackendUnavailableError(f"{call.name}: {describe(error)}; nothing was written, repeating is safe")
 
     async def _send(
@@ -157,7 +163,7 @@ class Runner:
         commands = call.commands(state.ambiguous, in_full)
         if call.attempt is None or not self._durability.wanted:
             async with self._pool.connection(timeout) as connection:
-                return (await connection.exchange(commands, timeout, this))[-1], None
+                return _last(await connection.exchange(commands, timeout, this)), None
         wait = self._durability.command()
         patience = timeout + self._durability.timeout
         if sum(len(part) for command in commands for part in command if isinstance(part, bytes)) > LARGE:
@@ -165,7 +171,7 @@ class Runner:
                 *replies, acked = await connection.exchange([*commands, wait], patience, this)
         else:
             replies, acked = await self._commits.exchange(commands, wait, patience, this)
-        return replies[-1], _copies(acked)
+        return _last(replies), _copies(acked)
 
     async def _self_test(self, timeout: float) -> None:
         """Runs every command that the library uses, once a backend, before its first call.
@@ -212,6 +218,21 @@ class Runner:
             return
         await self._commits.close()
         await self._pool.close()
+
+
+def _last(replies: list[Any]) -> Any:
+    """Returns the answer that counts: the last one, or what made the server abort before it."""
+    last = replies[-1]
+    if isinstance(last, Exception) and str(last).startswith("EXECABORT"):
+        return next((reply for reply in replies if isinstance(reply, Exception)), last)
+    return last
+
+
+def _raise_from_within(reply: list[Any]) -> None:
+    """Raises what a command of a transaction failed with. A foreign type is damage, and is told elsewhere."""
+    for part in reply:
+        if isinstance(part, Exception) and not str(part).startswith("WRONGTYPE"):
+            raise part
 
 
 def _copies(acked: Any) -> int:

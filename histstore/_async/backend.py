@@ -16,7 +16,7 @@ from .._keys import run_of_head
 from .._retry import Durability, RetryPolicy
 from .._settings import ConnectionSettings, connection_settings
 from ..embedded import EmbeddedServer
-from ..errors import SnapshotError
+from ..errors import CorruptSnapshotError, SnapshotError
 from ..snapshot import ANY, RunId, RunInfo, check_name
 from . import _io
 from ._runner import Runner
@@ -181,11 +181,13 @@ class RedisBackend:
         may be yielded or not.
 
         Raises:
-            CorruptSnapshotError: A run's head is damaged; the error names it.
+            CorruptSnapshotError: A run's head is damaged; the error names it. It comes last, after all
+                runs that are well.
         """
         if not isinstance(prefix, str):
             raise SnapshotError("prefix is a str")
         seen: set[RunId] = set()
+        damaged: CorruptSnapshotError | None = None
         cursor = 0
         while True:
             reply, _ = await self._runner.run(_protocol.scan(self.namespace, prefix, cursor), self.retry)
@@ -196,11 +198,20 @@ class RedisBackend:
                 if run_id is None or run_id in seen:
                     continue
                 seen.add(run_id)
-                info = await self.store(run_id).info()
+                try:
+                    info = await self.store(run_id).info()
+                except CorruptSnapshotError as error:
+                    if damaged is None:
+                        damaged = error
+                    else:
+                        damaged.add_note(str(error))
+                    continue
                 if info is not None:
                     yield info
             if cursor == 0:
-                return
+                break
+        if damaged is not None:
+            raise damaged
 
     async def delete(self, run_id: str | uuid.UUID) -> bool:
         """Deletes a run, damaged or not. Whoever holds its lease is fenced: no save of theirs comes after.
@@ -226,6 +237,6 @@ def _milliseconds(seconds: float | None) -> int | None:
 
 
 def _limit(pool: Any) -> int | None:
-    """Returns a pool's limit of connections, unless it is redis-py's own default, which means none was set."""
+    """Returns a pool's limit of connections; None: it has none to speak of (older redis-py's default is 2**31)."""
     limit = getattr(pool, "max_connections", None)
-    return limit if type(limit) is int and 0 < limit < 10_000 and limit != 100 else None
+    return limit if type(limit) is int and 0 < limit <= 10_000 else None

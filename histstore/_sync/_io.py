@@ -162,6 +162,7 @@ class Pool:
         self._slots = threading.Semaphore(settings.max_connections)
         self._count = threading.Lock()
         self.busy = 0
+        self._closed = False
 
     @property
     def idle(self) -> int:
@@ -186,7 +187,7 @@ class Pool:
             clean = True
         finally:
             if connection is not None:
-                if clean:
+                if clean and not self._closed:
                     self._idle.append(connection)
                 else:
                     connection.close()
@@ -215,7 +216,8 @@ class Pool:
         return connection
 
     def close(self) -> None:
-        """Closes the idle connections."""
+        """Closes the idle connections now, and those in use when they come back."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
 

@@ -15,7 +15,14 @@ from .._keys import run_keys
 from .._plan import SLACK, Plan, Target, Writer, grow, plan_append, plan_save
 from .._protocol import NO_LEASE, Call, Carried, Loaded, Where
 from .._retry import RetryPolicy
-from ..errors import ConflictError, NotReplicatedError, OutcomeUnknownError, RevisionGoneError, SnapshotError
+from ..errors import (
+    BackendUnavailableError,
+    ConflictError,
+    NotReplicatedError,
+    OutcomeUnknownError,
+    RevisionGoneError,
+    SnapshotError,
+)
 from ..messages import JSONValue, check_message, freeze_json
 from ..snapshot import (
     ANY,
@@ -205,6 +212,12 @@ class RedisHistoryStore(Generic[M]):
         # The log holds past revisions too: ask first where the newest one starts.
         head = self._read(_protocol.head_only(self._where), retry).head
         return self._read(_protocol.load_from(self._where, head.checkpoint if head is not None else 0), retry)
+
+    def _run(self, call: Call, retry: RetryPolicy | None, delivery: _io.Sent | None = None) -> tuple[Any, int | None]:
+        try:
+            return self._backend._runner.run(call, self._policy(retry), delivery)
+        except BrokenChainError as error:
+            raise self._corrupt(error) from error
 
     def _read(self, call: Call, retry: RetryPolicy | None) -> Loaded:
         reply, _ = self._backend._runner.run(call, self._policy(retry))
@@ -481,12 +494,14 @@ class RedisHistoryStore(Generic[M]):
                 revision = self.resolve(error.attempt, retry=retry)
                 if revision is not None:
                     return revision
-            except ConflictError:
-                pause = _pause(races, policy)
-                if _io.monotonic() + pause >= deadline:
-                    raise
-                races += 1
-                _io.sleep(pause)
+                lost: Exception = BackendUnavailableError("update: no answer in time; nothing was written")
+            except ConflictError as error:
+                lost = error
+            pause = _pause(races, policy)
+            if _io.monotonic() + pause >= deadline:
+                raise lost
+            races += 1
+            _io.sleep(pause)
 
     def _whatever(self, write: Callable[[Head | None], Revision], retry: RetryPolicy | None) -> Revision:
         """Writes onto whatever is there: reads the head, compares and sets, again when a rival was faster."""
@@ -561,7 +576,7 @@ class RedisHistoryStore(Generic[M]):
         """Plans, sends and remembers a save; None when there is nothing to write."""
         backend, where, lease = self._backend, self._where, self._carried()
         expected = parent.revision if parent is not None else None
-        while True:
+        for _ in range(self._policy(retry).attempts):
             plan = plan_with(os.urandom(16))
             if plan is None:
                 return None
@@ -578,13 +593,14 @@ class RedisHistoryStore(Generic[M]):
                 return revision
             # A refusal of this very save was lost on its way. It stays refused for good, so a new
             # attempt can be made, which is told the reason.
+        raise BackendUnavailableError("save: its refusals were lost on their way; nothing was written")
 
     def _deliver(self, call: Call, retry: RetryPolicy | None) -> tuple[Any, int | None]:
         """Sends a write. What is in `_pending` stays there exactly while the outcome is open."""
         delivery = _io.Sent()
         known = False
         try:
-            answer = self._backend._runner.run(call, self._policy(retry), delivery)
+            answer = self._run(call, retry, delivery)
             known = True
             return answer
         except OutcomeUnknownError:
@@ -615,7 +631,7 @@ class RedisHistoryStore(Generic[M]):
         """Proves that the run is still at `parent`, for a save that has nothing to write."""
         lease = self._carried()
         call = _protocol.compare(self._where, parent.revision, lease, self._backend.ttl_ms)
-        reply, _ = self._backend._runner.run(call, self._policy(retry))
+        reply, _ = self._run(call, retry)
         _protocol.read_compare(self._where, parent.revision, lease, reply)
         if seen:
             self._head = parent
@@ -644,7 +660,7 @@ class RedisHistoryStore(Generic[M]):
             if attempt is None or attempt == self.unsettled:
                 self._settle(retry)
                 return self._settled
-            reply, _ = self._backend._runner.run(_protocol.resolve(self._where, attempt), self._policy(retry))
+            reply, _ = self._run(_protocol.resolve(self._where, attempt), retry)
             return _protocol.read_resolve(self._where, attempt, reply)
 
     def _settle(self, retry: RetryPolicy | None) -> None:
@@ -652,7 +668,7 @@ class RedisHistoryStore(Generic[M]):
         if pending is None:
             return
         call = _protocol.resolve(self._where, pending.attempt)
-        reply, _ = self._backend._runner.run(call, self._policy(retry))
+        reply, _ = self._run(call, retry)
         self._pending = self._settled = None
         revision = _protocol.read_resolve(self._where, pending.attempt, reply)
         self._settled = revision
@@ -725,11 +741,8 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             CorruptSnapshotError: The run's head is damaged.
         """
-        try:
-            reply, _ = self._backend._runner.run(_protocol.info(self._where), self._policy(retry))
-            return _protocol.read_info(self._where, reply)
-        except BrokenChainError as error:
-            raise self._corrupt(error) from error
+        reply, _ = self._run(_protocol.info(self._where), retry)
+        return _protocol.read_info(self._where, reply)
 
     def revisions(self, *, limit: int | None = None, retry: RetryPolicy | None = None) -> Iterator[Revision]:
         """Yields revisions that `load(at=)` reaches, newest first.
@@ -826,7 +839,7 @@ class RedisHistoryStore(Generic[M]):
         policy = self._policy(retry)
         wanted = self.revision if expected is SEEN else expected
         for tries in range(policy.attempts):
-            reply, _ = self._backend._runner.run(_protocol.peek(self._where), policy)
+            reply, _ = self._run(_protocol.peek(self._where), retry)
             there = _protocol.read_peek(reply)
             if there is None:
                 if isinstance(wanted, Revision):
