@@ -36,7 +36,14 @@ _PR_SET_PDEATHSIG = 1
 
 def open_lock(folder: str, name: str) -> int:
     """Open a lock file of a folder, and make it if it is not there; nothing is locked yet."""
-    return os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    lock = os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    if lock > 2:
+        return lock
+    # A daemon may have closed its standard files; a lock in their place would be lost where a child gets its own.
+    try:
+        return fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(lock)
 
 
 def try_lock(lock: int, operation: int) -> bool:
@@ -63,7 +70,7 @@ def unlock(lock: int) -> None:
 
 def sweep(folders: Iterable[str]) -> None:
     """Remove folders and all they hold, as far as they are there."""
-    import shutil  # costs more memory than the rest of a keeper, which needs it only at its end
+    import shutil  # here, because a keeper needs it only at its end
 
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows: no advisory locks there, so two processes may overtake each other
-    fcntl = None  # type: ignore[assignment]
 
 
 def digest(data: bytes) -> bytes:
@@ -71,9 +67,6 @@ def _glob_escape(name: str) -> str:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds the folder's lock, which the kernel frees when the process dies. It leaves no lock file behind."""
-    if fcntl is None:
-        yield
-        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -84,8 +77,6 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _sync_folder(folder: Path) -> None:
     """Makes the rename itself durable."""
-    if fcntl is None:
-        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -99,7 +99,8 @@ class EmbeddedServer:
         except OSError as error:
             self.close()
             raise BackendError(
-                f"the embedded server cannot use {self._path or 'a temporary folder'}: {error}; name another folder"
+                f"the embedded server cannot use {self._path or 'a temporary folder'}: {error}; "
+                "mend that, or name another folder"
             ) from error
         except BaseException:
             self.close()
@@ -386,9 +387,11 @@ def _find_socket(folder: str) -> str | None:
         return near
     try:
         with open(os.path.join(folder, _FAR_SOCKET), "rb") as record:
-            far = os.fsdecode(record.read())
+            noted_in, _, far = os.fsdecode(record.read()).partition(" ")
         info = os.lstat(os.path.dirname(far))
     except FileNotFoundError:
+        return None
+    if noted_in != _identity(folder):  # a copy of a folder must not lead to the server of the original
         return None
     # It stands among other users' files: once it was cleaned away, anybody could make a folder of that name.
     open_to_others = info.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
@@ -407,12 +410,17 @@ def _make_far_socket(folder: str) -> str:
         path = os.path.join(tempfile.mkdtemp(prefix="histstore-", dir=base), _SOCKET)
         record = os.path.join(folder, _FAR_SOCKET)
         with open(record + ".new", "wb", opener=_private) as file:
-            file.write(os.fsencode(path))
+            file.write(os.fsencode(f"{_identity(folder)} {path}"))
         os.replace(record + ".new", record)  # whole or not at all: others read it without a lock
         return path
     raise BackendError(
         f"{folder} is too long for a unix socket, and so is the temporary folder: set TMPDIR to a short one"
     )
+
+
+def _identity(folder: str) -> str:
+    info = os.stat(folder)
+    return f"{info.st_dev}:{info.st_ino}"
 
 
 def _fits(socket_path: str) -> bool:

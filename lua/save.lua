@@ -125,6 +125,8 @@ end
 if #spans > SPANS then table.remove(spans, 2) end
 local oldest = #spans > 0 and string.match(spans[1], '%d+$') or first
 if present and tonumber(oldest) < tonumber(first) then oldest = first end
+-- Trimming by a damaged span would throw away what readers start from.
+if tonumber(oldest) > checkpoint then return {'corrupt', at, 'the spans lead past the checkpoint'} end
 
 -- Of a script's writes only the first can fail for want of memory, so it is one that leaves no trace.
 write(not present and {'HDEL', head_key, 'format'}, 'HSET', head_key, 'format', '1')

@@ -56,20 +56,21 @@ for script in _scripts.ALL:
 inside = (where.parent / "lua").is_dir()
 assert inside == (sys.argv[2] == "inside"), f"lua inside the package: {inside}"
 
-first = ConversationSnapshot([UserMessage("hi"), {"role": "assistant", "content": "hello"}])
+def turn():
+    return ConversationSnapshot([UserMessage("hi"), {"role": "assistant", "content": "hello"}])
 
 async def main():
     async with RedisBackend.embedded() as backend:
-        revision = await backend.store("smoke").save(first)
+        revision = await backend.store("smoke").save(turn())
         loaded = await backend.store("smoke").load()
-        assert loaded == first and loaded.revision == revision, loaded
+        assert loaded == turn() and loaded.revision == revision, loaded
 
 asyncio.run(main())
 
 with histstore.sync.RedisBackend.embedded() as backend:
-    revision = backend.store("smoke").save(first)
+    revision = backend.store("smoke").save(turn())
     loaded = backend.store("smoke").load()
-    assert loaded == first and loaded.revision == revision, loaded
+    assert loaded == turn() and loaded.revision == revision, loaded
 """
 
 
@@ -123,8 +124,10 @@ class Bench:
         if sorted(contents[0]) != sorted(contents[1]):
             raise Failure(f"sdist and tree make different wheels: {sorted(set(contents[0]) ^ set(contents[1]))}")
         files = {name for name in contents[0] if ".dist-info/" not in name}
-        wanted = {f"histstore/lua/{path.name}" for path in (ROOT / "lua").glob("*.lua")} | {"histstore/py.typed"}
-        if not wanted <= files or len(wanted) < 2:
+        scripts = {f"histstore/lua/{path.name}" for path in (ROOT / "lua").glob("*.lua")}
+        package = (path for path in (ROOT / "histstore").rglob("*") if path.is_file() and path.suffix != ".pyc")
+        wanted = scripts | {path.relative_to(ROOT).as_posix() for path in package}
+        if not scripts or not wanted <= files:
             raise Failure(f"{wheel.name} lacks {', '.join(sorted(wanted - files)) or 'every script'}")
         stray = [name for name in files if not name.startswith("histstore/")]
         if stray:

@@ -244,9 +244,11 @@ class RedisHistoryStore(Generic[M]):
 
     def _give(self, base: Base) -> ConversationSnapshot[Any]:
         """Returns a snapshot of `base`; the last one again, if nothing in it can be changed."""
-        if self._given is None or self._given[0] is not base or base.plain:
-            self._given = (base, self._snapshot_of(base))
-        return self._given[1]
+        given = self._given
+        # One that has been saved to another run since then calls that run's revision its own.
+        if given is None or given[0] is not base or base.plain or given[1].revision != base.head.revision:
+            given = self._given = (base, self._snapshot_of(base))
+        return given[1]
 
     def _snapshot_of(self, base: Base) -> ConversationSnapshot[Any]:
         snapshot = from_parts(base.messages(), base.pins[: base.length], self._meta_of(base.head))
@@ -612,16 +614,19 @@ class RedisHistoryStore(Generic[M]):
             if known or not delivery.sent:
                 self._pending = None
 
-    def _apply(self, write: _Pending, revision: Revision) -> None:
+    def _apply(self, write: _Pending, revision: Revision, *, late: bool = False) -> None:
         """Remembers an applied write."""
         plan = write.plan
+        # A write that is settled late must not take the store back to before what it loaded meanwhile.
+        moves = write.seen and (not late or self.revision == write.attempt.parent)
         if plan is None:
-            self._seen(None)
+            if moves:
+                self._seen(None)
             return
         base = grow(write.base, plan, revision, write.pinned)
         if write.snapshot is not None:
             add_origin(write.snapshot, self._where.key, Origin(revision, base))
-        if write.seen:
+        if moves:
             known = plan.head
             self._head = Head(revision, known.length, known.size, known.checkpoint, known.logged, known.meta)
             if base is not None:
@@ -673,7 +678,7 @@ class RedisHistoryStore(Generic[M]):
         revision = _protocol.read_resolve(self._where, pending.attempt, reply)
         self._settled = revision
         if revision is not None:
-            self._apply(pending, revision)
+            self._apply(pending, revision, late=True)
 
     # ---------------------------------------------------------------------------- parts and history
 

@@ -1,11 +1,14 @@
-"""A TCP proxy in the test process that loses, delays, cuts and trickles what it carries."""
+"""A TCP proxy in the test process that loses, delays, cuts, keeps back and trickles what it carries."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 from urllib.parse import urlsplit
+
+import hiredis
 
 
 class Proxy:
@@ -15,17 +18,27 @@ class Proxy:
         sent: Bytes that clients sent, in all.
         received: Bytes that the server sent, in all.
         requests: Chunks that clients sent; what a client writes at once arrives as one, small as it is here.
+        delay: Seconds that each request is held up; or a function that returns them.
+        trickle: Whether replies go out byte by byte, `pause` seconds apart.
+        hold_requests: While it is clear, requests wait here.
+        lost: Replies that were lost.
+        kept: Requests that `keep_back` kept, whole, for `deliver`.
+        before_cut: Awaited when a reply is lost, before the client hears of it.
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._target = (parts.hostname or "127.0.0.1", parts.port or 6379)
-        self.database = parts.path
+        self.database = ""
+        self.retarget(url)
         self.sent = self.received = self.requests = 0
         self._lose = 0
         self._lose_if: Callable[[bytes], bool] = lambda _data: True
-        self.delay = 0.0
+        self._keep = 0
+        self._keep_if: Callable[[bytes], bool] = lambda _data: True
+        self.kept: list[bytes] = []
+        self.before_cut: Callable[[], Awaitable[object]] | None = None
+        self.delay: float | Callable[[], float] = 0.0
         self.trickle = False
+        self.pause = 0.05
         self.hold_requests = asyncio.Event()
         self.hold_requests.set()
         self.lost = 0
@@ -45,6 +58,33 @@ class Proxy:
         The request itself reaches the server and is answered there before the cut.
         """
         self._lose, self._lose_if = count, when
+
+    def keep_back(self, count: int, when: Callable[[bytes], bool] = lambda _request: True) -> None:
+        """Cuts the connection, `count` times, in place of carrying a request that `when` picks.
+
+        The request stays in `kept`, as in some buffer on its way, and `deliver` lets it arrive late.
+        """
+        self._keep, self._keep_if = count, when
+
+    async def deliver(self, request: bytes) -> Any:
+        """Sends the bytes of a request to the server and returns its (first) reply; errors are returned."""
+        reader, writer = await asyncio.open_connection(*self._target)
+        replies = hiredis.Reader()
+        try:
+            writer.write(request)
+            while (reply := replies.gets()) is False:
+                data = await reader.read(1 << 16)
+                assert data, "the server closed the connection"
+                replies.feed(data)
+            return reply
+        finally:
+            writer.transport.abort()
+
+    def retarget(self, url: str) -> None:
+        """Leads the connections that are opened from now on to another server."""
+        parts = urlsplit(url)
+        self._target = (parts.hostname or "127.0.0.1", parts.port or 6379)
+        self.database = parts.path
 
     def cut(self) -> None:
         """Resets every connection now."""
@@ -93,11 +133,15 @@ class Proxy:
             await self.hold_requests.wait()
             self.sent += len(data)
             self.requests += 1
+            if self._keep > 0 and self._keep_if(data):
+                self._keep -= 1
+                self.kept.append(data)
+                return
             if self._lose > 0 and self._lose_if(data):
                 self._lose -= 1
                 doomed.set()
             if self.delay:
-                await asyncio.sleep(self.delay)
+                await asyncio.sleep(self.delay() if callable(self.delay) else self.delay)
             writer.write(data)
             await writer.drain()
 
@@ -105,13 +149,15 @@ class Proxy:
         while data := await reader.read(1 << 16):
             if doomed.is_set():
                 self.lost += 1
+                if self.before_cut is not None:
+                    await self.before_cut()
                 return  # the server has answered; the client never hears of it
             self.received += len(data)
             if self.trickle:
                 for byte in data:
                     writer.write(bytes([byte]))
                     await writer.drain()
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(self.pause)
             else:
                 writer.write(data)
                 await writer.drain()

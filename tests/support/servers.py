@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,15 +150,20 @@ IMAGE = os.environ.get("HISTSTORE_TEST_IMAGE", "redis:latest")
 def _container(stack: contextlib.ExitStack) -> tuple[str, str] | None:
     if not _docker_answers():
         return None
-    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-    try:
-        from testcontainers.redis import RedisContainer
+    from testcontainers.core.config import ConnectionMode, testcontainers_config
+    from testcontainers.redis import RedisContainer
 
-        container = stack.enter_context(RedisContainer(IMAGE))
-    except Exception:
-        return None  # the engine answers, but there is no image to be had: a local server serves as well
-    url = f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
-    return url, f"a container of {IMAGE}"
+    testcontainers_config.ryuk_disabled = True  # the reaper is another image, which need not be here
+    testcontainers_config.max_tries, testcontainers_config.sleep_time = 10, 0.5
+    given = testcontainers_config.connection_mode_override
+    # Inside a container the engine's ports are where the engine is, which only a try tells.
+    for mode in (given,) if given is not None else (None, ConnectionMode.docker_host):
+        testcontainers_config.connection_mode_override = mode
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+            container = stack.enter_context(RedisContainer(IMAGE))
+            url = f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
+            return url, f"a container of {IMAGE}"
+    return None  # the engine answers, but its container does not: a local server serves as well
 
 
 def _docker_answers() -> bool:
@@ -170,7 +176,7 @@ def _docker_answers() -> bool:
         has_image = subprocess.run([docker, "image", "inspect", IMAGE], capture_output=True, timeout=3, check=False)
         if has_image.returncode == 0:
             return True
-        pulled = subprocess.run([docker, "pull", "--quiet", IMAGE], capture_output=True, timeout=60, check=False)
+        pulled = subprocess.run([docker, "pull", "--quiet", IMAGE], capture_output=True, timeout=30, check=False)
         return pulled.returncode == 0
     except (OSError, subprocess.SubprocessError):
         return False

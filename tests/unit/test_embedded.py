@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -260,6 +261,12 @@ def test_unclosed_server_makes_no_noise() -> None:
     assert not os.path.exists(os.path.dirname(done.stdout.strip()))
 
 
+def test_program_without_standard_files(folder: Path) -> None:
+    """A daemon that closed its standard input and output has a server like any other."""
+    code = "import os, sys; from histstore.embedded import *; os.closerange(0, 3); EmbeddedServer(sys.argv[1]).start()"
+    subprocess.run([sys.executable, "-c", code, str(folder)], env=ENVIRONMENT, check=True)
+
+
 # --------------------------------------------------------------------------------------------------------------- kills
 
 
@@ -439,7 +446,7 @@ def test_second_owner_keeps_the_server(folder: Path, owner: Callable[[Path], Own
         first.do("begin = time.monotonic(); server.close(); assert time.monotonic() - begin < 2")  # no waiting
     else:
         first.kill()
-    time.sleep(0.5)  # more than a keeper needs to see that nobody is left
+    time.sleep(0.3)  # more than a keeper needs to see that nobody is left
     assert server_pid(path) == pid
     second.do("server.close()")
     assert not is_alive(pid)
@@ -556,6 +563,16 @@ def test_far_socket_of_somebody_else_is_not_used(tmp_path: Path) -> None:
             assert Path(server.socket_path) != first
     finally:
         first.parent.rmdir()
+
+
+def test_copied_folder_is_a_server_of_its_own(tmp_path: Path) -> None:
+    """A copy of a folder with a long path, made while its server runs, does not lead to that server."""
+    original, copy = tmp_path / ("x" * 120), tmp_path / ("y" * 120)
+    with EmbeddedServer(original) as server:
+        shutil.copytree(original, copy)
+        with EmbeddedServer(copy) as other:
+            assert server_pid(other.socket_path) != server_pid(server.socket_path)
+        assert call(server.socket_path, "PING")
 
 
 def test_links_lead_to_one_server(folder: Path, tmp_path: Path) -> None:

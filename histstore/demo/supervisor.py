@@ -1,0 +1,345 @@
+"""Starts the workers, makes trouble among them, and keeps count. It takes no part in who saves what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import histstore
+from histstore import RedisBackend, RevisionGoneError
+
+from .checks import Account
+from .errors import DemoError
+from .job import Event, Hold, Job
+from .server import bytes_received
+from .transcripts import TURN, Transcript, dump
+from .worker import RUN_TTL, meta_of
+
+PACKAGES = str(Path(histstore.__file__).resolve().parent.parent)
+"""Where the workers find this package, installed or not."""
+
+STALL = 60.0
+"""Seconds without any news after which something is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What is to happen, all of it from the seed.
+
+    Attributes:
+        seed: The seed.
+        workers: How many workers there are at any time.
+        pace: Seconds that a model thinks about a turn, on average.
+        killed: The worker that is killed.
+        kill: Where it is then.
+        frozen: The worker that is frozen.
+        freeze: Where it is then.
+    """
+
+    seed: int
+    workers: int
+    pace: float
+    killed: int
+    kill: Hold
+    frozen: int
+    freeze: Hold
+
+    @classmethod
+    def write(cls, seed: int, workers: int, turns: int) -> Script:
+        """Chooses who meets what, for an input of so many turns.
+
+        The two are let go before the others. So that there is a turn left for each to stand still in, however
+        small the input is, the places are early ones, and the killed worker's save is sent only if it cannot be
+        the last. A server that has not met the save script
+        yet answers the very first save with a request for it, so the killed worker's is a later one.
+        """
+        choices = random.Random(seed)  # noqa: S311 (no secret)
+        killed, frozen = choices.sample(range(1, workers + 1), 2)
+        latest = min(6, max(1, turns // 2))
+        kill = Hold(choices.randint(min(2, latest), latest), sent=choices.random() < 0.5 and turns > 1)
+        freeze = Hold(choices.randint(1, latest), sent=False)
+        # Enough to watch when there is little to do, no brake when there is much.
+        pace = min(0.06, 2 * workers / turns)
+        return cls(seed, workers, pace, killed, kill, frozen, freeze)
+
+    def hold(self, worker: int) -> Hold | None:
+        """Returns where a worker stands still."""
+        return {self.killed: self.kill, self.frozen: self.freeze}.get(worker)
+
+
+@dataclass(slots=True)
+class Story:
+    """What happened.
+
+    Attributes:
+        count: Events by their kind.
+        held: Where the killed and the frozen worker stood.
+        kills: Workers that were killed.
+        freezes: Workers that were frozen and continued.
+        frozen_for: Seconds that the frozen worker stood still.
+        stale: What became of the save that it then sent.
+        arrived: Whether the killed worker's save had been stored.
+        account: What became of the messages.
+        versions: Revisions that the runs have gone through, in all.
+        sent: Bytes that the server received meanwhile; None when it does not tell.
+        saves_alone: Bytes that it received for the same saves, sent once more by a single writer.
+        seconds: How long the workers took.
+    """
+
+    count: Counter[str] = field(default_factory=Counter)
+    held: dict[int, Event] = field(default_factory=dict)
+    kills: int = 0
+    freezes: int = 0
+    frozen_for: float = 0.0
+    stale: str = ""
+    arrived: bool | None = None
+    account: Account = field(default_factory=Account)
+    versions: int = 0
+    sent: int | None = None
+    saves_alone: int | None = None
+    seconds: float = 0.0
+
+
+class _Process:
+    """One worker process, seen from outside."""
+
+    def __init__(self, job: Job, process: asyncio.subprocess.Process) -> None:
+        self.number = job.worker
+        self.process = process
+        self.reader: asyncio.Task[None] | None = None
+        self.over = False
+
+    @property
+    def stdin(self) -> asyncio.StreamWriter:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    def go(self) -> None:
+        """Gives the word that it waits for."""
+        self.stdin.write(b"go\n")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+
+class Supervisor:
+    """Runs one demonstration on a server.
+
+    Args:
+        script: What is to happen.
+        transcripts: The conversations.
+        url: The server.
+        namespace: Where the conversations stand in it.
+        tell: Told what is remarkable.
+        tick: Told the turns taken and the story so far, now and then.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        transcripts: list[Transcript],
+        url: str,
+        namespace: str,
+        tell: Callable[[str], None],
+        tick: Callable[[int, Story], None],
+    ) -> None:
+        self.script = script
+        self.transcripts = transcripts
+        self.url = url
+        self.namespace = namespace
+        self.tell = tell
+        self.tick = tick
+        self.story = Story()
+        self.turns = sum(each.turns for each in transcripts)
+        self._processes: dict[int, _Process] = {}
+        self._news: asyncio.Queue[tuple[_Process, Event | None]] = asyncio.Queue()
+        self._frozen_since: float | None = None
+        self._overtaken = False
+
+    # ---------------------------------------------------------------------------------- processes
+
+    async def _start(self, worker: int, hold: Hold | None) -> None:
+        job = Job(self.url, self.namespace, worker, self.script.seed, self.script.pace, hold)
+        paths = os.pathsep.join(filter(None, [PACKAGES, os.environ.get("PYTHONPATH")]))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "histstore.demo.worker",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths},
+            # Ctrl-C is for the supervisor alone, which then ends them. Not a session of their own: in this one the
+            # kernel wakes and ends a frozen worker whose supervisor is killed.
+            process_group=0,
+        )  # fmt: skip
+        started = self._processes[worker] = _Process(job, process)
+        started.reader = asyncio.create_task(self._read(started))
+        lines = list(dump(self.transcripts))
+        started.stdin.write(job.dump() + b"%d\n" % len(lines) + b"".join(lines))
+
+    async def _read(self, worker: _Process) -> None:
+        assert worker.process.stdout is not None
+        async for line in worker.process.stdout:
+            if line.endswith(b"\n"):  # of one that was killed, the last may be cut
+                self._news.put_nowait((worker, Event.parse(line)))
+        await worker.process.wait()
+        self._news.put_nowait((worker, None))
+
+    async def _end(self) -> None:
+        """Ends whatever still runs."""
+        for worker in self._processes.values():
+            if worker.process.returncode is None:
+                worker.signal(signal.SIGKILL)  # also ends one that is stopped
+        for worker in self._processes.values():
+            await worker.process.wait()
+            if worker.reader is not None:
+                await asyncio.wait([worker.reader])
+            worker.stdin.close()
+
+    # --------------------------------------------------------------------------------------- work
+
+    async def run(self) -> None:
+        """Lets the workers take all the turns.
+
+        Raises:
+            DemoError: A worker failed, or nothing moved any more.
+        """
+        before = await bytes_received(self.url)
+        try:
+            await self._work()
+        finally:
+            await self._end()
+        self.story.sent = _difference(before, await bytes_received(self.url))
+
+    async def _work(self) -> None:
+        script = self.script
+        for worker in range(1, script.workers + 1):
+            await self._start(worker, script.hold(worker))
+        while self.story.count["ready"] < script.workers:
+            await self._next()
+        begun = time.monotonic()
+        # Alone at first, so that each is sure to come to the turn in which it stands still.
+        for number in (script.killed, script.frozen):
+            self._processes[number].go()
+        while len(self.story.held) < 2:
+            await self._next()
+        await self._make_trouble()
+        while not all(worker.over for worker in self._processes.values()):
+            await self._next()
+            if self._frozen_since is not None and self._may_thaw():
+                self._thaw()
+        self.story.seconds = time.monotonic() - begun
+
+    async def _make_trouble(self) -> None:
+        script, story = self.script, self.story
+        frozen, killed = self._processes[script.frozen], self._processes[script.killed]
+        frozen.signal(signal.SIGSTOP)
+        self._frozen_since = time.monotonic()
+        self.tell(f"worker {script.frozen} stopped (SIGSTOP) in {self._place(script.frozen)}, before its save")
+        killed.signal(signal.SIGKILL)
+        story.kills += 1
+        where = "its save sent, the answer not read" if script.kill.sent else "before its save"
+        self.tell(f"worker {script.killed} killed (SIGKILL) in {self._place(script.killed)}, {where}")
+        for number, worker in self._processes.items():
+            if number not in (script.killed, script.frozen):
+                worker.go()
+        substitute = script.workers + 1
+        await self._start(substitute, None)
+        self._processes[substitute].go()
+
+    def _place(self, worker: int) -> str:
+        event = self.story.held[worker]
+        run = self.transcripts[event.run].run
+        return f"turn {event.turn + 1} of {run if run.isprintable() and len(run) < 50 else ascii(run)[:50]}"
+
+    def _may_thaw(self) -> bool:
+        """Whether a rival has taken the frozen worker's turn, and half of all turns are taken."""
+        if all(worker.over for number, worker in self._processes.items() if number != self.script.frozen):
+            return True
+        return self._overtaken and self._taken() * 2 >= self.turns
+
+    def _thaw(self) -> None:
+        assert self._frozen_since is not None
+        self.story.frozen_for = time.monotonic() - self._frozen_since
+        self._frozen_since = None
+        frozen = self._processes[self.script.frozen]
+        frozen.signal(signal.SIGCONT)
+        frozen.go()
+        self.story.freezes += 1
+
+    async def _next(self) -> None:
+        """Waits for the next event, and counts it."""
+        self.tick(self._taken(), self.story)
+        try:
+            async with asyncio.timeout(STALL):
+                worker, event = await self._news.get()
+        except TimeoutError:
+            raise DemoError(f"nothing has happened for {STALL:g} s") from None
+        if event is None:
+            worker.over = True
+            status = worker.process.returncode
+            if status and not (worker.number == self.script.killed and status == -signal.SIGKILL):
+                raise DemoError(f"worker {worker.number} ended with status {status}")
+            return
+        if event.kind == "failed":
+            raise DemoError(f"worker {worker.number}: {event.text}")
+        self._count(worker, event)
+
+    def _count(self, worker: _Process, event: Event) -> None:
+        story = self.story
+        story.count[event.kind] += 1
+        if event.kind == "holding":
+            story.held[worker.number] = event
+        frozen = story.held.get(self.script.frozen)
+        if frozen is None or event.kind == "holding":
+            return
+        if worker.number == self.script.frozen:
+            if not story.stale and story.freezes:
+                story.stale = event.kind
+                refused = "refused" if event.kind == "conflict" else event.kind.upper()
+                self.tell(f"worker {worker.number} continued after {story.frozen_for:.1f} s: its stale save {refused}")
+        elif event.kind in ("saved", "applied") and (event.run, event.turn) == (frozen.run, frozen.turn):
+            self._overtaken = True
+
+    def _taken(self) -> int:
+        return self.story.count["saved"] + self.story.count["applied"]
+
+    # -------------------------------------------------------------------------------------- check
+
+    async def check(self) -> None:
+        """Loads every conversation and compares it with its source."""
+        async with RedisBackend.from_url(self.url, namespace=self.namespace, run_ttl=RUN_TTL) as backend:
+            for each in self.transcripts:
+                snapshot = await backend.store(each.run).load()
+                stored = snapshot.messages if snapshot is not None else ()
+                self.story.account += Account.of(each.messages, stored)
+                if snapshot is not None and snapshot.revision is not None:
+                    self.story.versions += snapshot.revision.version
+            held = self.story.held[self.script.killed]
+            with contextlib.suppress(RevisionGoneError):
+                past = await backend.store(self.transcripts[held.run].run).load(at=held.version + 1)
+                self.story.arrived = past is not None and past.meta.get("worker") == self.script.killed
+
+    async def measure(self) -> None:
+        """Sends every save once more, by a single writer that loads nothing, and counts the bytes."""
+        async with RedisBackend.from_url(self.url, namespace=self.namespace, run_ttl=RUN_TTL) as backend:
+            await backend.store("measure").info()  # connects
+            before = await bytes_received(self.url)
+            for each in self.transcripts:
+                store = backend.store(f"measure {each.run}")
+                for turn, start in enumerate(range(0, len(each.messages), TURN)):
+                    await store.append(*each.messages[start : start + TURN], meta=meta_of(turn, 1))
+            self.story.saves_alone = _difference(before, await bytes_received(self.url))
+
+
+def _difference(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before

@@ -1,0 +1,1081 @@
+"""What must hold, one small story each, told on a `World`. A violation is an AssertionError.
+
+`test_scenarios.py` tells each on the real scripts, `test_guards.py` on scripts with a guard taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import redis
+
+from histstore import _protocol
+from histstore._protocol import Carried
+
+from .world import QUARTER_MS, Reply, Save, World, few
+
+Scenario = Callable[[World], None]
+SCENARIOS: Final[dict[str, Scenario]] = {}
+MADE_UP: Final = Carried(7, "made-up")
+
+
+def scenario(story: Scenario) -> Scenario:
+    assert story.__doc__, story
+    SCENARIOS[story.__name__] = story
+    return story
+
+
+def expect(reply: Reply, *wanted: object) -> None:
+    """Holds a reply against the words it is to begin with."""
+    assert reply[: len(wanted)] == list(wanted), f"{reply}, not {list(wanted)}"
+
+
+def _untouched(world: World, before: dict[bytes, bytes | None]) -> None:
+    assert world.dump() == before, "a refusal wrote to the run"
+
+
+# ------------------------------------------------------------------------------------- damaged runs
+
+
+@scenario
+def a_newer_format_is_left_alone(world: World) -> None:
+    """A run that a newer format wrote takes no save, and says what it found."""
+    base = world.save(None, "a")
+    world.client.hset(world.keys.head, "format", "2")
+    before = world.dump()
+    expect(world.send(world.plan(base, "b")), "format", b"2")
+    expect(world.compare(base), "format", b"2")
+    _untouched(world, before)
+
+
+@scenario
+def a_log_without_a_head_takes_no_save(world: World) -> None:
+    """A first save onto a run whose head is gone is told of the damage, not that all is well or of a conflict."""
+    base = world.save(None, "a")
+    world.client.delete(world.keys.head)
+    before = world.dump()
+    expect(world.send(world.plan(None, "b")), "corrupt", b"")
+    expect(world.compare(base), "corrupt", b"")
+    _untouched(world, before)
+
+
+@scenario
+def a_head_without_a_log_takes_no_save(world: World) -> None:
+    """A save onto a run whose log is gone would acknowledge what nobody can read."""
+    base = world.saves(None, 2)
+    world.client.delete(world.keys.log)
+    before = world.dump()
+    expect(world.send(world.plan(base, "b")), "corrupt", b"2")
+    expect(world.compare(base), "corrupt", b"2")
+    _untouched(world, before)
+
+
+@scenario
+def a_missing_entry_takes_no_save(world: World) -> None:
+    """A save onto a log with a hole would acknowledge what nobody can read."""
+    base = world.saves(None, 3)
+    world.client.xdel(world.keys.log, "2-0")
+    before = world.dump()
+    expect(world.send(world.plan(base, "b")), "corrupt", b"3")
+    expect(world.compare(base), "corrupt", b"3")
+    _untouched(world, before)
+
+
+@scenario
+def a_head_whose_numbers_are_none_takes_no_save(world: World) -> None:
+    """A version or a first that is no number is damage, not an error of the script."""
+    for name in ("version", "first"):
+        base = world.save(None, "a")
+        world.client.hset(world.keys.head, name, "x")
+        expect(world.send(world.plan(base, "b")), "corrupt")
+        expect(world.compare(base), "corrupt")
+        world.delete(base)
+
+
+# ------------------------------------------------------------------------------------ already saved
+
+
+@scenario
+def a_resend_finds_its_own_save(world: World) -> None:
+    """A save whose reply was lost is acknowledged by the resend, once, with the time it was saved."""
+    base = world.save(None, "a")
+    mine = world.plan(base, "b")
+    first = world.send(mine)
+    expect(world.send(mine, resend=True), "saved", first[1])
+    assert world.load() == ["a", "b"]
+
+
+@scenario
+def a_resend_finds_its_save_below_a_rivals(world: World) -> None:
+    """A save whose reply was lost is acknowledged also when a rival has saved onto it."""
+    base = world.save(None, "a")
+    mine = world.plan(base, "b")
+    world.send(mine)
+    world.save(mine.after, "rival")
+    expect(world.send(mine, resend=True), "saved", b"")
+    assert world.load() == ["a", "b", "rival"]
+
+
+@scenario
+def a_resend_finds_its_save_after_its_entry_was_trimmed(world: World) -> None:
+    """A rival's checkpoint trims the entry of a save whose reply was lost; the save still counts."""
+    base = world.save(None, "a")
+    mine = world.plan(base, "b")
+    world.send(mine)
+    world.save(mine.after, "rival", full=True)
+    assert world.client.xlen(world.keys.log) == 1
+    expect(world.send(mine, resend=True), "saved", b"")
+    expect(world.resolve(mine), "applied", b"")
+
+
+@scenario
+def a_resend_of_an_applied_save_is_not_told_of_a_lease(world: World) -> None:
+    """Whether it was applied comes before who holds the lease now."""
+    base = world.save(None, "a")
+    mine = world.plan(base, "b")
+    world.send(mine)
+    world.grant("other", 9)
+    expect(world.send(mine, resend=True), "saved")
+
+
+@scenario
+def a_resend_of_an_applied_save_is_not_told_that_its_own_lease_was_lost(world: World) -> None:
+    """A holder's save was applied, the reply was lost, and the next holder came: it is saved, not lost."""
+    base = world.save(None, "a")
+    lease = world.grant("me", 5)
+    mine = world.plan(base, "b", lease=lease)
+    world.send(mine)
+    world.lapse()
+    world.grant("next", 6)
+    expect(world.send(mine, resend=True), "saved")
+
+
+@scenario
+def a_resend_of_an_applied_save_in_a_deleted_run_is_saved(world: World) -> None:
+    """It was applied; that the run was deleted since is another matter."""
+    mine = world.plan(None, "a")
+    world.send(mine)
+    world.delete(mine.after)
+    expect(world.send(mine, resend=True), "saved", b"")
+    expect(world.resolve(mine), "applied", b"")
+    assert world.load() is None
+
+
+@scenario
+def a_late_first_save_does_not_bring_a_deleted_run_back(world: World) -> None:
+    """A copy of an applied first save that arrives after the delete writes nothing."""
+    mine = world.plan(None, "a")
+    world.send(mine)
+    world.delete(mine.after)
+    world.send(mine)
+    assert world.load() is None
+
+
+@scenario
+def a_first_save_resent_after_delete_and_re_creation_leaves_the_successor(world: World) -> None:
+    """Fault 20: the run is deleted and made anew; no copy of the old first save touches it."""
+    mine = world.plan(None, "old")
+    world.send(mine)
+    world.delete(mine.after)
+    world.save(None, "new")
+    before = world.dump()
+    expect(world.send(mine, resend=True), "saved", b"")
+    world.send(mine)
+    _untouched(world, before)
+    assert world.load() == ["new"]
+
+
+@scenario
+def already_saved_writes_something_for_wait(world: World) -> None:
+    """A WAIT after "already saved" or "applied" must count: WAIT answers at once where nothing was written."""
+    mine = world.plan(None, "a")
+    world.send(mine)
+    with world.watching(world.keys.etags) as written:
+        expect(world.send(mine, resend=True), "saved")
+        assert written(), "the resend wrote nothing"
+    with world.watching(world.keys.etags) as written:
+        expect(world.resolve(mine), "applied")
+        assert written(), "resolve wrote nothing"
+
+
+# --------------------------------------------------------------------------- refused is refused for good
+
+
+def _refused_then_late(world: World, mine: Save, kind: str, heal: Callable[[], object], *leftover: str) -> None:
+    """Refuses a resend, removes the reason, and lets the first copy arrive."""
+    expect(world.send(mine, resend=True), kind)
+    assert world.marked(mine), f"{kind}: a refused resend left no mark"
+    left = world.client.pttl(world.keys.marks)
+    assert 0 < left <= QUARTER_MS, f"the marks live {left} ms"  # type: ignore[operator]
+    heal()
+    before = world.dump()
+    for resend in (False, True):
+        expect(world.send(mine, resend=resend), "cancelled")
+    _untouched(world, before)
+
+
+@scenario
+def a_late_copy_after_locked_is_not_applied(world: World) -> None:
+    """A resend was refused as locked; then the lease lapses and the first copy arrives."""
+    base = world.save(None, "a")
+    world.grant("other", 9)
+    _refused_then_late(world, world.plan(base, "b"), "locked", world.lapse)
+
+
+@scenario
+def a_late_copy_after_lost_to_a_live_lease_is_not_applied(world: World) -> None:
+    """A resend was refused as lost to a live lease; then that lapses, and the first copy arrives."""
+    base = world.save(None, "a")
+    world.grant("other", 9, remember=False)
+    _refused_then_late(world, world.plan(base, "b", lease=Carried(10, "me")), "lost", world.lapse)
+
+
+@scenario
+def a_late_copy_after_lost_to_a_fence_is_not_applied(world: World) -> None:
+    """A resend was refused for its fence; a failover forgets that fence, and the first copy arrives."""
+    base = world.save(None, "a")
+    before = world.dump()
+    world.client.hset(world.keys.head, mapping={"fence": 9, "holder": "other"})
+    mine = world.plan(base, "b", lease=Carried(8, "me"))
+    _refused_then_late(world, mine, "lost", lambda: world.restore(before))
+
+
+@scenario
+def a_late_copy_after_conflict_is_not_applied(world: World) -> None:
+    """A resend was refused as a conflict; a failover forgets the rival's save, and the first copy arrives."""
+    base = world.save(None, "a")
+    before = world.dump()
+    world.save(base, "rival")
+    _refused_then_late(world, world.plan(base, "b"), "conflict", lambda: world.restore(before))
+
+
+@scenario
+def a_late_copy_after_gone_is_not_applied(world: World) -> None:
+    """A resend found the run gone without a trace; it comes back, and so does the first copy."""
+    base = world.save(None, "a")
+    before = world.dump()
+    world.vanish()
+    _refused_then_late(world, world.plan(base, "b"), "gone", lambda: world.restore(before))
+
+
+@scenario
+def a_late_copy_after_never_is_not_applied(world: World) -> None:
+    """After resolve said never, neither the first copy nor a resend of the save is applied."""
+    base = world.save(None, "a")
+    for resend in (False, True):
+        mine = world.plan(base, "b")
+        expect(world.resolve(mine), "never")
+        expect(world.send(mine, resend=resend), "cancelled")
+    left = world.client.pttl(world.keys.marks)
+    assert 0 < left <= QUARTER_MS, f"the marks live {left} ms"  # type: ignore[operator]
+    assert world.load() == ["a"]
+    world.save(base, "c")
+    assert world.load() == ["a", "c"]
+
+
+@scenario
+def a_late_copy_of_a_first_save_after_never_is_not_applied(world: World) -> None:
+    """After resolve said never of a save that was to create the run, no copy creates it."""
+    mine = world.plan(None, "a")
+    expect(world.resolve(mine), "never")
+    for resend in (False, True):
+        expect(world.send(mine, resend=resend), "cancelled")
+    assert world.load() is None
+
+
+@scenario
+def a_late_copy_after_resolve_said_gone_is_not_applied(world: World) -> None:
+    """Also after "it cannot be told any more" the answer stays true: it is not applied from then on."""
+    base = world.save(None, "a")
+    before = world.dump()
+    world.vanish()
+    mine = world.plan(base, "b")
+    expect(world.resolve(mine), "gone", b"", b"")
+    world.restore(before)
+    expect(world.send(mine), "cancelled")
+
+
+@scenario
+def a_refused_first_send_leaves_no_mark(world: World) -> None:
+    """There is no other copy of a request that was never repeated, so nothing is remembered of it."""
+    base = world.save(None, "a")
+    stale = world.plan(base, "b")
+    newer = world.save(base, "rival")
+    expect(world.send(stale), "conflict", b"2", newer.head.etag)
+    world.grant("other", 9)
+    expect(world.send(world.plan(newer, "c")), "locked", b"other")
+    expect(world.send(world.deletion(newer)), "locked", b"other")
+    assert not world.client.exists(world.keys.marks)
+
+
+# --------------------------------------------------------------------------------------- the lease
+
+
+@scenario
+def a_live_lease_locks_out_who_does_not_carry_it(world: World) -> None:
+    """While a lease lives, a save, a compare and a delete without it are refused, with who and how long."""
+    base = world.save(None, "a")
+    mine = world.plan(base, "b")
+    world.grant("other", 9)
+    before = world.dump()
+    for reply in (world.send(mine), world.compare(base), world.send(world.deletion(base))):
+        expect(reply, "locked", b"other")
+        assert 0 < reply[2] <= 60_000
+    _untouched(world, before)
+
+
+@scenario
+def a_live_lease_fences_another_holder(world: World) -> None:
+    """Who carries another lease than the live one has lost theirs, whatever their fence, also the same one."""
+    base = world.save(None, "a")
+    world.grant("other", 9, remember=False)
+    before = world.dump()
+    for fence in (8, 9, 10):
+        lease = Carried(fence, "me")
+        expect(world.send(world.plan(base, "b", lease=lease)), "lost", b"9")
+        expect(world.compare(base, lease), "lost", b"9")
+        expect(world.send(world.deletion(base, lease)), "lost", b"9")
+    _untouched(world, before)
+
+
+@scenario
+def a_live_lease_fences_its_holders_older_one(world: World) -> None:
+    """A holder's name with another fence than the live lease's is another lease."""
+    base = world.save(None, "a")
+    world.grant("me", 9, remember=False)
+    before = world.dump()
+    for fence in (8, 10):
+        lease = Carried(fence, "me")
+        expect(world.send(world.plan(base, "b", lease=lease)), "lost", b"9")
+        expect(world.compare(base, lease), "lost", b"9")
+        expect(world.send(world.deletion(base, lease)), "lost", b"9")
+    _untouched(world, before)
+
+
+@scenario
+def the_holder_saves_and_deletes(world: World) -> None:
+    """Who carries the live lease may do everything."""
+    base = world.save(None, "a")
+    lease = world.grant("me", 9)
+    base = world.save(base, "b", lease=lease)
+    expect(world.compare(base, lease), "same")
+    assert (world.head("fence"), world.head("holder")) == (b"9", b"me")
+    world.delete(base, lease=lease)
+    assert (world.head("fence"), world.head("holder")) == (b"9", b"me")
+
+
+@scenario
+def a_fence_below_the_heads_has_lost(world: World) -> None:
+    """Once a fence was granted, nothing with a lower one is accepted, also when no lease lives."""
+    base = world.save(None, "a")
+    world.grant("next", 9)
+    world.lapse()
+    before = world.dump()
+    for holder in ("me", "next"):
+        lease = Carried(8, holder)
+        expect(world.send(world.plan(base, "b", lease=lease)), "lost", b"9")
+        expect(world.compare(base, lease), "lost", b"9")
+        expect(world.send(world.deletion(base, lease)), "lost", b"9")
+    _untouched(world, before)
+
+
+@scenario
+def an_equal_fence_of_another_holder_has_lost(world: World) -> None:
+    """Two grants can fall in one millisecond: fences count with their holder."""
+    base = world.save(None, "a")
+    world.grant("next", 9)
+    world.lapse()
+    lease = Carried(9, "me")
+    before = world.dump()
+    expect(world.send(world.plan(base, "b", lease=lease)), "lost", b"9")
+    expect(world.compare(base, lease), "lost", b"9")
+    expect(world.send(world.deletion(base, lease)), "lost", b"9")
+    _untouched(world, before)
+
+
+@scenario
+def a_lapsed_lease_that_the_head_still_names_is_accepted(world: World) -> None:
+    """Nobody else was granted the run meanwhile, so the work of the late holder is not thrown away."""
+    base = world.save(None, "a")
+    lease = world.grant("me", 9)
+    world.lapse()
+    expect(world.compare(base, lease), "same")
+    base = world.save(base, "b", lease=lease)
+    world.delete(base, lease=lease)
+
+
+@scenario
+def a_head_that_names_no_holder_accepts_an_equal_fence(world: World) -> None:
+    """Only a holder that is named can be another one."""
+    base = world.save(None, "a")
+    world.client.hset(world.keys.head, "fence", "9")
+    lease = Carried(9, "me")
+    expect(world.compare(base, lease), "same")
+    expect(world.send(world.plan(base, "b", lease=lease)), "saved")
+    world.client.hdel(world.keys.head, "holder")
+    base = world.save(None, "c") if world.load() is None else base
+    expect(world.send(world.deletion(base, lease)), "conflict")  # not lost
+
+
+@scenario
+def without_a_lease_a_lapsed_one_is_no_hindrance(world: World) -> None:
+    """A lease that is over locks nobody out."""
+    base = world.save(None, "a")
+    world.grant("other", 9)
+    world.lapse()
+    expect(world.compare(base), "same")
+    base = world.save(base, "b")
+    assert world.head("fence") == b"9"
+    world.delete(base)
+
+
+@scenario
+def an_accepted_save_raises_the_fence(world: World) -> None:
+    """A save with a higher fence than the head's fences everyone below, though no grant wrote it there."""
+    base = world.save(None, "a")
+    base = world.save(base, "b", lease=Carried(9, "next"))
+    expect(world.send(world.plan(base, "c", lease=Carried(8, "me"))), "lost", b"9")
+    expect(world.send(world.plan(base, "c", lease=Carried(9, "me"))), "lost", b"9")
+
+
+@scenario
+def lease_before_conflict(world: World) -> None:
+    """Who has neither the lease nor the newest revision is told of the lease: waiting comes first."""
+    base = world.save(None, "a")
+    stale, stale_lost = world.plan(base, "b"), world.plan(base, "b", lease=MADE_UP)
+    world.save(base, "rival")
+    world.grant("other", 9)
+    expect(world.send(stale), "locked")
+    expect(world.send(stale_lost), "lost")
+    expect(world.compare(base), "locked")
+    expect(world.send(world.deletion(base)), "locked")
+
+
+# ----------------------------------------------------------------------------------------- compare
+
+
+@scenario
+def of_two_writers_at_one_revision_the_later_conflicts(world: World) -> None:
+    """The later of two writers is told the current revision, and writes nothing."""
+    base = world.save(None, "a")
+    stale = world.plan(base, "b", "c")
+    newer = world.save(base, "rival")
+    before = world.dump()
+    for reply in (world.send(stale), world.send(world.plan(None, "new")), world.compare(base)):
+        expect(reply, "conflict", b"2", newer.head.etag)
+    expect(world.send(world.deletion(base)), "conflict", b"2", newer.head.etag)
+    _untouched(world, before)
+
+
+@scenario
+def the_same_version_of_another_incarnation_conflicts(world: World) -> None:
+    """ABA: delete and re-creation lead back to the same version number, not to the same revision."""
+    old = world.save(None, "old")
+    stale, doomed = world.plan(old, "b"), world.deletion(old)
+    world.delete(old)
+    new = world.save(None, "new")
+    assert new.head.version == old.head.version
+    expect(world.send(stale), "conflict", b"1", new.head.etag)
+    expect(world.compare(old), "conflict", b"1", new.head.etag)
+    expect(world.send(doomed), "conflict", b"1", new.head.etag)
+    assert world.load() == ["new"]
+
+
+@scenario
+def a_save_onto_a_deleted_run_conflicts(world: World) -> None:
+    """The run is absent, and its list still tells that the save was not applied: no "gone"."""
+    base = world.save(None, "a")
+    mine = world.plan(base, "b")
+    world.delete(base)
+    expect(world.send(mine), "conflict", b"", b"")
+    expect(world.compare(base), "conflict", b"", b"")
+    expect(world.send(mine, resend=True), "conflict", b"", b"")
+
+
+@scenario
+def content_that_did_not_change_is_confirmed(world: World) -> None:
+    """A compare at the head answers with the time of the save, and writes nothing without a lifetime."""
+    base = world.save(None, "a")
+    before = world.dump()
+    expect(world.compare(base), "same", world.head("saved"))
+    _untouched(world, before)
+    assert world.deadlines() == [-1, -1, -1]
+
+
+# -------------------------------------------------------------------------------------------- gone
+
+
+@scenario
+def a_resend_older_than_the_list_is_gone(world: World) -> None:
+    """256 saves later nothing tells any more whether a save was applied: neither saved nor conflict."""
+    base = world.save(None, "a")
+    applied = world.plan(base, "b")
+    world.send(applied)
+    missed = world.plan(base, "c")
+    head = world.saves(applied.after, 256, full=True)
+    for mine in (applied, missed):
+        expect(world.resolve(mine), "gone", b"258", head.head.etag)
+    applied, missed = _again(world, applied), _again(world, missed)
+    expect(world.send(applied, resend=True), "gone", b"258", head.head.etag)
+    expect(world.send(missed, resend=True), "gone", b"258", head.head.etag)
+
+
+@scenario
+def a_resent_first_save_older_than_the_list_is_gone(world: World) -> None:
+    """The same for a save that was to create the run: a full list may have forgotten it."""
+    applied = world.plan(None, "a")
+    world.send(applied)
+    head = world.saves(applied.after, 255, full=True)
+    expect(world.send(applied, resend=True), "saved")
+    head = world.save(head, "one more", full=True)
+    expect(world.send(applied, resend=True), "gone", b"257", head.head.etag)
+    _again(world, applied)
+    expect(world.resolve(applied), "gone", b"257", head.head.etag)
+
+
+def _again(world: World, save: Save) -> Save:
+    """Forgets the mark that an answer left, so that the same story can be told another way."""
+    world.client.hdel(world.keys.marks, save.etag)  # type: ignore[arg-type]
+    return save
+
+
+@scenario
+def a_resend_after_the_run_vanished_is_gone(world: World) -> None:
+    """After DEL, FLUSHALL or expiry nobody knows whether a save was applied before."""
+    base = world.save(None, "a")
+    mine = world.plan(base, "b")
+    world.vanish()
+    expect(world.send(mine), "conflict", b"", b"")
+    expect(world.send(mine, resend=True), "gone", b"", b"")
+    other = world.save(None, "new")
+    _again(world, mine)
+    expect(world.send(mine, resend=True), "gone", b"1", other.head.etag)
+    expect(world.resolve(mine), "gone", b"1", other.head.etag)
+
+
+@scenario
+def a_resend_that_the_list_reaches_conflicts(world: World) -> None:
+    """While the list reaches back to the parent, a lost race is a lost race."""
+    base = world.save(None, "a")
+    mine, first = world.plan(base, "b"), world.plan(None, "new")
+    head = world.saves(base, 20)
+    expect(world.send(mine, resend=True), "conflict", b"21", head.head.etag)
+    expect(world.send(first, resend=True), "conflict", b"21", head.head.etag)
+
+
+# ------------------------------------------------------------------------------- what a save leaves
+
+
+@scenario
+def one_deadline_for_all_keys(world: World) -> None:
+    """Head, log and etags expire in one millisecond, whichever save or compare set it."""
+    base = world.save(None, "a", ttl=500_000)
+    deadlines = [world.deadlines()]
+    base = world.save(base, "b", ttl=700_000)
+    deadlines.append(world.deadlines())
+    base = world.save(base, "c", ttl=800_000, full=True)
+    deadlines.append(world.deadlines())
+    expect(world.compare(base, ttl=900_000), "same")
+    deadlines.append(world.deadlines())
+    base = world.save(base, "d")
+    deadlines.append(world.deadlines())
+    seconds, micros = world.client.time()
+    now = seconds * 1000 + micros // 1000
+    for found, ttl in zip(deadlines, (500_000, 700_000, 800_000, 900_000, 900_000), strict=True):
+        assert len(set(found)) == 1, f"deadlines differ: {found}"
+        assert now + ttl - 60_000 < found[0] <= now + ttl, f"{found[0] - now} ms from now, not {ttl}"
+
+
+@scenario
+def without_a_lifetime_a_run_is_for_ever(world: World) -> None:
+    """What a delete left behind expires, but not the run that was made anew on it."""
+    old = world.save(None, "old", lease=Carried(5, "me"))
+    world.delete(old, lease=Carried(5, "me"))
+    left = [world.client.pttl(world.keys.head), world.client.pttl(world.keys.etags)]
+    assert all(0 < ttl <= QUARTER_MS for ttl in left), left  # type: ignore[operator]
+    base = world.save(None, "new")
+    assert world.deadlines() == [-1, -1, -1], world.deadlines()
+    world.save(base, "more")
+    assert world.deadlines() == [-1, -1, -1], world.deadlines()
+
+
+@scenario
+def a_save_without_a_lifetime_leaves_one_alone(world: World) -> None:
+    """A lifetime that somebody else gave the run stays as it is."""
+    base = world.save(None, "a", ttl=500_000)
+    before = world.deadlines()
+    world.save(base, "b")
+    assert world.deadlines() == before
+
+
+@scenario
+def trimming_keeps_what_keep_asks_for(world: World) -> None:
+    """After every save the newest `keep` past revisions can be read, whatever checkpoints came between."""
+    for keep, checkpoints in ((0, (3, 4)), (2, (3, 4, 6, 9)), (3, (2, 8)), (5, tuple(range(2, 20)))):
+        base = world.save(None, "message 1")
+        for version in range(2, 20):
+            base = world.save(base, f"message {version}", keep=keep, full=version in checkpoints)
+            for past in range(max(1, version - keep), version + 1):
+                assert world.load(past) == [f"message {n}" for n in range(1, past + 1)], f"keep={keep}, {version}"
+        first = int(world.head("first") or 0)
+        assert first > 1, f"keep={keep}: nothing was trimmed"
+        assert world.load() == [f"message {n}" for n in range(1, 20)]
+        world.delete(base)
+
+
+@scenario
+def a_checkpoint_trims_the_log(world: World) -> None:
+    """What lies before a checkpoint goes, at once, and the head counts right."""
+    base = world.saves(None, 5)
+    assert world.client.xlen(world.keys.log) == 5
+    base = world.save(base, "all of it", full=True)
+    assert (world.client.xlen(world.keys.log), world.head("first"), world.head("spans")) == (1, b"6", b"6:6")
+    base = world.saves(base, 2)
+    assert (world.client.xlen(world.keys.log), world.head("first")) == (3, b"6")
+
+
+@scenario
+def spans_are_bounded(world: World) -> None:
+    """The head does not grow with the checkpoints, however many past revisions are to be kept."""
+    base = world.save(None, "a")
+    for _ in range(40):
+        base = world.save(base, "b", full=True, keep=10_000)
+    assert len((world.head("spans") or b"").split()) <= 32
+    for past in (1, 2, 20, 41):
+        assert len(world.load(past) or ()) == past
+
+
+@scenario
+def a_span_that_names_trimmed_entries_is_not_believed(world: World) -> None:
+    """`first` never goes back: the head would count entries that the log does not hold."""
+    base = world.saves(None, 3)
+    base = world.save(base, "all of it", full=True)
+    world.client.hset(world.keys.head, "spans", "4:2")
+    world.saves(base, 2)
+    assert world.head("first") == b"4"
+
+
+@scenario
+def a_span_past_the_checkpoint_trims_nothing(world: World) -> None:
+    """A damaged span would have the script trim what readers start from; the save is refused instead."""
+    base = world.saves(None, 3)
+    world.client.hset(world.keys.head, "spans", "1:3")
+    before = world.dump()
+    expect(world.send(world.plan(base, "b")), "corrupt", b"3")
+    _untouched(world, before)
+    assert world.load() == ["message 0", "message 1", "message 2"]
+
+
+@scenario
+def etags_are_capped(world: World) -> None:
+    """The list remembers 256 etags and tickets, also over deletes."""
+    base = world.saves(None, 260, full=True)
+    assert world.client.llen(world.keys.etags) == 256
+    world.delete(base)
+    assert world.client.llen(world.keys.etags) == 256
+
+
+@scenario
+def meta_and_birth_stay(world: World) -> None:
+    """A save that does not change the meta does not touch it, and only the first one tells when the run began."""
+    base = world.save(None, "a", meta={"job": "4711"})
+    created, meta = world.head("created"), world.head("meta")
+    world.client.hset(world.keys.head, "created", "1")
+    base = world.save(base, "b")
+    assert (world.head("created"), world.head("meta")) == (b"1", meta)
+    assert created is not None
+    world.save(base, meta={"job": "4712"})
+    assert world.head("meta") not in (meta, b"", None)
+
+
+# ----------------------------------------------------------------------------------------- deletes
+
+
+@scenario
+def a_delete_leaves_only_memory(world: World) -> None:
+    """Head and log are gone at once, and the etags after 15 minutes."""
+    base = world.saves(None, 3)
+    world.delete(base)
+    assert world.load() is None
+    assert not world.client.exists(world.keys.head, world.keys.log, world.keys.lease, world.keys.marks)
+    left = world.client.pttl(world.keys.etags)
+    assert 0 < left <= QUARTER_MS, left  # type: ignore[operator]
+    expect(world.send(world.deletion(base)), "absent")
+
+
+@scenario
+def a_resent_delete_is_done(world: World) -> None:
+    """A delete whose reply was lost is acknowledged by the resend and by resolve."""
+    base = world.save(None, "a")
+    mine = world.deletion(base)
+    expect(world.send(mine), "deleted")
+    expect(world.send(mine, resend=True), "deleted")
+    expect(world.resolve(mine), "applied")
+
+
+@scenario
+def a_delete_resent_for_a_run_that_another_deleted_is_done(world: World) -> None:
+    """The run that it was sent for is gone."""
+    base = world.save(None, "a")
+    mine = world.deletion(base)
+    world.delete(base)
+    expect(world.send(mine, resend=True), "deleted")
+
+
+@scenario
+def a_resent_delete_leaves_the_successor(world: World) -> None:
+    """Fault 20: no copy of an applied delete touches the run that was made since; the resend knows it is done."""
+    old = world.save(None, "old")
+    mine = world.deletion(old)
+    expect(world.send(mine), "deleted")
+    world.save(None, "new")
+    before = world.dump()
+    expect(world.send(mine, resend=True), "deleted")
+    expect(world.send(mine), "conflict")
+    _untouched(world, before)
+    assert world.load() == ["new"]
+
+
+@scenario
+def a_late_copy_of_a_refused_delete_is_not_applied(world: World) -> None:
+    """A resent delete was refused, for each reason in turn; the reason goes, and the first copy arrives."""
+    base = world.save(None, "a")
+    mine = world.deletion(base)
+    world.grant("other", 9, remember=False)
+    lost_to_lease = world.deletion(base, Carried(10, "me"))
+    expect(world.send(mine, resend=True), "locked")
+    expect(world.send(lost_to_lease, resend=True), "lost")
+    world.lapse()
+    before = world.dump()
+    world.client.hset(world.keys.head, mapping={"fence": 9, "holder": "other"})
+    lost_to_fence = world.deletion(base, Carried(8, "me"))
+    expect(world.send(lost_to_fence, resend=True), "lost")
+    world.restore(before)
+    stale = world.deletion(base)
+    world.save(base, "rival")
+    expect(world.send(stale, resend=True), "conflict")
+    world.restore(before)
+    left = world.client.pttl(world.keys.marks)
+    assert 0 < left <= QUARTER_MS, f"the marks live {left} ms"  # type: ignore[operator]
+    for delete in (mine, lost_to_lease, lost_to_fence, stale):
+        assert world.marked(delete)
+        expect(world.send(delete), "cancelled")
+        expect(world.send(delete, resend=True), "cancelled")
+    assert world.load() == ["a"]
+
+
+@scenario
+def a_late_delete_after_never_is_not_applied(world: World) -> None:
+    """After resolve said that a delete never happened, no copy of it deletes."""
+    base = world.save(None, "a")
+    mine = world.deletion(base)
+    expect(world.resolve(mine), "never")
+    expect(world.send(mine), "cancelled")
+    expect(world.send(mine, resend=True), "cancelled")
+    assert world.load() == ["a"]
+
+
+@scenario
+def fences_survive_a_delete(world: World) -> None:
+    """A holder from before the delete has lost, also in the run that was made since."""
+    base = world.save(None, "a")
+    world.grant("next", 9)
+    world.lapse()
+    world.delete(base)
+    assert (world.head("fence"), world.head("holder")) == (b"9", b"next")
+    assert 0 < world.client.pttl(world.keys.head) <= QUARTER_MS  # type: ignore[operator]
+    expect(world.send(world.plan(None, "late", lease=Carried(8, "me"))), "lost", b"9")
+    expect(world.send(world.plan(None, "late", lease=Carried(9, "me"))), "lost", b"9")
+    base = world.save(None, "new")
+    expect(world.send(world.plan(base, "late", lease=Carried(8, "me"))), "lost", b"9")
+
+
+@scenario
+def a_delete_with_a_lease_leaves_its_fence(world: World) -> None:
+    """Also when the head had not heard of that lease."""
+    base = world.save(None, "a")
+    world.delete(base, lease=Carried(9, "next"))
+    expect(world.send(world.plan(None, "late", lease=Carried(8, "me"))), "lost", b"9")
+
+
+@scenario
+def a_forced_delete_fences_the_holder(world: World) -> None:
+    """Whoever holds the lease is not obeyed but fenced: nothing of theirs comes after the delete."""
+    base = world.save(None, "a")
+    lease = world.grant("holder", 9)
+    world.delete(base, force=True)
+    assert not world.client.exists(world.keys.lease)
+    expect(world.send(world.plan(None, "late", lease=lease)), "lost")
+    assert int(world.head("fence") or 0) > 9
+    assert 0 < world.client.pttl(world.keys.head) <= QUARTER_MS  # type: ignore[operator]
+    new = world.save(None, "new")
+    expect(world.send(world.plan(new, "late", lease=lease)), "lost")
+
+
+@scenario
+def a_forced_delete_raises_the_fence_above_all(world: World) -> None:
+    """Above the head's, the lease's and the clock's: whichever is highest."""
+    far = 4_000_000_000_000
+    base = world.save(None, "a")
+    world.grant("holder", far, remember=False)
+    world.delete(base, force=True)
+    assert int(world.head("fence") or 0) == far + 1
+    world.vanish()
+    base = world.save(None, "a")
+    world.grant("holder", far)
+    world.grant("holder", 9, remember=False)
+    world.delete(base, force=True)
+    assert int(world.head("fence") or 0) == far + 1
+    world.vanish()
+    base = world.save(None, "a")
+    world.grant("holder", 9)
+    world.delete(base, force=True)
+    seconds, _ = world.client.time()
+    assert abs(int(world.head("fence") or 0) - seconds * 1000) < 60_000
+
+
+@scenario
+def a_delete_clears_damage(world: World) -> None:
+    """Whatever is broken, a delete that names what it read clears it, and the run can be made anew."""
+    head, log, etags = world.data_keys
+
+    def sound() -> None:
+        world.saves(None, 2)
+
+    damages: list[Callable[[], object]] = [
+        lambda: world.client.delete(head),
+        lambda: world.client.delete(log),
+        lambda: world.client.xdel(log, "1-0"),
+        lambda: world.client.hdel(head, "etag"),
+        lambda: world.client.hset(head, mapping={"version": "x", "fence": "y"}),
+        lambda: world.foreign(head),
+        lambda: world.foreign(log),
+        lambda: world.foreign(etags),
+        lambda: [world.foreign(key) for key in world.data_keys],
+        lambda: [world.client.delete(log), world.foreign(head)],
+    ]
+    for number, damage in enumerate(damages):
+        sound()
+        damage()
+        read = world.head("etag") if world.client.type(head) == b"hash" else None
+        delete = world.deletion(None)
+        call = delete.call
+        ((verb, sha, count, *rest),) = call.commands(False, False)
+        rest[5] = read or b""
+        changed = type(call)(call.name, lambda again, in_full, c=(verb, sha, count, *rest): [c], call.attempt)  # type: ignore[misc]
+        expect(world.send(changed), "deleted")
+        assert world.load() is None, f"damage {number} was not cleared"
+        base = world.save(None, "new")
+        assert world.load() == ["new"], f"damage {number}"
+        world.delete(base)
+
+
+# -------------------------------------------------------------------------------- half-way failures
+
+SAVE_WRITES: Final = (
+    "HSET", "HDEL", "LREM", "RPUSH", "LTRIM", "PEXPIREAT", "PERSIST", "PEXPIRE", "XTRIM", "XADD",
+)  # fmt: skip
+
+
+def _situations(world: World) -> list[tuple[str, Save]]:
+    """Returns saves for the run as it is left by the step of the same number; each is a different path."""
+    old = world.save(None, "old", lease=Carried(5, "me"))
+    base = world.saves(old, 2)
+    return [
+        ("a later save", world.plan(base, "b")),
+        ("with a lifetime", world.plan(base, "b", ttl=QUARTER_MS)),
+        ("with trimming", world.plan(base, "b", full=True)),
+        ("with everything", world.plan(base, "b", full=True, ttl=QUARTER_MS, lease=Carried(6, "me"), meta={"a": 1})),
+    ]
+
+
+def _holds(world: World) -> dict[bytes, object]:
+    """Returns what the run holds but for the head's `format`, which says nothing by itself."""
+    head = world.client.hgetall(world.keys.head)
+    head.pop(b"format", None)  # type: ignore[union-attr]
+    dump = world.dump()
+    return {b"head": head, b"log": dump[world.keys.log], b"etags": dump[world.keys.etags]}
+
+
+def _fails_half_way(world: World, mine: Save, limited: redis.Redis, content: list[str], label: str) -> bool:
+    before = _holds(world)
+    reply = world.try_(mine, by=limited)
+    if isinstance(reply, list) and reply[0] == "saved":
+        assert world.load() == content, label
+        return False
+    assert isinstance(reply, Exception) or reply[0] == "failed", f"{label}: {reply}"
+    assert _holds(world) == before, f"{label}: {reply} left something behind"
+    return True
+
+
+@scenario
+def a_save_that_fails_half_way_changes_nothing(world: World) -> None:
+    """Row 22: with any one or two commands forbidden, a save writes all or nothing, and can be repeated."""
+    failures = 0
+    with world.limited() as without:
+        for number in range(4):
+            for denied in few(SAVE_WRITES):
+                world.client.delete(*world.data_keys, world.keys.marks)
+                label, mine = _situations(world)[number]
+                label = f"{label} without {denied}"
+                content = ["old", "message 0", "message 1", "b"]
+                if _fails_half_way(world, mine, without(denied), content, label):
+                    failures += 1
+                    expect(world.send(mine, resend=True), "saved")
+                    assert world.load() == content, label
+                world.save(mine.after, "c")
+                assert world.load() == [*content, "c"], label
+    assert failures > 60, failures
+
+
+@scenario
+def a_first_save_that_fails_half_way_changes_nothing(world: World) -> None:
+    """Row 22, for the save that creates a run, on nothing or on what a delete left."""
+    failures = 0
+    with world.limited() as without:
+        for ttl in (None, QUARTER_MS):
+            for deleted in (False, True):
+                for denied in few(SAVE_WRITES):
+                    world.client.delete(*world.data_keys, world.keys.marks)
+                    if deleted:
+                        world.delete(world.save(None, "old"), lease=Carried(5, "me"))
+                    mine = world.plan(None, "b", ttl=ttl)
+                    label = f"ttl={ttl}, deleted={deleted}, without {denied}"
+                    if _fails_half_way(world, mine, without(denied), ["b"], label):
+                        failures += 1
+                        assert world.load() is None, label
+                        expect(world.send(mine, resend=True), "saved")
+                    assert world.load() == ["b"], label
+    assert failures > 60, failures
+
+
+@scenario
+def a_first_save_that_fails_leaves_no_key_and_no_immortal_one(world: World) -> None:
+    """A failed first save creates nothing, and what a delete left behind still expires."""
+    with world.limited() as without:
+        expect(world.send(world.plan(None, "a"), by=without(["XADD"])), "failed")
+        assert not world.client.exists(*world.data_keys)
+        world.delete(world.save(None, "old"), lease=Carried(5, "me"))
+        expect(world.send(world.plan(None, "a"), by=without(["XADD"])), "failed")
+        left = [world.client.pttl(world.keys.head), world.client.pttl(world.keys.etags)]
+        assert all(0 < ttl <= QUARTER_MS for ttl in left), left  # type: ignore[operator]
+
+
+@scenario
+def a_full_list_survives_a_failed_save(world: World) -> None:
+    """What a save that fails half-way pushes out of a full list is the very oldest etag at most."""
+    base = world.saves(None, 256, full=True)
+    before = world.dump()
+    with world.limited() as without:
+        for denied in (["XADD"], ["LTRIM"], ["LREM"], ["LREM", "XADD"], ["LTRIM", "XADD"]):
+            world.restore(before)
+            mine = world.plan(base, "b")
+            expect(world.send(mine, by=without(denied)), "failed")
+            assert world.etags()[-255:] == [save.etag for save in world.applied[-255:]], denied
+            expect(world.send(mine, resend=True), "saved")
+            world.applied.pop()
+    assert world.client.llen(world.keys.etags) == 256
+
+
+DELETE_WRITES: Final = ("LREM", "RPUSH", "LTRIM", "PEXPIRE", "HSET", "DEL")
+
+
+@scenario
+def a_delete_that_fails_half_way_deletes_nothing(world: World) -> None:
+    """Row 22, for deletes: with any one or two commands forbidden, all or nothing; then it can be repeated."""
+    failures = 0
+    with world.limited() as without:
+        for force in (False, True):
+            for denied in few(DELETE_WRITES):
+                world.client.delete(*world.data_keys, world.keys.marks, world.keys.lease)
+                base = world.saves(None, 2)
+                lease = world.grant("me", 9)
+                mine = world.deletion(base, lease=Carried() if force else lease, force=force)
+                before = _holds(world)
+                reply = world.try_(mine, by=without(denied))
+                assert not isinstance(reply, Exception), f"without {denied}, force={force}: {reply}"
+                if reply[0] == "failed":
+                    failures += 1
+                    assert _holds(world) == before, f"without {denied}, force={force}: {reply} left something behind"
+                    expect(world.send(mine, resend=True), "deleted")
+                expect(reply, reply[0] if reply[0] == "failed" else "deleted")
+                assert world.load() is None
+                assert int(world.head("fence") or 0) >= 9
+    assert failures > 20, failures
+
+
+# ------------------------------------------------------------------------------------- full memory
+
+
+def _full(world: World, full: bool) -> None:
+    world.client.config_set("maxmemory", "1" if full else "0")
+
+
+FULL_MEMORY: Final[dict[str, Scenario]] = {}
+
+
+def full_memory(story: Scenario) -> Scenario:
+    """Registers a scenario that needs a server of its own, to fill it up."""
+    FULL_MEMORY[story.__name__] = scenario(story)
+    return story
+
+
+@full_memory
+def a_save_into_full_memory_changes_nothing(world: World) -> None:
+    """With full memory the first write of a save fails, so nothing was written; it succeeds when there is room."""
+    try:
+        for number in range(2):
+            base = world.saves(None, 3) if number else None
+            content = ["message 0", "message 1", "message 2"] if number else None
+            mine = world.plan(base, "b")
+            before = world.dump()
+            _full(world, True)
+            reply = world.send(mine)
+            expect(reply, "failed")
+            assert b"OOM" in reply[1], reply
+            _full(world, False)
+            _untouched(world, before)
+            assert world.load() == content
+            expect(world.send(mine, resend=True), "saved")
+            assert world.load() == [*(content or ()), "b"]
+            world.delete(mine.after)
+    finally:
+        _full(world, False)
+
+
+@full_memory
+def full_memory_takes_deletes(world: World) -> None:
+    """Deleting is how memory is freed, so full memory does not forbid it, damaged runs included."""
+    try:
+        base = world.saves(None, 3)
+        world.grant("holder", 9)
+        _full(world, True)
+        world.delete(base, force=True)
+        assert not world.client.exists(world.keys.log)
+        _full(world, False)
+        base = world.saves(None, 3)
+        world.foreign(world.keys.etags)
+        _full(world, True)
+        world.delete(base)
+        assert not world.client.exists(world.keys.log)
+    finally:
+        _full(world, False)
+
+
+@full_memory
+def full_memory_makes_no_unmarked_refusal(world: World) -> None:
+    """Where no mark can be left, a resend is not refused and resolve does not say never: the outcome stays open."""
+    try:
+        base = world.save(None, "a")
+        mine, doomed = world.plan(base, "b"), world.deletion(base)
+        world.save(base, "rival")
+        _full(world, True)
+        for delivered in (mine, doomed):
+            assert isinstance(world.try_(delivered, resend=True), Exception)
+            attempt = delivered.call.attempt
+            assert attempt is not None
+            assert isinstance(world.try_(_protocol.resolve(world.where, attempt)), Exception)
+            assert not world.marked(delivered)
+    finally:
+        _full(world, False)

@@ -1,0 +1,145 @@
+"""A script's header, its body and the Python that calls it name the same KEYS and ARGV."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import pytest
+
+from histstore import _protocol
+from histstore._chain import Base
+from histstore._keys import run_keys
+from histstore._protocol import NO_LEASE, Call, Carried, Where
+from histstore._scripts import ALL, COMPARE, DELETE, PROBE, RESOLVE, SAVE, Script, strip
+from histstore.snapshot import Attempt, RunId
+
+from .world import World
+
+LEASE: Final = Carried(77, "the holder")
+
+
+def declared(script: Script, table: str) -> dict[int, str]:
+    """Returns the header's names of KEYS or ARGV by number."""
+    header = [line for line in script.source.split("\n") if line.startswith("--")]
+    return {int(n): name for n, name in re.findall(rf"{table}\[(\d)\] (\w+)", "\n".join(header))}
+
+
+def used(script: Script, table: str) -> dict[int, str]:
+    """Returns the names of the variables that the body reads KEYS or ARGV into, by number."""
+    body = strip(script.source)
+    found: dict[int, str] = {}
+    for names, values in re.findall(r"^local ([\w, ]+) =\s+((?:[^\n]*(?:KEYS|ARGV)\[[^\n]*))$", body, re.MULTILINE):
+        for name, value in zip(names.split(", "), values.split(", "), strict=True):
+            ((of, number),) = re.findall(r"(KEYS|ARGV)\[(\d)\]", value)
+            if of == table:
+                found[int(number)] = name
+    assert len(found) == len(re.findall(rf"{table}\[", body)), f"{script.name}: {table} is read in a way not seen here"
+    return found
+
+
+@pytest.mark.parametrize("script", ALL, ids=lambda script: script.name)
+def test_the_header_declares_what_the_body_uses(script: Script) -> None:
+    """KEYS and ARGV are numbered from 1 without a gap, named once, and named alike in header and body."""
+    for table, ending in (("KEYS", "_key"), ("ARGV", "")):
+        names = declared(script, table)
+        assert list(names) == list(range(1, len(names) + 1)), names
+        if script is not PROBE:
+            assert used(script, table) == {n: name + ending for n, name in names.items()}
+    assert script is not PROBE or (used(script, "KEYS"), used(script, "ARGV")) == ({1: "scratch"}, {})
+
+
+def _where(world: World) -> Where:
+    return world.where
+
+
+def _base(world: World) -> Base:
+    return world.plan(None, "a", "b").after
+
+
+def _calls(world: World) -> dict[Script, tuple[Call, dict[str, object]]]:
+    """Returns a call of each script whose values differ from one another, and what each name must stand for."""
+    base = _base(world)
+    save = world.plan(base, "c", lease=LEASE, ttl=1234, keep=56, meta={"job": 1})
+    revision = base.head.revision
+    attempt = Attempt("save", world.namespace, world.where.run_id, revision, revision, b"t" * 16)
+    entry = save.plan.entry
+    return {
+        SAVE: (
+            save.call,
+            {
+                "version": entry.version, "header": entry.header(), "body": entry.body,
+                "check": save.plan.head.check(), "meta": save.plan.head.meta, "resend": "0",
+                "holder": LEASE.holder, "ttl": 1234, "keep": 56,
+            },
+        ),
+        COMPARE: (
+            _protocol.compare(world.where, revision, LEASE, 1234),
+            {"etag": revision.etag, "fence": "77", "holder": LEASE.holder, "ttl": 1234},
+        ),
+        RESOLVE: (_protocol.resolve(world.where, attempt), {"ticket": b"t" * 16, "parent": revision.etag}),
+        DELETE: (
+            _protocol.delete(world.where, attempt, revision.etag, LEASE, True),
+            {
+                "expected": revision.etag, "ticket": b"t" * 16, "resend": "0", "fence": "77",
+                "holder": LEASE.holder, "force": "1",
+            },
+        ),
+    }  # fmt: skip
+
+
+def test_python_sends_what_the_header_declares(make_world: object) -> None:
+    """Each value that a call carries stands where the header names it, and each key is the one of that name."""
+    world: World = make_world("")  # type: ignore[operator]
+    for script, (call, values) in _calls(world).items():
+        ((verb, sha, count, *rest),) = call.commands(False, False)
+        assert (verb, sha) == ("EVALSHA", script.sha)
+        keys, args = rest[: int(count)], rest[int(count) :]
+        names = declared(script, "KEYS")
+        assert keys == [getattr(world.keys, name) for name in names.values()], script.name
+        assert dict(zip(declared(script, "ARGV").values(), args, strict=True)) == values, script.name
+        ((verb, source, *same),) = call.commands(False, True)
+        assert (verb, source, same) == ("EVAL", script.source, [count, *rest])
+
+
+def test_a_resend_differs_in_the_one_argument_that_says_so(make_world: object) -> None:
+    """The copies of a request are the same but for `resend`; what may be repeated as it is has none."""
+    world: World = make_world("")  # type: ignore[operator]
+    for script, (call, _) in _calls(world).items():
+        first, again = call.commands(False, False)[0], call.commands(True, False)[0]
+        differing = [n for n, (a, b) in enumerate(zip(first, again, strict=True)) if a != b]
+        names = {name: n + 2 + int(first[2]) for n, name in declared(script, "ARGV").items()}
+        assert differing == ([names["resend"]] if "resend" in names else [])
+        assert all((first[n], again[n]) == ("0", "1") for n in differing)
+        assert (call.attempt is not None) == ("resend" in names)
+
+
+def test_without_a_lease_a_call_carries_no_holder(make_world: object) -> None:
+    """An empty holder is how the scripts know that no lease is carried; an empty ttl, that there is none."""
+    world: World = make_world("")  # type: ignore[operator]
+    base = _base(world)
+    revision = base.head.revision
+    attempt = Attempt("delete", world.namespace, world.where.run_id, revision, revision, b"t" * 16)
+    calls = {
+        SAVE: world.plan(base, "c").call,
+        COMPARE: _protocol.compare(world.where, revision, NO_LEASE, None),
+        DELETE: _protocol.delete(world.where, attempt, revision.etag, NO_LEASE, False),
+    }
+    for script, call in calls.items():
+        (command,) = call.commands(False, False)
+        args = dict(zip(declared(script, "ARGV").values(), command[3 + int(command[2]) :], strict=True))
+        assert args["holder"] == ""
+        assert args.get("fence", "") == ""
+        assert args.get("ttl", "") == ""
+
+
+def test_the_keys_of_a_call_share_one_hash_tag() -> None:
+    """A cluster runs a script only if all of its keys lie in one slot, whatever the run is called."""
+    for run_id in ("plain", "with {braces}", "}{", "{}"):
+        keys = run_keys("name{space}", RunId(run_id))
+        tags = set()
+        for key in (keys.head, keys.log, keys.etags, keys.marks, keys.lease, keys.queue):
+            start = key.index(b"{") + 1
+            tags.add(key[start : key.index(b"}", start)])
+        assert len(tags) == 1, tags
+        assert tags != {b""}

@@ -1,0 +1,51 @@
+"""The self-test of a connection."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import redis
+
+from histstore import _protocol
+from histstore._scripts import ALL, PROBE, strip
+
+from .world import World, exchange
+
+
+def probe(world: World, client: redis.Redis) -> list[str]:
+    *_, problems = exchange(client, *_protocol.probe(world.keys).commands(False, False))
+    return [line.decode() for line in problems]
+
+
+def _commands(source: str) -> set[str]:
+    found = set(re.findall(r"(?:redis\.p?call|write|try)\((?:not present and \{[^}]*\}, |nil, |\{[^}]*\}, )?'(\w+)'", source))
+    return found | set(re.findall(r"\{'([A-Z]+)', \w+_key", source))
+
+
+def test_a_server_that_allows_everything_has_no_problems(make_world: Callable[..., World]) -> None:
+    """The probe answers with an empty list, twice too, and leaves no key behind."""
+    world = make_world("")
+    for _ in range(2):
+        assert probe(world, world.client) == []
+        assert not world.client.exists(world.keys.head)
+
+
+def test_the_probe_runs_every_command_of_every_script() -> None:
+    """What a script uses and the probe does not would fail between two writes instead of at the start."""
+    for script in ALL:
+        commands = _commands(strip(script.source))
+        assert commands, script.name
+        assert commands <= _commands(strip(PROBE.source)), f"{script.name}: {commands}"
+
+
+def test_each_missing_permission_is_named(make_world: Callable[..., World]) -> None:
+    """For each command of the scripts alone: without the permission, the probe names that command and no other."""
+    world = make_world("")
+    commands = _commands(strip(PROBE.source))
+    assert len(commands) > 15, commands
+    with world.limited() as without:
+        for command in sorted(commands):
+            found = {line.rpartition(" (")[2].rstrip(")") for line in probe(world, without([command]))}
+            world.client.delete(world.keys.head)
+            assert command in found, f"{command}: {found}"

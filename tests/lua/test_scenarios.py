@@ -1,0 +1,41 @@
+"""Every scenario, on the real scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from histstore._scripts import ALL
+
+from .scenarios import SCENARIOS
+from .world import World
+
+_HEARD: dict[str, set[tuple[str, str]]] = {}
+
+
+def _tell(name: str, make_world: Callable[..., World]) -> set[tuple[str, str]]:
+    if name not in _HEARD:
+        world = make_world(name)
+        SCENARIOS[name](world)
+        _HEARD[name] = world.heard
+    return _HEARD[name]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenario(name: str, make_world: Callable[..., World]) -> None:
+    """The scenario's own docstring says what holds."""
+    _tell(name, make_world)
+
+
+def test_every_reply_that_a_header_lists_is_provoked_and_no_other(make_world: Callable[..., World]) -> None:
+    """The first words of the scripts' replies, over all scenarios, are exactly those of the `Returns` lines."""
+    declared = set()
+    for script in ALL:
+        header = script.source.split("\n\nlocal ")[0]
+        returns = header[header.index("-- Returns") :]
+        declared |= {(script.name, word) for word in re.findall(r'\{"(\w+)"', returns)}
+    assert {name for name, _ in declared} == {"save", "resolve", "compare", "delete"}
+    heard = set().union(*(_tell(name, make_world) for name in SCENARIOS))
+    assert heard == declared

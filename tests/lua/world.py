@@ -1,0 +1,313 @@
+"""One run on a real server, driven request by request: what the network may do to a store, done by hand."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError, ResponseError
+
+from histstore import _chain, _protocol
+from histstore._chain import Base
+from histstore._keys import run_keys
+from histstore._plan import Plan, Target, Writer, grow, plan_save
+from histstore._protocol import NO_LEASE, Call, Carried, Command, Where
+from histstore._scripts import ALL
+from histstore.snapshot import Attempt, Revision, RunId
+
+Reply = list[Any]
+MINUTE_MS = 60_000
+QUARTER_MS = 15 * MINUTE_MS
+
+_SOURCES = {script.name: script.source for script in ALL}
+
+
+def exchange(client: redis.Redis, *commands: Command) -> list[Any]:
+    """Sends commands at once and returns the raw replies; errors of the server are values here."""
+    connection = client.connection_pool.get_connection()
+    try:
+        connection.send_packed_command(connection.pack_commands(commands))
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+    finally:
+        client.connection_pool.release(connection)
+
+
+@dataclass(frozen=True)
+class Save:
+    """One save with all its copies: each `World.send` of it is a copy that reaches the server."""
+
+    call: Call
+    plan: Plan
+    onto: Base | None
+
+    @property
+    def etag(self) -> bytes:
+        return self.plan.entry.etag
+
+    @functools.cached_property
+    def after(self) -> Base:
+        """The content that it makes."""
+        found = grow(self.onto, self.plan, self.plan.entry.revision())
+        assert found is not None
+        return found
+
+
+@dataclass(frozen=True)
+class Delete:
+    """One delete with all its copies."""
+
+    call: Call
+
+    @property
+    def ticket(self) -> bytes:
+        assert self.call.attempt is not None
+        return self.call.attempt.ticket
+
+
+@dataclass
+class World:
+    """A run of its own, and the scripts that work on it.
+
+    Attributes:
+        client: Reaches the server with every permission.
+        namespace: The test's own.
+        sources: Scripts to run in place of the real ones.
+        heard: Script and first word of every reply so far.
+        applied: The saves that were acknowledged, each copy of them.
+    """
+
+    client: redis.Redis
+    namespace: str
+    sources: Mapping[str, str] = field(default_factory=dict)
+    heard: set[tuple[str, str]] = field(default_factory=set)
+    applied: list[Save] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        run_id = RunId.new()
+        self.where = Where(self.namespace, run_id, run_keys(self.namespace, run_id))
+        self.keys = self.where.keys
+
+    # ------------------------------------------------------------------------------------- sending
+
+    def send(self, what: Save | Delete | Call, resend: bool = False, by: redis.Redis | None = None) -> Reply:
+        """Delivers one copy of a request. An error of the server is an AssertionError."""
+        reply = self.try_(what, resend, by)
+        if isinstance(reply, Exception):
+            raise AssertionError(f"the script raised: {reply}")
+        return reply
+
+    def try_(
+        self, what: Save | Delete | Call, resend: bool = False, by: redis.Redis | None = None
+    ) -> Reply | ResponseError:
+        """Delivers one copy of a request; returns an error of the server instead of raising it."""
+        call = what if isinstance(what, Call) else what.call
+        client = by or self.client
+        ((_, sha, *rest),) = call.commands(resend, False)
+        mutated = self.sources.get(call.name)
+        (reply,) = exchange(client, ("EVAL", mutated, *rest) if mutated else ("EVALSHA", sha, *rest))
+        if isinstance(reply, NoScriptError):
+            (reply,) = exchange(client, ("EVAL", _SOURCES[call.name], *rest))
+        if isinstance(reply, ResponseError):
+            if "compil" in str(reply):
+                raise RuntimeError(f"the mutated script is no Lua: {reply}")
+            return reply
+        assert type(reply) is list, reply
+        reply[0] = reply[0].decode()
+        self.heard.add((call.name, reply[0]))
+        if isinstance(what, Save) and reply[0] == "saved":
+            self.applied.append(what)
+        return reply
+
+    # -------------------------------------------------------------------------------------- saves
+
+    def plan(
+        self,
+        onto: Base | None,
+        *messages: str,
+        lease: Carried = NO_LEASE,
+        ttl: int | None = None,
+        keep: int = 0,
+        full: bool = False,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Save:
+        """Makes a save that adds messages (`full`: as a checkpoint), but sends no copy of it."""
+        before = onto.messages() if onto is not None else []
+        pins = onto.pins[: onto.length] if onto is not None else []
+        old_meta = _chain.decode_meta(onto.head.meta) if onto is not None else {}
+        target = Target(
+            [*before, *messages],
+            [*pins, *[False] * len(messages)],
+            len(before) + len(messages),
+            old_meta if meta is None else meta,
+        )
+        parent = onto.head if onto is not None else None
+        plan = plan_save(parent, onto, target, Writer(os.urandom(16), lease.fence, 1 << 26), full=full)
+        assert plan is not None, "nothing to save"
+        revision = parent.revision if parent is not None else None
+        return Save(_protocol.save(self.where, plan, revision, lease, ttl, keep), plan, onto)
+
+    def save(self, onto: Base | None, *messages: str, **options: Any) -> Base:
+        """Makes a save, sends it once, and returns the content that it made."""
+        save = self.plan(onto, *messages, **options)
+        reply = self.send(save)
+        assert reply[0] == "saved", reply
+        return save.after
+
+    def saves(self, onto: Base | None, count: int, **options: Any) -> Base:
+        """Saves `count` times, one message each."""
+        for number in range(count):
+            onto = self.save(onto, f"message {number}", **options)
+        assert onto is not None
+        return onto
+
+    # ---------------------------------------------------------------------------- the other scripts
+
+    def resolve(self, what: Save | Delete) -> Reply:
+        assert what.call.attempt is not None
+        return self.send(_protocol.resolve(self.where, what.call.attempt))
+
+    def compare(self, at: Base, lease: Carried = NO_LEASE, ttl: int | None = None) -> Reply:
+        return self.send(_protocol.compare(self.where, at.head.revision, lease, ttl))
+
+    def deletion(self, at: Base | None, lease: Carried = NO_LEASE, force: bool = False) -> Delete:
+        """Makes a delete, but sends no copy of it. `at=None`: of a run whose head has no etag."""
+        revision = at.head.revision if at is not None else None
+        attempt = Attempt(
+            "delete", self.namespace, self.where.run_id, revision, revision or Revision(1, _chain.ABSENT), os.urandom(16)
+        )
+        return Delete(_protocol.delete(self.where, attempt, revision.etag if revision else b"", lease, force))
+
+    def delete(self, at: Base | None, **options: Any) -> None:
+        reply = self.send(self.deletion(at, **options))
+        assert reply == ["deleted"], reply
+
+    # ---------------------------------------------------------------------- behind the scripts' back
+
+    def grant(self, holder: str, fence: int, remember: bool = True) -> Carried:
+        """Grants a lease as the next issue's script will: the key, and the fence in the head."""
+        self.client.hset(self.keys.lease, mapping={"holder": holder, "fence": fence, "since": 1})
+        self.client.pexpire(self.keys.lease, MINUTE_MS)
+        if remember:
+            self.client.hset(self.keys.head, mapping={"fence": fence, "holder": holder})
+        return Carried(fence, holder)
+
+    def lapse(self) -> None:
+        """The lease's time is over."""
+        self.client.delete(self.keys.lease)
+
+    @property
+    def data_keys(self) -> tuple[bytes, bytes, bytes]:
+        return self.keys.head, self.keys.log, self.keys.etags
+
+    def dump(self) -> dict[bytes, bytes | None]:
+        """Returns what the run's data keys hold, byte for byte."""
+        return {key: self.client.dump(key) for key in self.data_keys}  # type: ignore[misc]
+
+    def restore(self, dump: Mapping[bytes, bytes | None]) -> None:
+        """Puts the data keys back to what they were, as a failover to a lagging replica does."""
+        for key, value in dump.items():
+            self.client.delete(key)
+            if value is not None:
+                self.client.restore(key, 0, value)
+
+    def vanish(self) -> None:
+        """The run's keys are gone without a trace: DEL, FLUSHALL, expiry."""
+        self.client.delete(*self.data_keys)
+
+    def head(self, name: str) -> bytes | None:
+        return self.client.hget(self.keys.head, name)  # type: ignore[return-value]
+
+    def etags(self) -> list[bytes]:
+        """Returns the applied etags and delete tickets that the run remembers, oldest first."""
+        return self.client.lrange(self.keys.etags, 0, -1)  # type: ignore[return-value]
+
+    def marked(self, what: Save | Delete) -> bool:
+        ticket = what.etag if isinstance(what, Save) else what.ticket
+        return bool(self.client.hexists(self.keys.marks, ticket))  # type: ignore[arg-type]
+
+    def deadlines(self) -> list[int]:
+        """Returns when head, log and etags expire; -1: never, -2: not there."""
+        return [int(self.client.pexpiretime(key)) for key in self.data_keys]  # type: ignore[arg-type]
+
+    @contextmanager
+    def watching(self, key: bytes) -> Iterator[Callable[[], bool]]:
+        """Yields a function that tells whether anything was written to `key` meanwhile."""
+        with self.client.pipeline() as watcher:
+            watcher.watch(key)
+
+            def written() -> bool:
+                watcher.multi()
+                watcher.ping()
+                try:
+                    watcher.execute()
+                except redis.WatchError:
+                    return True
+                return False
+
+            yield written
+
+    def foreign(self, key: bytes) -> None:
+        """Puts something of a foreign type where `key` was."""
+        self.client.set(key, b"not ours")
+
+    # -------------------------------------------------------------------------------------- reading
+
+    def load(self, at: int | None = None) -> list[Any] | None:
+        """Returns the messages, proven; None: the run is absent. A run that does not add up is an AssertionError."""
+        call = _protocol.load(self.where, None) if at is None else _protocol.load_at(self.where, at)
+        *_, reply = exchange(self.client, *call.commands(False, False))
+        try:
+            loaded = _protocol.read_loaded(reply)
+            if loaded.head is None:
+                assert not loaded.items, "there is a log, but no head"
+                return None
+            entries = _chain.read_entries(loaded.items)
+            if at is None:
+                return _protocol.fold(loaded.head, entries, None).messages()
+            assert entries, f"version {at} is not there"
+            assert entries[-1].version == at, f"version {at} is not there"
+            return _chain.replay([e for e in entries if e.version >= entries[-1].checkpoint]).messages()
+        except _chain.BrokenChainError as error:
+            raise AssertionError(f"the run is not readable: {error.reason}") from error
+
+    # ----------------------------------------------------------------------------------- permissions
+
+    @contextmanager
+    def limited(self) -> Iterator[Callable[[Sequence[str]], redis.Redis]]:
+        """Yields a function that returns a client of a user who may do all but the named commands."""
+        name = f"{self.namespace}-{uuid.uuid4().hex[:8]}"
+        password = uuid.uuid4().hex
+        rules = ("reset", "on", f">{password}", "~*", "&*", "+@all")
+        self.client.execute_command("ACL", "SETUSER", name, *rules)
+        own = self.client.connection_pool.connection_kwargs | {"username": name, "password": password}
+        pool = redis.ConnectionPool(self.client.connection_pool.connection_class, **own)
+        client = redis.Redis(connection_pool=pool)
+
+        def without(commands: Sequence[str]) -> redis.Redis:
+            self.client.execute_command("ACL", "SETUSER", name, "+@all", *(f"-{command.lower()}" for command in commands))
+            return client
+
+        try:
+            yield without
+        finally:
+            client.close()
+            pool.disconnect()
+            self.client.execute_command("ACL", "DELUSER", name)
+
+
+def few(items: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns each item alone, and each pair."""
+    return [*((item,) for item in items), *itertools.combinations(items, 2)]

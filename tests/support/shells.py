@@ -1,0 +1,117 @@
+"""One test body for both shells: the asyncio one as it is, the blocking one behind awaitable calls.
+
+The blocking objects are called right where the test awaits, in the same thread. Which calls to dress up is
+read off the asyncio twin, so a name that one shell lacks fails the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+from collections.abc import AsyncIterator, Iterator
+from types import ModuleType
+from typing import Any
+
+import redis
+import redis.asyncio
+
+import histstore
+import histstore.sync
+
+from .proxy import Proxy
+
+
+class Blocking:
+    """A blocking object with the face of its asyncio twin."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self._twin = getattr(histstore, type(inner).__name__)
+
+    def __getattr__(self, name: str) -> Any:
+        theirs = getattr(self._twin, name, None)
+        ours = getattr(self.inner, {"aclose": "close"}.get(name, name))
+        if inspect.isasyncgenfunction(theirs):
+
+            async def iterate(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+                for item in ours(*args, **kwargs):
+                    yield item
+
+            return iterate
+        if inspect.iscoroutinefunction(theirs):
+
+            async def call(*args: Any, **kwargs: Any) -> Any:
+                return ours(*args, **kwargs)
+
+            return call
+        if name == "store":
+            return lambda run_id: Blocking(ours(run_id))
+        return ours
+
+    async def __aenter__(self) -> Blocking:
+        self.inner.__enter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+
+class Shell:
+    """One of the two shells.
+
+    Attributes:
+        name: "async" or "sync".
+        module: `histstore` or `histstore.sync`.
+        redis: The redis-py module whose clients it takes.
+    """
+
+    def __init__(self, name: str, module: ModuleType, redis_module: ModuleType) -> None:
+        self.name = name
+        self.module = module
+        self.redis = redis_module
+
+    def dress(self, thing: Any) -> Any:
+        """Returns `thing` so that its calls can be awaited."""
+        return Blocking(thing) if self.name == "sync" else thing
+
+    def from_url(self, url: str, **options: Any) -> Any:
+        return self.dress(self.module.RedisBackend.from_url(url, **options))
+
+    def backend(self, client: Any, **options: Any) -> Any:
+        return self.dress(self.module.RedisBackend(client, **options))
+
+    async def close_client(self, client: Any) -> None:
+        if self.name == "sync":
+            client.close()
+        else:
+            await client.aclose()
+
+
+SHELLS = (Shell("async", histstore, redis.asyncio), Shell("sync", histstore.sync, redis))
+
+
+@contextlib.contextmanager
+def threaded_proxy(url: str) -> Iterator[Proxy]:
+    """Runs a proxy in a thread of its own, where a blocking caller does not stop it."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)
+    thread.start()
+
+    async def make() -> Proxy:
+        proxy = Proxy(url)
+        await proxy.__aenter__()
+        return proxy
+
+    try:
+        running = asyncio.run_coroutine_threadsafe(make(), loop).result(20)
+        yield running
+        asyncio.run_coroutine_threadsafe(running.__aexit__(), loop).result(20)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(20)
+        loop.close()
