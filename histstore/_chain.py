@@ -27,7 +27,7 @@ ENTRY_OVERHEAD: Final = 100
 """Bytes that an entry costs in the log besides its body, about."""
 _HEADER = struct.Struct(">16s16s16sIIIQQQQ")
 _Header = tuple[bytes, bytes, bytes, int, int, int, int, int, int, int]
-_LINK = struct.Struct(">16sQ16sQQ")
+_LINK = struct.Struct(">Q16s16sIIIQQQQ")
 _CHECK = struct.Struct(">Q16sQQQQ")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -39,13 +39,6 @@ class BrokenChainError(Exception):
         self.version = version
         self.reason = reason
         super().__init__(reason)
-
-
-def link(parent: bytes, version: int, op: bytes, i: int, j: int, body: bytes) -> bytes:
-    """Returns the etag of an entry: BLAKE2b-128 (RFC 7693) over its parent, place, intent and content."""
-    digest = hashlib.blake2b(_LINK.pack(parent, version, op, i, j), digest_size=16, person=b"histstore1")
-    digest.update(body)
-    return digest.digest()
 
 
 def timestamp(milliseconds: int | bytes | str | None) -> datetime | None:
@@ -74,6 +67,31 @@ class Entry:
     body: bytes
     saved: bytes = b""
 
+    @staticmethod
+    def make(
+        version: int,
+        parent: bytes,
+        op: bytes,
+        cut: tuple[int, int],
+        length: int,
+        size: int,
+        checkpoint: int,
+        logged: int,
+        fence: int,
+        body: bytes,
+    ) -> Entry:
+        """Makes an entry and the etag that names it."""
+        i, j = cut
+        etag = _link(version, parent, op, i, j, length, size, checkpoint, logged, fence, body)
+        return Entry(version, parent, etag, op, i, j, length, size, checkpoint, logged, fence, body)
+
+    def sound(self) -> bool:
+        """Tells whether the etag is that of what the entry holds."""
+        return self.etag == _link(
+            self.version, self.parent, self.op, self.i, self.j, self.length, self.size,
+            self.checkpoint, self.logged, self.fence, self.body,
+        )  # fmt: skip
+
     def header(self) -> bytes:
         """Returns the packed form that the save script reads and the log keeps."""
         return _HEADER.pack(
@@ -84,6 +102,30 @@ class Entry:
     def revision(self) -> Revision:
         """Returns the revision that this entry made."""
         return Revision(self.version, self.etag, timestamp(self.saved), self.fence or None, self.length, self.size)
+
+
+def _link(
+    version: int,
+    parent: bytes,
+    op: bytes,
+    i: int,
+    j: int,
+    length: int,
+    size: int,
+    checkpoint: int,
+    logged: int,
+    fence: int,
+    body: bytes,
+) -> bytes:
+    """Returns the etag of an entry: BLAKE2b-128 (RFC 7693) over its place, its parent, its intent and its content.
+
+    All that a reader goes by is under it: a header that says where to start reading is as fatal, when it is
+    damaged, as a message.
+    """
+    packed = _LINK.pack(version, parent, op, i, j, length, size, checkpoint, logged, fence)
+    digest = hashlib.blake2b(packed, digest_size=16, person=b"histstore1")
+    digest.update(body)
+    return digest.digest()
 
 
 def read_entry(item: Any) -> Entry:
@@ -100,7 +142,7 @@ def read_entry(item: Any) -> Entry:
         entry = Entry(version, *cast("_Header", _HEADER.unpack(header)), body, saved)
     except (ValueError, TypeError, AttributeError, struct.error):
         raise BrokenChainError(version, "an entry of the log is not readable") from None
-    if rest != b"0" or link(entry.parent, version, entry.op, entry.i, entry.j, body) != entry.etag:
+    if rest != b"0" or not entry.sound():
         raise BrokenChainError(version, "an entry's bytes do not match its etag")
     return entry
 

@@ -9,7 +9,7 @@ from itertools import compress, count
 from typing import Any, Final
 
 from . import _codec
-from ._chain import ABSENT, ENTRY_OVERHEAD, Base, Entry, Head, link
+from ._chain import ABSENT, ENTRY_OVERHEAD, Base, Entry, Head
 from .errors import SnapshotTooLargeError
 from .messages import JSONValue
 from .snapshot import Revision
@@ -214,12 +214,9 @@ def _entry(
 ) -> Entry:
     if size > writer.limit:
         raise SnapshotTooLargeError(size, writer.limit)
-    version, etag = (parent.version, parent.etag) if parent is not None else (0, ABSENT)
-    i, j = cut
-    new = link(etag, version + 1, writer.op, i, j, body)
-    return Entry(
-        version + 1, etag, new, writer.op, i, j, length, size, checkpoint or version + 1, logged, writer.fence, body
-    )
+    version, etag = (parent.version + 1, parent.etag) if parent is not None else (1, ABSENT)
+    start = checkpoint or version
+    return Entry.make(version, etag, writer.op, cut, length, size, start, logged, writer.fence, body)
 
 
 def _full(

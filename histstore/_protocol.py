@@ -37,11 +37,14 @@ class Call:
         commands: The commands for a first send or a resend, with the script named or in full.
         attempt: The write whose outcome is open if the answer is lost; None: a read, or a write that
             may be repeated as it is.
+        relaxed: The same reads outside of a transaction: a server whose memory is full refuses to queue
+            any. What was read at two moments fails the proof of the chain, and is read again.
     """
 
     name: str
     commands: Callable[[bool, bool], list[Command]]
     attempt: Attempt | None = None
+    relaxed: Sequence[Command] | None = None
 
 
 def _script(
@@ -64,7 +67,7 @@ def _script(
 def _read(name: str, *commands: Command) -> Call:
     """All or nothing, at one moment of the server."""
     batch: list[Command] = [("MULTI",), *commands, ("EXEC",)]
-    return Call(name, lambda _again, _in_full: batch)
+    return Call(name, lambda _again, _in_full: batch, relaxed=commands)
 
 
 def in_script_failure(reply: Any) -> str | None:
@@ -225,14 +228,16 @@ class Peeked:
 def peek(where: Where) -> Call:
     """Builds the look before a delete. It bears damage: deleting is what clears it."""
     keys = where.keys
-    return _read("delete", ("TYPE", keys.head), ("TYPE", keys.log), ("HMGET", keys.head, "version", "etag"))
+    types: list[Command] = [("TYPE", key) for key in (keys.head, keys.log, keys.etags, keys.marks, keys.lease)]
+    return _read("delete", *types, ("HMGET", keys.head, "version", "etag"))
 
 
 def read_peek(reply: Any) -> Peeked | None:
     """Reads the reply to `peek`; None: the run is absent."""
-    head, log, fields = reply
+    *types, fields = reply
     version, etag = fields if isinstance(fields, list) else (None, None)
-    if etag is None and log == b"none" and head in (b"none", b"hash"):
+    sound = zip(types, (b"hash", b"none", b"list", b"hash", b"hash"), strict=True)
+    if version is None and etag is None and all(found in (b"none", usual) for found, usual in sound):
         return None
     try:
         revision: Revision | None = Revision(int(version or 0), bytes(etag or b""))

@@ -161,6 +161,10 @@ def classify(error: Exception, *, sent: bool) -> Fault:
     for kind, word in _NAMED_BY_TYPE:
         if isinstance(error, kind):
             return FAULTS[word]
+    if isinstance(error, UndoneError):
+        # "NOPERM …" and, inside scripts, "ERR The user executing the script can't run this command …".
+        denied = "NOPERM" in str(error) or "can't run this command" in str(error)
+        return Fault(definite=True, retry=not denied)
     if isinstance(error, redis_errors.ResponseError):
         text = str(error)
         # An error from inside a script names the script; only what our scripts undo is definite then.
@@ -170,6 +174,10 @@ def classify(error: Exception, *, sent: bool) -> Fault:
                 return fault
         return Fault(definite=not sent, retry=True)
     return _UNKNOWN if sent else Fault(definite=True, retry=True)
+
+
+class UndoneError(redis_errors.ResponseError):
+    """A script failed half-way, and undid what it had written."""
 
 
 def describe(error: BaseException) -> str:

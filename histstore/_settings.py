@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from redis.exceptions import RedisError
 
 from .errors import SnapshotError
 
@@ -80,9 +83,10 @@ def connection_settings(
     try:
         settings.make()
     except TypeError as error:
-        # The error names the option, not its value.
-        raise SnapshotError(f"a connection option is unknown: {error}") from None
-    except ValueError:
+        # In a URL that was read wrongly, what stands for an option's name may be part of the password.
+        name = re.search(r"'([a-z_]{1,40})'", str(error))
+        raise SnapshotError(f"a connection option is unknown: {name[1] if name else 'see the URL'}") from None
+    except (ValueError, RedisError):
         raise SnapshotError("a connection option has a value of no use") from None
     return settings
 

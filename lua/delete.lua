@@ -10,7 +10,7 @@
 -- ARGV[6] force      "1" = whoever holds a lease is fenced instead of obeyed
 --
 -- Returns {"deleted"} | {"absent"} | {"cancelled"} | {"locked", holder, pttl} | {"lost", fence}
---       | {"conflict", version, etag} | {"failed", error}
+--       | {"conflict", version, etag} | {"gone", version, etag} | {"failed", error}
 --
 -- The etags and a head with fence and holder stay for a while, so that a late first save cannot bring
 -- the run back, a resent delete cannot reach the successor, and fences still rise.
@@ -31,12 +31,33 @@ local healthy = kind(head_key) == 'hash'
 local head = healthy and redis.call('HMGET', head_key, 'version', 'etag', 'fence', 'holder') or {}
 local head_etag, head_fence, head_holder = head[2] or '', tonumber(head[3] or '0') or 0, head[4] or ''
 local listed = kind(etags_key) == 'list'
-local there = head_etag ~= '' or kind(log_key) ~= 'none' or (kind(head_key) ~= 'none' and not healthy)
+local function foreign(key, own) return kind(key) ~= 'none' and kind(key) ~= own end
+local there = head[1] or head[2] or kind(log_key) ~= 'none' or foreign(head_key, 'hash')
+  or foreign(etags_key, 'list') or foreign(marks_key, 'hash') or foreign(lease_key, 'hash')
 
 if listed and resend and redis.call('LPOS', etags_key, ticket) then return {'deleted'} end
 if kind(marks_key) == 'hash' and redis.call('HEXISTS', marks_key, ticket) == 1 then return {'cancelled'} end
--- A resend was sent for a run that was there: if it is gone, this is done.
-if not there then return {resend and 'deleted' or 'absent'} end
+-- Leaves a head that only remembers a fence. By force it is above every lease that was granted.
+local carries = holder ~= ''
+local lease = kind(lease_key) == 'hash' and redis.call('HMGET', lease_key, 'holder', 'fence') or {}
+local function fence_off()
+  if force and (lease[1] or head_fence > 0) then
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    head_fence, head_holder = math.max(head_fence + 1, (tonumber(lease[2]) or 0) + 1, now), ''
+    redis.call('DEL', lease_key)
+  end
+  if head_fence > 0 then
+    redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', head_holder)
+    redis.call('PEXPIRE', head_key, MEMORY_MS)
+  end
+end
+
+if not there then
+  if force then fence_off() end
+  -- A resend was sent for a run that was there: if it is gone, this is done.
+  return {resend and 'deleted' or 'absent'}
+end
 
 local function refuse(reply)
   if resend then
@@ -46,8 +67,6 @@ local function refuse(reply)
   return reply
 end
 
-local lease = kind(lease_key) == 'hash' and redis.call('HMGET', lease_key, 'holder', 'fence') or {}
-local carries = holder ~= ''
 if not force then
   if lease[1] and not (carries and lease[1] == holder and lease[2] == fence) then
     if carries then return refuse({'lost', lease[2]}) end
@@ -60,7 +79,11 @@ if not force then
     end
   end
 end
-if head_etag ~= expected then return refuse({'conflict', head[1] or '', head_etag}) end
+if head_etag ~= expected then
+  -- Whether an earlier copy was applied can be told only while the list reaches back to what it expected.
+  local reaches = not resend or expected == '' or not listed or redis.call('LPOS', etags_key, expected)
+  return refuse({reaches and 'conflict' or 'gone', head[1] or '', head_etag})
+end
 
 -- Scripts do not roll back, so whatever may fail comes before DEL, and the ticket is taken out if it does.
 local failed
@@ -71,6 +94,8 @@ local function write(...)
   return not failed
 end
 if not listed then write('DEL', etags_key) end
+if foreign(marks_key, 'hash') then write('DEL', marks_key) end
+if foreign(lease_key, 'hash') then write('DEL', lease_key) end
 -- Also the script's first write, and one that full memory cannot refuse: deleting is how memory is freed.
 write('LREM', etags_key, 1, ticket)
 local pushed = write('RPUSH', etags_key, ticket)
@@ -84,16 +109,6 @@ if failed then
 end
 
 redis.call('PEXPIRE', etags_key, MEMORY_MS)
-if force and lease[1] then
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  head_fence, head_holder = math.max(head_fence + 1, (tonumber(lease[2]) or 0) + 1, now), ''
-  redis.call('DEL', lease_key)
-elseif carries then
-  head_fence, head_holder = tonumber(fence), holder
-end
-if head_fence > 0 then
-  redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', head_holder)
-  redis.call('PEXPIRE', head_key, MEMORY_MS)
-end
+if carries and not force then head_fence, head_holder = tonumber(fence), holder end
+fence_off()
 return {'deleted'}

@@ -27,7 +27,9 @@ redis.call('PEXPIRE', marks_key, MEMORY_MS)
 -- The list tells only while it reaches back to what the write expected.
 local reaches
 if parent == '' then
-  reaches = redis.call('LLEN', etags_key) < ETAGS
+  -- A list that was trimmed may be one short of full, after a failed save; one that is too short was evicted.
+  local known = redis.call('LLEN', etags_key)
+  reaches = known < ETAGS - 1 and known >= tonumber(head[2] and head[1] or '0')
 else
   reaches = redis.call('LPOS', etags_key, parent)
 end

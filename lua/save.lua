@@ -44,13 +44,22 @@ local entries = redis.call('XLEN', log_key)
 -- Also the type check of this key: past the first write nothing may fail any more.
 local known = redis.call('LLEN', etags_key)
 
+-- After a resend was refused, an earlier copy that still sits in some buffer must find the mark.
+local function refuse(reply)
+  if resend then
+    redis.call('HSET', marks_key, etag, '1')
+    redis.call('PEXPIRE', marks_key, MEMORY_MS)
+  end
+  return reply
+end
+
 -- 0. A damaged run takes no saves: acknowledging one would hide the damage.
-if present and head[1] ~= '1' then return {'format', head[1] or ''} end
-if not present and entries > 0 then return {'corrupt', '', 'there is a log, but no head'} end
+if present and head[1] ~= '1' then return refuse({'format', head[1] or ''}) end
+if not present and entries > 0 then return refuse({'corrupt', '', 'there is a log, but no head'}) end
 if present then
   local newest, oldest = tonumber(at or ''), tonumber(first or '')
   if not newest or not oldest or newest - oldest + 1 ~= entries then
-    return {'corrupt', at or '', 'the log holds ' .. entries .. ' entries, which is not what the head says'}
+    return refuse({'corrupt', at or '', 'the log holds ' .. entries .. ' entries, which is not what the head says'})
   end
 end
 
@@ -64,15 +73,6 @@ end
 
 -- 2. Refused or resolved before: this is the late copy that the mark was left for.
 if redis.call('HEXISTS', marks_key, etag) == 1 then return {'cancelled'} end
-
--- After a resend was refused, an earlier copy that still sits in some buffer must find the mark.
-local function refuse(reply)
-  if resend then
-    redis.call('HSET', marks_key, etag, '1')
-    redis.call('PEXPIRE', marks_key, MEMORY_MS)
-  end
-  return reply
-end
 
 -- 3. The lease. Fences are compared with their holder: two grants can fall in one millisecond.
 local lease = redis.call('HMGET', lease_key, 'holder', 'fence')
@@ -89,8 +89,9 @@ end
 if (present and head_etag or ABSENT) ~= parent then
   local kind = 'conflict'
   if resend then
-    -- Whether an earlier copy was applied can be told only while the list reaches back to the parent.
-    local reaches = known < ETAGS
+    -- Whether an earlier copy was applied can be told only while the list reaches back to the parent. One that
+    -- was trimmed may be an etag short of full, after a failed save; one that is too short was evicted.
+    local reaches = known < ETAGS - 1 and known >= tonumber(present and at or '0')
     if parent ~= ABSENT then reaches = redis.call('LPOS', etags_key, parent) end
     if not reaches then kind = 'gone' end
   end
@@ -122,15 +123,14 @@ while #spans > 1 and tonumber(string.match(spans[2], '^%d+')) <= tonumber(versio
   table.remove(spans, 1)
 end
 -- Forgetting a span in the middle only keeps more than was asked for.
-if #spans > SPANS then table.remove(spans, 2) end
+if #spans > SPANS then table.remove(spans, #spans - 1) end
 local oldest = #spans > 0 and string.match(spans[1], '%d+$') or first
 if present and tonumber(oldest) < tonumber(first) then oldest = first end
 -- Trimming by a damaged span would throw away what readers start from.
-if tonumber(oldest) > checkpoint then return {'corrupt', at, 'the spans lead past the checkpoint'} end
+if tonumber(oldest) > checkpoint then return refuse({'corrupt', at, 'the spans lead past the checkpoint'}) end
 
 -- Of a script's writes only the first can fail for want of memory, so it is one that leaves no trace.
 write(not present and {'HDEL', head_key, 'format'}, 'HSET', head_key, 'format', '1')
-if not present then write(nil, 'HDEL', head_key, '-') end
 -- LREM proves that the next write can be undone: an etag in the list without its entry would turn a
 -- lost save into an acknowledged one.
 write(nil, 'LREM', etags_key, 1, etag)
@@ -139,9 +139,15 @@ if known >= ETAGS then write(nil, 'LTRIM', etags_key, -ETAGS, -1) end
 local deadline = ttl ~= '' and text(now + tonumber(ttl))
 if deadline then
   -- One deadline for all: a run that expires key by key would look damaged.
-  if present then write(nil, 'PEXPIREAT', log_key, deadline) end
-  write(nil, 'PEXPIREAT', etags_key, deadline)
-  write(nil, 'PEXPIREAT', head_key, deadline)
+  local function expire(key)
+    local left = redis.call('PTTL', key)
+    -- What is remembered of a deleted run is not forgotten sooner because its successor is short-lived.
+    if key == etags_key and left > tonumber(ttl) and left <= MEMORY_MS then return end
+    write(left < 0 and {'PERSIST', key} or {'PEXPIRE', key, left}, 'PEXPIREAT', key, deadline)
+  end
+  if present then expire(log_key) end
+  expire(etags_key)
+  expire(head_key)
 elseif not present then
   -- What a deleted run left behind expires; its successor does not.
   write({'PEXPIRE', etags_key, MEMORY_MS}, 'PERSIST', etags_key)

@@ -77,6 +77,8 @@ PROSE = [
     (re.compile(r"\basync (with|for|def)\b"), r"\1"),
     (re.compile(r"\bawait (?=[A-Za-z_][\w.]*[(\[])"), ""),  # Before a call only: "await it" is prose.
     (re.compile(r"\bredis\.asyncio\b"), "redis"),
+    (re.compile(r"\btasks of one event loop\b"), "threads"),
+    (re.compile(r"\bTasks may share\b"), "Threads may share"),
     *((re.compile(rf"\b{name}\b"), replacement) for name, replacement in NAMES.items()),
 ]
 

@@ -12,7 +12,7 @@ from .. import _protocol
 from .._chain import BrokenChainError
 from .._keys import run_keys
 from .._protocol import Call, Command
-from .._retry import Durability, RetryableError, RetryPolicy, classify, describe, tenacity_options
+from .._retry import Durability, RetryableError, RetryPolicy, UndoneError, classify, describe, tenacity_options
 from .._settings import ConnectionSettings
 from ..errors import BackendError, BackendUnavailableError, OutcomeUnknownError
 from ..snapshot import RunId
@@ -121,9 +121,12 @@ class Runner:
             if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("NOSCRIPT"):
                 # Restarts and SCRIPT FLUSH empty the script cache. Nothing ran: send the source along.
                 reply, acked = await self._send(call, state, this, timeout, in_full=True)
+            if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("OOM") and call.relaxed:
+                async with self._pool.connection(timeout) as connection:
+                    reply = await connection.exchange(call.relaxed, timeout, this)
             failure = _protocol.in_script_failure(reply)
             if failure is not None:
-                reply = redis_errors.ResponseError(failure)
+                reply = UndoneError(failure)
             if isinstance(reply, Exception):
                 raise reply
             if isinstance(reply, list):

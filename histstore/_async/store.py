@@ -12,7 +12,7 @@ from .. import _chain, _codec, _protocol
 from .._chain import Base, BrokenChainError, Entry, Head
 from .._keys import run_keys
 from .._plan import SLACK, Plan, Target, Writer, grow, plan_append, plan_save
-from .._protocol import NO_LEASE, Call, Carried, Loaded, Where
+from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, Where
 from .._retry import RetryPolicy
 from ..errors import (
     BackendUnavailableError,
@@ -160,10 +160,10 @@ class RedisHistoryStore(Generic[M]):
             if items:
                 raise BrokenChainError(None, "there is a log, but no head")
             raise RevisionGoneError(at, None, None)
-        if not items or version > head.version or version < head.first:
+        if not head.first <= version <= head.version:
             raise RevisionGoneError(at, head.first, head.version)
-        last = _chain.read_entry(items[-1])
-        if last.version != version:
+        last = _chain.read_entry(items[-1]) if items else None
+        if last is None or last.version != version:
             raise BrokenChainError(version, "an entry is missing")
         if isinstance(at, Revision) and last.etag != at.etag:
             raise RevisionGoneError(at, head.first, head.version)
@@ -299,7 +299,7 @@ class RedisHistoryStore(Generic[M]):
             NotReplicatedError: Saved, but `Durability` was not reached.
             RevisionGoneError: An answer was lost, and the run's memory has since gone with it: whether this
                 save was ever applied cannot be known.
-            CorruptSnapshotError: The run is damaged. Nothing was written.
+            CorruptSnapshotError: The run is damaged.
             OutcomeUnknownError: It may have been saved; `resolve()` says.
         """
         if not isinstance(snapshot, ConversationSnapshot):
@@ -853,11 +853,13 @@ class RedisHistoryStore(Generic[M]):
         for tries in range(policy.attempts):
             reply, _ = await self._run(_protocol.peek(self._where), retry)
             there = _protocol.read_peek(reply)
-            if there is None:
-                if isinstance(wanted, Revision):
-                    raise ConflictError(wanted, None)
+            if there is None and isinstance(wanted, Revision):
+                raise ConflictError(wanted, None)
+            if there is None and not force:
                 self._seen(None)
                 return False
+            if there is None:
+                there = Peeked(b"", None)  # by force: the run's lease may have a holder to fence, run or no run
             if wanted is not ANY and there.revision != wanted:
                 raise ConflictError(wanted if isinstance(wanted, Revision) else None, there.revision)
             lease = self._carried()

@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 
 class RedisBackend:
-    """Conversations in one Redis or Valkey server. Safe to share between tasks of one event loop.
+    """Conversations in one Redis or Valkey server. Safe to share between threads.
 
     Args:
         client: A `redis.Redis` whose settings are copied; it is neither changed nor closed. Its own

@@ -13,7 +13,7 @@ from .. import _chain, _codec, _protocol
 from .._chain import Base, BrokenChainError, Entry, Head
 from .._keys import run_keys
 from .._plan import SLACK, Plan, Target, Writer, grow, plan_append, plan_save
-from .._protocol import NO_LEASE, Call, Carried, Loaded, Where
+from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, Where
 from .._retry import RetryPolicy
 from ..errors import (
     BackendUnavailableError,
@@ -78,7 +78,7 @@ class RedisHistoryStore(Generic[M]):
     """One run's conversation in Redis, for one writer. Made by `RedisBackend.store(run_id)`.
 
     Making one costs no I/O. It remembers what it last loaded or saved, so that a turn sends only the turn
-    and an unchanged load receives next to nothing. Tasks may share a store: its calls take turns.
+    and an unchanged load receives next to nothing. Threads may share a store: its calls take turns.
 
     Every method may raise BackendUnavailableError (nothing was written) and, if it writes,
     OutcomeUnknownError. A call that is cancelled leaves a write that it had sent in `unsettled`; the next
@@ -161,10 +161,10 @@ class RedisHistoryStore(Generic[M]):
             if items:
                 raise BrokenChainError(None, "there is a log, but no head")
             raise RevisionGoneError(at, None, None)
-        if not items or version > head.version or version < head.first:
+        if not head.first <= version <= head.version:
             raise RevisionGoneError(at, head.first, head.version)
-        last = _chain.read_entry(items[-1])
-        if last.version != version:
+        last = _chain.read_entry(items[-1]) if items else None
+        if last is None or last.version != version:
             raise BrokenChainError(version, "an entry is missing")
         if isinstance(at, Revision) and last.etag != at.etag:
             raise RevisionGoneError(at, head.first, head.version)
@@ -298,7 +298,7 @@ class RedisHistoryStore(Generic[M]):
             NotReplicatedError: Saved, but `Durability` was not reached.
             RevisionGoneError: An answer was lost, and the run's memory has since gone with it: whether this
                 save was ever applied cannot be known.
-            CorruptSnapshotError: The run is damaged. Nothing was written.
+            CorruptSnapshotError: The run is damaged.
             OutcomeUnknownError: It may have been saved; `resolve()` says.
         """
         if not isinstance(snapshot, ConversationSnapshot):
@@ -846,11 +846,13 @@ class RedisHistoryStore(Generic[M]):
         for tries in range(policy.attempts):
             reply, _ = self._run(_protocol.peek(self._where), retry)
             there = _protocol.read_peek(reply)
-            if there is None:
-                if isinstance(wanted, Revision):
-                    raise ConflictError(wanted, None)
+            if there is None and isinstance(wanted, Revision):
+                raise ConflictError(wanted, None)
+            if there is None and not force:
                 self._seen(None)
                 return False
+            if there is None:
+                there = Peeked(b"", None)  # by force: the run's lease may have a holder to fence, run or no run
             if wanted is not ANY and there.revision != wanted:
                 raise ConflictError(wanted if isinstance(wanted, Revision) else None, there.revision)
             lease = self._carried()

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import redis
+
+from histstore._scripts import ALL
 
 from ..support.proxy import Proxy, proxy
 from .shells import open_backend
@@ -35,6 +38,9 @@ async def backends() -> AsyncIterator[Callable[..., Any]]:
 
 @pytest_asyncio.fixture
 async def between(server_url: str) -> AsyncIterator[Proxy]:
-    """A proxy before the shared server."""
+    """A proxy before the shared server, which knows the scripts: so a lost reply is that of a script that ran."""
+    with redis.Redis.from_url(server_url) as raw:
+        for script in ALL:
+            raw.script_load(script.source)
     async with proxy(server_url) as running:
         yield running

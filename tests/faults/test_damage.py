@@ -155,7 +155,15 @@ def _pairs(items: Any) -> list[tuple[bytes, list[bytes]]]:
     ]
 
 
-CONTRADICTIONS = ("drop entry", "evict head", "evict log", "head version", "drop field version", "type head", "type log")
+CONTRADICTIONS = (
+    "drop entry",
+    "evict head",
+    "evict log",
+    "head version",
+    "drop field version",
+    "type head",
+    "type log",
+)
 
 
 async def _told(load: Any, run: str, what: str, note: str) -> ConversationSnapshot[Any] | None:

@@ -20,9 +20,7 @@ def own_server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def make_world(
-    request: pytest.FixtureRequest, raw: redis.Redis, namespace: str
-) -> Iterator[Callable[..., World]]:
+def make_world(request: pytest.FixtureRequest, raw: redis.Redis, namespace: str) -> Iterator[Callable[..., World]]:
     """Makes the world for the scenario of a name, by scripts of which some may be replaced."""
     own: list[redis.Redis] = []
 

@@ -656,6 +656,16 @@ GUARDS: Final = (
         "a_delete_clears_damage",
     ),
     cut(
+        "marks of a foreign type are not read", "delete",
+        "kind(marks_key) == 'hash' and ", "",
+        "a_delete_bears_marks_and_a_lease_of_a_foreign_type",
+    ),
+    cut(
+        "a lease of a foreign type is not read", "delete",
+        "kind(lease_key) == 'hash' and ", "",
+        "a_delete_bears_marks_and_a_lease_of_a_foreign_type",
+    ),
+    cut(
         "marks are obeyed", "delete",
         "redis.call('HEXISTS', marks_key, ticket) == 1 then return {'cancelled'} end", "false then return {} end",
         "a_late_copy_of_a_refused_delete_is_not_applied", "a_late_delete_after_never_is_not_applied",
@@ -902,9 +912,6 @@ NO_GUARDS: Final = {
         "if resend then": "a guard above, by more of its text",
         "if carries then": "a guard above, by more of its text",
         "if failed then": "opens what is done after a failure, each line of which is a guard above",
-        "if kind(marks_key) == 'hash' and redis.call('HEXISTS', marks_key, ticket) == 1 then return {'cancelled'} end": (
-            "a guard above; that marks of a foreign type are not read is told by what the script returns"
-        ),
     },
     "resolve": {},
     "probe": {"if type(reply) == 'table' and reply.err then": "test_probe.py"},

@@ -11,6 +11,7 @@ import pytest
 from histstore._chain import Base
 from histstore._protocol import NO_LEASE, Carried
 
+from .test_guards import GUARDS
 from .world import Delete, Save, World
 
 REFUSED = {"conflict", "locked", "lost", "cancelled", "never", "absent"}
@@ -60,7 +61,7 @@ class History:
         fence = self.world.client.hget(self.world.keys.lease, "fence")
         if self.chance.random() < 0.5 or not fence:
             return NO_LEASE
-        return Carried(int(fence) - self.chance.choice((0, 0, 0, 1)), "holder")  # type: ignore[arg-type]
+        return Carried(int(fence) - self.chance.choice((0, 0, 0, 1)), "holder")
 
     def start(self) -> None:
         number = len(self.writes)
@@ -90,8 +91,11 @@ class History:
         self.steps.append(f"-> {word}")
         if word in ("saved", "deleted", "applied"):
             # "deleted" also answers the resend for a run that somebody else has deleted.
-            assert write.applied == 1 or word == "deleted", self.fail(f"{write.name}: {word}, applied {write.applied} times")
-        elif word in REFUSED:
+            assert write.applied == 1 or word == "deleted", self.fail(
+                f"{write.name}: {word}, applied {write.applied} times"
+            )
+        else:
+            assert word in REFUSED, self.fail(f"{write.name}: {word}, though nothing is damaged or forgotten")
             assert write.applied == 0, self.fail(f"{write.name}: {word}, but it was applied")
         write.told = write.told or word
 
@@ -141,10 +145,11 @@ class History:
             self.world.grant("holder", int(self.world.head("fence") or 0) + 1)
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_a_random_history(seed: int, make_world: Callable[..., World]) -> None:
-    """No write is applied twice, after it was refused, or onto what it does not descend from; all can be read."""
-    history = History(make_world(""), seed)
+SEEDS = 50
+
+
+def play(world: World, seed: int) -> None:
+    history = History(world, seed)
     for _ in range(60):
         history.step()
     for write in history.writes:
@@ -155,3 +160,39 @@ def test_a_random_history(seed: int, make_world: Callable[..., World]) -> None:
             history.deliver(write, resend=False, heard=False)
     told = {write.told for write in history.writes}
     assert len(told) > 2, history.fail(f"nothing happened: {told}")
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_random_history(seed: int, make_world: Callable[..., World]) -> None:
+    """No write is applied twice, after it was refused, or onto what it does not descend from; all can be read."""
+    play(make_world(""), seed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ("save", "already saved, on a resend"),
+        ("save", "already saved, where the run is absent"),
+        ("save", "marks are obeyed"),
+        ("save", "locked is marked"),
+        ("save", "already saved before the lease"),
+        ("save", "already saved before the compare"),
+        ("save", "compare etags, not versions"),
+        ("save", "trimming"),
+        ("resolve", "never is marked"),
+        ("resolve", "applied"),
+        ("delete", "compare"),
+        ("delete", "marks are obeyed"),
+        ("delete", "a resend finds its own delete"),
+    ],
+    ids=": ".join,
+)
+def test_random_histories_notice_a_missing_guard(name: tuple[str, str], make_world: Callable[..., World]) -> None:
+    """The histories are wild enough: without the guard, one of them goes wrong."""
+    (guard,) = [guard for guard in GUARDS if (guard.script, guard.name) == name]
+    for seed in range(SEEDS):
+        try:
+            play(make_world("", {guard.script: guard.mutated()}), seed)
+        except AssertionError:
+            return
+    raise AssertionError(f"seeds 0 to {SEEDS - 1} all passed")

@@ -19,7 +19,9 @@ def probe(world: World, client: redis.Redis) -> list[str]:
 
 
 def _commands(source: str) -> set[str]:
-    found = set(re.findall(r"(?:redis\.p?call|write|try)\((?:not present and \{[^}]*\}, |nil, |\{[^}]*\}, )?'(\w+)'", source))
+    found = set(
+        re.findall(r"(?:redis\.p?call|write|try)\((?:not present and \{[^}]*\}, |nil, |\{[^}]*\}, )?'(\w+)'", source)
+    )
     return found | set(re.findall(r"\{'([A-Z]+)', \w+_key", source))
 
 

@@ -182,13 +182,20 @@ class World:
     def compare(self, at: Base, lease: Carried = NO_LEASE, ttl: int | None = None) -> Reply:
         return self.send(_protocol.compare(self.where, at.head.revision, lease, ttl))
 
-    def deletion(self, at: Base | None, lease: Carried = NO_LEASE, force: bool = False) -> Delete:
-        """Makes a delete, but sends no copy of it. `at=None`: of a run whose head has no etag."""
+    def deletion(
+        self, at: Base | None, lease: Carried = NO_LEASE, force: bool = False, read: bytes | None = None
+    ) -> Delete:
+        """Makes a delete, but sends no copy of it. `at=None`: of a damaged run, whose head's etag was `read`."""
         revision = at.head.revision if at is not None else None
         attempt = Attempt(
-            "delete", self.namespace, self.where.run_id, revision, revision or Revision(1, _chain.ABSENT), os.urandom(16)
+            "delete",
+            self.namespace,
+            self.where.run_id,
+            revision,
+            revision or Revision(1, _chain.ABSENT),
+            os.urandom(16),
         )
-        return Delete(_protocol.delete(self.where, attempt, revision.etag if revision else b"", lease, force))
+        return Delete(_protocol.delete(self.where, attempt, revision.etag if revision else read or b"", lease, force))
 
     def delete(self, at: Base | None, **options: Any) -> None:
         reply = self.send(self.deletion(at, **options))
@@ -214,7 +221,7 @@ class World:
 
     def dump(self) -> dict[bytes, bytes | None]:
         """Returns what the run's data keys hold, byte for byte."""
-        return {key: self.client.dump(key) for key in self.data_keys}  # type: ignore[misc]
+        return {key: self.client.dump(key) for key in self.data_keys}
 
     def restore(self, dump: Mapping[bytes, bytes | None]) -> None:
         """Puts the data keys back to what they were, as a failover to a lagging replica does."""
@@ -236,7 +243,7 @@ class World:
 
     def marked(self, what: Save | Delete) -> bool:
         ticket = what.etag if isinstance(what, Save) else what.ticket
-        return bool(self.client.hexists(self.keys.marks, ticket))  # type: ignore[arg-type]
+        return bool(self.client.hexists(self.keys.marks, ticket))
 
     def deadlines(self) -> list[int]:
         """Returns when head, log and etags expire; -1: never, -2: not there."""
@@ -246,7 +253,7 @@ class World:
     def watching(self, key: bytes) -> Iterator[Callable[[], bool]]:
         """Yields a function that tells whether anything was written to `key` meanwhile."""
         with self.client.pipeline() as watcher:
-            watcher.watch(key)
+            watcher.watch(key)  # type: ignore[no-untyped-call]
 
             def written() -> bool:
                 watcher.multi()
@@ -259,9 +266,11 @@ class World:
 
             yield written
 
-    def foreign(self, key: bytes) -> None:
-        """Puts something of a foreign type where `key` was."""
-        self.client.set(key, b"not ours")
+    def foreign(self, *keys: bytes) -> int:
+        """Puts something of a foreign type where `keys` were."""
+        for key in keys:
+            self.client.set(key, b"not ours")
+        return len(keys)
 
     # -------------------------------------------------------------------------------------- reading
 
@@ -291,13 +300,15 @@ class World:
         name = f"{self.namespace}-{uuid.uuid4().hex[:8]}"
         password = uuid.uuid4().hex
         rules = ("reset", "on", f">{password}", "~*", "&*", "+@all")
-        self.client.execute_command("ACL", "SETUSER", name, *rules)
+        exchange(self.client, ("ACL", "SETUSER", name, *rules))
         own = self.client.connection_pool.connection_kwargs | {"username": name, "password": password}
         pool = redis.ConnectionPool(self.client.connection_pool.connection_class, **own)
         client = redis.Redis(connection_pool=pool)
 
         def without(commands: Sequence[str]) -> redis.Redis:
-            self.client.execute_command("ACL", "SETUSER", name, "+@all", *(f"-{command.lower()}" for command in commands))
+            self.client.execute_command(
+                "ACL", "SETUSER", name, "+@all", *(f"-{command.lower()}" for command in commands)
+            )
             return client
 
         try:
@@ -305,7 +316,7 @@ class World:
         finally:
             client.close()
             pool.disconnect()
-            self.client.execute_command("ACL", "DELUSER", name)
+            exchange(self.client, ("ACL", "DELUSER", name))
 
 
 def few(items: Sequence[str]) -> list[tuple[str, ...]]:

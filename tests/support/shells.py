@@ -109,8 +109,10 @@ def threaded_proxy(url: str) -> Iterator[Proxy]:
 
     try:
         running = asyncio.run_coroutine_threadsafe(make(), loop).result(20)
-        yield running
-        asyncio.run_coroutine_threadsafe(running.__aexit__(), loop).result(20)
+        try:
+            yield running
+        finally:
+            asyncio.run_coroutine_threadsafe(running.__aexit__(), loop).result(20)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(20)
