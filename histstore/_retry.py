@@ -25,7 +25,7 @@ def _seconds(value: Any, name: str, minimum: float, exclusive: bool = False) -> 
         raise SnapshotError(f"{name} is a number of seconds, {bound}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often, and for how long, a call tries when the server fails it.
 
@@ -52,7 +52,7 @@ class RetryPolicy:
         _seconds(self.cap, "RetryPolicy.cap", 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Durability:
     """What a save waits for after it was applied on the primary.
 

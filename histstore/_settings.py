@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, ConnectionError, RedisError
 
 from .errors import SnapshotError
 
@@ -48,6 +48,23 @@ class ConnectionSettings:
         """Makes a connection that is not open yet."""
         return self.connection_class(**self.kwargs)
 
+    def handshake(self, connection: Any, credentials: tuple[Any, ...] | None) -> list[tuple[Any, ...]]:
+        """Returns what a connection says first. redis-py's own handshake bounds its reads one by one only.
+
+        Args:
+            connection: redis-py's connection, made of these settings.
+            credentials: What its credential provider gave, if it has one.
+        """
+        if credentials is None:
+            user, password = connection.username, connection.password
+            credentials = (user, password or "") if user else (password,) if password else ()
+        commands: list[tuple[Any, ...]] = [("AUTH", *credentials)] if credentials else []
+        if connection.client_name:
+            commands.append(("CLIENT", "SETNAME", connection.client_name))
+        if connection.db:
+            commands.append(("SELECT", connection.db))
+        return commands
+
     def __repr__(self) -> str:
         return f"<ConnectionSettings of a {self.connection_class.__name__}>"  # kwargs hold the password
 
@@ -78,6 +95,7 @@ def connection_settings(
         "retry": no_retry,
         "socket_timeout": socket_timeout,
         "socket_connect_timeout": connect_timeout,
+        "redis_connect_func": _no_handshake,
     }
     settings = ConnectionSettings(connection_class, kept, try_timeout, connect_timeout, limit)
     try:
@@ -89,6 +107,19 @@ def connection_settings(
     except (ValueError, RedisError):
         raise SnapshotError("a connection option has a value of no use") from None
     return settings
+
+
+def _no_handshake(_connection: Any) -> None:
+    """Stands in for redis-py's handshake."""
+
+
+def check_handshake(replies: Sequence[Any]) -> None:
+    """Raises what a server answered to the first words of a connection, if it refused any."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            text = str(reply)
+            refused = text.startswith(("WRONGPASS", "NOAUTH", "NOPERM", "ERR AUTH", "ERR invalid password"))
+            raise AuthenticationError(text) if refused else ConnectionError(text)
 
 
 def _positive(value: Any, default: float, name: str) -> float:

@@ -13,12 +13,24 @@ local ticket, parent = ARGV[1], ARGV[2]
 local MEMORY_MS = 900000
 local ETAGS = 256
 
+-- A write that changes nothing: WAIT answers at once for a connection that has written nothing. It is not one that
+-- full memory refuses, and PERSIST comes first to prove that the lifetime can be taken off again.
+local function touch(key)
+  local left = redis.pcall('PTTL', key)
+  if type(left) ~= 'number' then return end
+  if left >= 0 then
+    redis.pcall('PEXPIRE', key, math.max(left, 1))
+  elseif left == -1 and redis.pcall('PERSIST', key) == 0 then
+    redis.pcall('PEXPIRE', key, MEMORY_MS)
+    redis.pcall('PERSIST', key)
+  end
+end
+
 local head = redis.call('HMGET', head_key, 'version', 'etag', 'saved')
-local place = redis.call('LPOS', etags_key, ticket)
-if place then
-  -- A write that changes nothing: WAIT answers at once for a connection that has written nothing.
-  redis.call('LSET', etags_key, place, ticket)
-  return {'applied', head[2] == ticket and head[3] or ''}
+local newest = head[2] == ticket
+if newest or redis.call('LPOS', etags_key, ticket) then
+  touch(newest and head_key or etags_key)
+  return {'applied', newest and head[3] or ''}
 end
 
 redis.call('HSET', marks_key, ticket, '1')

@@ -63,12 +63,24 @@ if present then
   end
 end
 
+-- A write that changes nothing: WAIT answers at once for a connection that has written nothing. It is not one that
+-- full memory refuses, and PERSIST comes first to prove that the lifetime can be taken off again.
+local function touch(key)
+  local left = redis.pcall('PTTL', key)
+  if type(left) ~= 'number' then return end
+  if left >= 0 then
+    redis.pcall('PEXPIRE', key, math.max(left, 1))
+  elseif left == -1 and redis.pcall('PERSIST', key) == 0 then
+    redis.pcall('PEXPIRE', key, MEMORY_MS)
+    redis.pcall('PERSIST', key)
+  end
+end
+
 -- 1. Before every refusal: a rival may have saved, trimmed, or taken the lease since this was applied.
-local place = (resend or not present) and redis.call('LPOS', etags_key, etag)
-if place then
-  -- A write that changes nothing: WAIT answers at once for a connection that has written nothing.
-  redis.call('LSET', etags_key, place, etag)
-  return {'saved', present and head_etag == etag and head[9] or ''}
+local newest = present and head_etag == etag
+if resend and newest or (resend or not present) and redis.call('LPOS', etags_key, etag) then
+  touch(newest and head_key or etags_key)
+  return {'saved', newest and head[9] or ''}
 end
 
 -- 2. Refused or resolved before: this is the late copy that the mark was left for.
@@ -112,8 +124,14 @@ local function write(revert, ...)
   end
 end
 
+-- All that is read is read before the first write: what raises in between would leave half a save.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local head_left, log_left, etags_left
+if ttl ~= '' then
+  head_left, log_left, etags_left =
+    redis.call('PTTL', head_key), redis.call('PTTL', log_key), redis.call('PTTL', etags_key)
+end
 
 -- Where a reader must start: "version:checkpoint" for each retained version that changed it.
 local spans = {}
@@ -139,15 +157,13 @@ if known >= ETAGS then write(nil, 'LTRIM', etags_key, -ETAGS, -1) end
 local deadline = ttl ~= '' and text(now + tonumber(ttl))
 if deadline then
   -- One deadline for all: a run that expires key by key would look damaged.
-  local function expire(key)
-    local left = redis.call('PTTL', key)
-    -- What is remembered of a deleted run is not forgotten sooner because its successor is short-lived.
-    if key == etags_key and left > tonumber(ttl) and left <= MEMORY_MS then return end
+  local function expire(key, left)
     write(left < 0 and {'PERSIST', key} or {'PEXPIRE', key, left}, 'PEXPIREAT', key, deadline)
   end
-  if present then expire(log_key) end
-  expire(etags_key)
-  expire(head_key)
+  if present then expire(log_key, log_left) end
+  -- What is remembered of a deleted run is not forgotten sooner because its successor is short-lived.
+  if etags_left <= tonumber(ttl) or etags_left > MEMORY_MS then expire(etags_key, etags_left) end
+  expire(head_key, head_left)
 elseif not present then
   -- What a deleted run left behind expires; its successor does not.
   write({'PEXPIRE', etags_key, MEMORY_MS}, 'PERSIST', etags_key)
@@ -172,6 +188,10 @@ if carries then
   set('holder', holder)
 end
 redis.call('HSET', head_key, unpack(fields))
-if deadline and not present then redis.call('PEXPIREAT', log_key, deadline) end
+if deadline then
+  -- Also where it was set before: a deadline that has passed meanwhile took the key away, and HSET brought it back.
+  redis.call('PEXPIREAT', log_key, deadline)
+  redis.call('PEXPIREAT', head_key, deadline)
+end
 if present and oldest ~= first then redis.call('XTRIM', log_key, 'MINID', oldest .. '-0') end
 return {'saved', text(now)}

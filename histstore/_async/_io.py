@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry as Retry
 from tenacity import AsyncRetrying
 
 from .._protocol import Command
-from .._settings import ConnectionSettings
+from .._settings import ConnectionSettings, check_handshake
 from ..errors import BackendError
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Sent:
 
 
 class Connection:
-    """One connection: opened and authenticated by redis-py, then spoken over directly.
+    """One connection: opened by redis-py, then spoken over directly.
 
     redis-py's own read and write cannot tell a request that was not sent from one that was, and it
     retries. Packing and parsing are hiredis'.
@@ -114,6 +114,11 @@ class Connection:
         try:
             async with asyncio.timeout(min(timeout, self._settings.connect_timeout)):
                 await self._inner.connect()
+                provider = self._inner.credential_provider
+                credentials = await provider.get_credentials_async() if provider is not None else None
+                commands = self._settings.handshake(self._inner, credentials)
+                if commands:
+                    check_handshake(await self.exchange(commands, timeout, Sent()))
         except TimeoutError:
             raise redis_errors.TimeoutError("no connection in time") from None
 
@@ -149,6 +154,8 @@ class Connection:
             raise redis_errors.TimeoutError(f"no answer within {timeout:.3g} s") from None
         except (OSError, hiredis.ProtocolError) as error:
             raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
+        if len(found) != len(commands):
+            raise redis_errors.ConnectionError("more answers than requests: what answers there is no Redis server")
         return found
 
     async def close(self) -> None:

@@ -78,7 +78,7 @@ class Runner:
             BrokenChainError: A key of the run is of a foreign type.
             BackendError: This backend is closed, or belongs to another process or event loop.
         """
-        self._check_owner()
+        self.check_owner()
         started = _io.monotonic()
         state = _Delivery()
         try:
@@ -129,8 +129,7 @@ class Runner:
                 reply = UndoneError(failure)
             if isinstance(reply, Exception):
                 raise reply
-            if isinstance(reply, list):
-                _raise_from_within(reply)
+            _raise_from_within(call, reply)
         except (redis_errors.RedisError, OSError) as error:
             state.sent = state.sent or this.sent
             if self.prepare is not None and not this.sent:
@@ -198,11 +197,12 @@ class Runner:
                 found = "; ".join(dict.fromkeys(describe(problem) for problem in problems))
                 raise BackendUnavailableError(f"the server refuses what histstore needs: {found}") from problems[0]
             if problems:
-                raise problems[0]
+                return  # loading, full, read-only: what the call itself may bear; tested again before the next one
             _warn_of_eviction(replies)
             self._tested = True
 
-    def _check_owner(self) -> None:
+    def check_owner(self) -> None:
+        """Raises BackendError where this backend may not be used (any more)."""
         if self._closed:
             raise BackendError("this backend is closed: make a new one")
         owner = _io.owner()
@@ -231,8 +231,10 @@ def _last(replies: list[Any]) -> Any:
     return last
 
 
-def _raise_from_within(reply: list[Any]) -> None:
+def _raise_from_within(call: Call, reply: Any) -> None:
     """Raises what a command of a transaction failed with. A foreign type is damage, and is told elsewhere."""
+    if type(reply) is not list or not reply or (call.relaxed is not None and len(reply) != len(call.relaxed)):
+        raise redis_errors.ConnectionError("what answers there is no Redis server")
     for part in reply:
         if isinstance(part, Exception) and not str(part).startswith("WRONGTYPE"):
             raise part
@@ -257,10 +259,12 @@ def _problems(commands: Sequence[Command], replies: Sequence[Any]) -> list[Excep
             expected = {"EVALSHA": "NOSCRIPT", "INFO": "NOPERM"}.get(str(command[0]))
             if expected is None or not text.startswith(expected):
                 problems.append(redis_errors.ResponseError(text))
+        elif command[0] in ("EXEC", "EVAL") and type(reply) is not list:
+            raise redis_errors.ConnectionError("what answers there is no Redis server")
         elif command[0] == "EXEC":
-            problems += [part for part in reply or () if isinstance(part, Exception)]
+            problems += [part for part in reply if isinstance(part, Exception)]
         elif command[0] == "EVAL":
-            problems += [redis_errors.ResponseError(bytes(line).decode(errors="replace")) for line in reply]
+            problems += [UndoneError(str(line, errors="replace")) for line in reply]
     return problems
 
 

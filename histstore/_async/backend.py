@@ -223,7 +223,7 @@ class RedisBackend:
             OutcomeUnknownError: It may have been deleted; `store(run_id).resolve(error.attempt)` says.
         """
         store = self.store(run_id)
-        async with store._lock:
+        async with store._mine():
             return await store._delete(ANY, None, force=True)
 
 

@@ -21,7 +21,7 @@ from redis.retry import Retry as Retry
 from tenacity import Retrying as Retrying
 
 from .._protocol import Command
-from .._settings import TRY_TIMEOUT, ConnectionSettings
+from .._settings import TRY_TIMEOUT, ConnectionSettings, check_handshake
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Sent:
 
 
 class Connection:
-    """One connection: opened and authenticated by redis-py, then spoken over directly.
+    """One connection: opened by redis-py, then spoken over directly.
 
     redis-py's own read and write cannot tell a request that was not sent from one that was, retry, and
     bound each socket operation instead of the whole answer. Packing and parsing are hiredis'.
@@ -100,10 +100,15 @@ class Connection:
         self._replies = hiredis.Reader(replyError=redis_errors.ResponseError)
 
     def open(self, timeout: float) -> None:
-        """Connects, authenticates and selects the database, each socket operation within `timeout` seconds."""
+        """Connects, authenticates and selects the database, within `timeout` seconds each."""
         bound = min(timeout, self._settings.connect_timeout)
         self._inner.socket_connect_timeout = self._inner.socket_timeout = bound
         self._inner.connect()
+        provider = self._inner.credential_provider
+        credentials = provider.get_credentials() if provider is not None else None
+        commands = self._settings.handshake(self._inner, credentials)
+        if commands:
+            check_handshake(self.exchange(commands, bound, Sent()))
 
     @property
     def usable(self) -> bool:
@@ -146,6 +151,8 @@ class Connection:
             raise redis_errors.TimeoutError(f"no answer within {timeout:.3g} s") from None
         except (OSError, hiredis.ProtocolError) as error:
             raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
+        if len(found) != len(commands):
+            raise redis_errors.ConnectionError("more answers than requests: what answers there is no Redis server")
         return found
 
     def close(self) -> None:

@@ -224,7 +224,7 @@ class RedisBackend:
             OutcomeUnknownError: It may have been deleted; `store(run_id).resolve(error.attempt)` says.
         """
         store = self.store(run_id)
-        with store._lock:
+        with store._mine():
             return store._delete(ANY, None, force=True)
 
 

@@ -113,6 +113,11 @@ class RedisHistoryStore(Generic[M]):
     def __repr__(self) -> str:
         return f"<RedisHistoryStore of run {str(self.run_id)!r} at {self.revision}>"
 
+    def _mine(self) -> Any:
+        """Returns the lock that lets the calls take turns. Whoever may not use the backend must not wait for it."""
+        self._backend._runner.check_owner()
+        return self._lock
+
     # ------------------------------------------------------------------------------------- loading
 
     def load(
@@ -135,7 +140,7 @@ class RedisHistoryStore(Generic[M]):
         """
         if at is not None:
             return self._load_at(at, retry)
-        with self._lock:
+        with self._mine():
             base = self._fetch(retry)
             self._seen(base)
             return self._give(base) if base is not None else None
@@ -144,7 +149,7 @@ class RedisHistoryStore(Generic[M]):
         version = at.version if isinstance(at, Revision) else at
         if type(version) is not int or not 0 < version < 10**15:
             raise SnapshotError("at= is a version from 1, or a Revision")
-        with self._lock:
+        with self._mine():
             problem: BrokenChainError | None = None
             for _ in range(2):
                 try:
@@ -305,7 +310,7 @@ class RedisHistoryStore(Generic[M]):
             hint = ": a Page is not the whole conversation, load() it" if isinstance(snapshot, Page) else ""
             raise SnapshotError(f"save() takes a ConversationSnapshot, not a {type(snapshot).__name__}{hint}")
         _check_expected(expected)
-        with self._lock:
+        with self._mine():
             self._settle(retry)
             if expected is ANY:
                 return self._whatever(lambda head: self._save_onto(head, snapshot, retry), retry)
@@ -364,7 +369,7 @@ class RedisHistoryStore(Generic[M]):
             raise SnapshotError("pinned is True or False")
         encoded = None if isinstance(meta, Keep) else _codec.encode_meta(_frozen_meta(meta))
         _check_expected(expected)
-        with self._lock:
+        with self._mine():
             self._settle(retry)
             if expected is ANY:
                 return self._whatever(lambda head: self._append_onto(head, messages, pinned, encoded, retry), retry)
@@ -451,7 +456,7 @@ class RedisHistoryStore(Generic[M]):
                 return head.revision
             return revision
 
-        with self._lock:
+        with self._mine():
             self._settle(retry)
             if expected is ANY:
                 return self._whatever(onto, retry)
@@ -661,7 +666,7 @@ class RedisHistoryStore(Generic[M]):
         """
         if attempt is not None and (attempt.namespace, attempt.run_id) != self._where.key:
             raise SnapshotError(f"the attempt belongs to run {str(attempt.run_id)!r}: resolve it with that run's store")
-        with self._lock:
+        with self._mine():
             if attempt is None or attempt == self.unsettled:
                 self._settle(retry)
                 return self._settled
@@ -699,7 +704,7 @@ class RedisHistoryStore(Generic[M]):
             CorruptSnapshotError: Stored bytes are not what was saved.
         """
         slice_bounds(start, stop, 0)
-        with self._lock:
+        with self._mine():
             problem: BrokenChainError | None = None
             for _ in range(2):
                 try:
@@ -798,7 +803,7 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             Exception: What `save` raises.
         """
-        with self._lock:
+        with self._mine():
             self._settle(retry)
             head = self._read(_protocol.head_only(self._where), retry).head
             if head is None:
@@ -836,7 +841,7 @@ class RedisHistoryStore(Generic[M]):
             OutcomeUnknownError: It may have been deleted; `resolve()` says.
         """
         _check_expected(expected)
-        with self._lock:
+        with self._mine():
             return self._delete(expected, retry, force=False)
 
     def _delete(self, expected: Revision | Expect | None, retry: RetryPolicy | None, *, force: bool) -> bool:
@@ -848,6 +853,8 @@ class RedisHistoryStore(Generic[M]):
             there = _protocol.read_peek(reply)
             if there is None and isinstance(wanted, Revision):
                 raise ConflictError(wanted, None)
+            if there is not None and there.revision is None and wanted is not ANY:
+                raise self._where.corrupt(None, "its head is not readable")
             if there is None and not force:
                 self._seen(None)
                 return False

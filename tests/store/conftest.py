@@ -71,9 +71,7 @@ def history(request: pytest.FixtureRequest, shell: Shell, backends: Backends, tm
     kind: str = request.param
     if kind == "memory":
         held: dict[str, Any] = {}
-        return History(
-            kind, shell, lambda run: held.setdefault(run, shell.dress(shell.module.InMemoryHistoryStore()))
-        )
+        return History(kind, shell, lambda run: held.setdefault(run, shell.dress(shell.module.InMemoryHistoryStore())))
     if kind == "file":
         return History(
             kind, shell, lambda run: shell.dress(shell.module.JsonFileHistoryStore(tmp_path / f"{run}.json"))

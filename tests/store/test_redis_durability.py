@@ -50,8 +50,6 @@ def replicated(private_server: Callable[..., Server]) -> tuple[Server, Server]:
     return primary, replica
 
 
-
-
 def etag_at(server: Server, run: str) -> bytes | None:
     """The etag of a run's head as a server has it."""
     with server.client() as client:

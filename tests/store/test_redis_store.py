@@ -37,7 +37,21 @@ from .conftest import Backends
 
 Snapshot = ConversationSnapshot[Any]
 
-ODD_RUNS = ["a{b}c", "}", "{", "%7B", "a:b:head", "*", "[a-z]?", "\\", "tab\tnew\nline\x00", "ünï ✓ 👋", " ", "^", "x" * 300]
+ODD_RUNS = [
+    "a{b}c",
+    "}",
+    "{",
+    "%7B",
+    "a:b:head",
+    "*",
+    "[a-z]?",
+    "\\",
+    "tab\tnew\nline\x00",
+    "ünï ✓ 👋",
+    " ",
+    "^",
+    "x" * 300,
+]
 
 
 async def fill(store: Any, count: int) -> list[Revision]:
@@ -151,9 +165,7 @@ async def test_bad_input_is_refused_before_anything_is_sent(
     ("start", "stop"), [(0, 0), (0, 2), (None, None), (-1, None), (2, 1), (3, 99), (-99, 1), (None, -1), (5, 5)]
 )
 @pytest.mark.parametrize("new", [(), (user(10),), (plain(11), user(12))])
-async def test_splice_is_a_list_slice(
-    backend: Any, start: int | None, stop: int | None, new: tuple[Any, ...]
-) -> None:
+async def test_splice_is_a_list_slice(backend: Any, start: int | None, stop: int | None, new: tuple[Any, ...]) -> None:
     """Indices mean what they mean in a list slice; the others keep their pins."""
     messages: list[Any] = [user(0), plain(1), user(2), plain(3), user(4)]
     pinned = [True, False, True, False, True]
@@ -658,9 +670,7 @@ async def test_a_lost_reply_is_asked_for_again(shell: Shell, backends: Backends,
 
 
 @pytest.mark.parametrize("applied", [True, False])
-async def test_an_unknown_outcome_is_resolved(
-    shell: Shell, backends: Backends, server_url: str, applied: bool
-) -> None:
+async def test_an_unknown_outcome_is_resolved(shell: Shell, backends: Backends, server_url: str, applied: bool) -> None:
     """OutcomeUnknownError names an attempt; resolve says for good whether it was applied."""
     with threaded_proxy(server_url) as wire:
         once = RetryPolicy(attempts=1)
@@ -779,7 +789,9 @@ async def test_retry_is_overridden_per_call(shell: Shell, backends: Backends, se
                 wire.lose_replies(0)
 
 
-async def test_a_load_of_a_server_that_is_down_is_an_error(shell: Shell, backends: Backends, private_server: Any) -> None:
+async def test_a_load_of_a_server_that_is_down_is_an_error(
+    shell: Shell, backends: Backends, private_server: Any
+) -> None:
     """An outage is BackendUnavailableError, never None; and the store goes on when the server is back."""
     server = private_server(appendonly="yes", appendfsync="always")
     store = backends(server.url, retry=RetryPolicy(attempts=3, base=0.001)).store("run")
@@ -866,8 +878,6 @@ async def test_a_uuid_is_a_run_id(backend: Any) -> None:
 
 async def test_one_store_for_many_tasks(store: Any, shell: Shell) -> None:
     """Tasks that share a store take turns: updates from all of them get through."""
-    results = await asyncio.gather(
-        *(store.update(lambda s, n=n: (s or Snapshot()).append(user(n))) for n in range(10))
-    )
+    results = await asyncio.gather(*(store.update(lambda s, n=n: (s or Snapshot()).append(user(n))) for n in range(10)))
     assert sorted(result.version for result in results) == list(range(1, 11))
     assert {m.blocks[0].text for m in (await store.load()).messages} == {user(n).blocks[0].text for n in range(10)}

@@ -55,7 +55,8 @@ class Run(RuleBasedStateMachine):
     def start(self) -> None:
         self.run = f"run-{next(self.numbers)}"
         self.backends = [
-            RedisBackend.from_url(self.url, namespace=self.namespace, keep_revisions=keep) for keep in (KEEP, KEEP, KEEP)
+            RedisBackend.from_url(self.url, namespace=self.namespace, keep_revisions=keep)
+            for keep in (KEEP, KEEP, KEEP)
         ]
         self.stores: list[RedisHistoryStore[Any]] = [backend.store(self.run) for backend in self.backends]
         self.history: dict[Revision, Any] = {}

@@ -54,7 +54,8 @@ TYPED: list[Any] = [
             ToolResult("t1", "done"),
             ToolResult("t2", ToolResultContent([], is_error=True)),
             ToolResult(
-                "t3", ToolResultContent([ToolResultText("404"), ToolResultImage(UrlSource("https://e.com/c.png"))], True)
+                "t3",
+                ToolResultContent([ToolResultText("404"), ToolResultImage(UrlSource("https://e.com/c.png"))], True),
             ),
         ]
     ),

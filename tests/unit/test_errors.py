@@ -68,9 +68,7 @@ def test_errors_carry_data_and_say_what_to_do(error: HistoryStoreError, data: di
 
 @pytest.mark.parametrize(("error", "data", "texts"), ERRORS, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_errors_survive_pickle(
-    error: HistoryStoreError, data: dict[str, Any], texts: list[str], protocol: int
-) -> None:
+def test_errors_survive_pickle(error: HistoryStoreError, data: dict[str, Any], texts: list[str], protocol: int) -> None:
     """Worker pools ship errors between processes: type, text, attributes and notes arrive."""
     error = copy.copy(error)
     error.add_note("a note")

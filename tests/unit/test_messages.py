@@ -203,7 +203,10 @@ def test_json_values_are_messages(message: Any) -> None:
     [
         (lambda: UserMessage(3), "takes a str or a list of blocks, not a int"),
         (lambda: UserMessage(Text("a")), r"put the Text into \[\.\.\.\]"),
-        (lambda: UserMessage(["a"]), r"UserMessage.blocks\[0\] is a str: give one of Document, Image, Text, ToolResult"),
+        (
+            lambda: UserMessage(["a"]),
+            r"UserMessage.blocks\[0\] is a str: give one of Document, Image, Text, ToolResult",
+        ),
         (lambda: UserMessage([Text("a"), ToolCall("1", "f", {})]), r"UserMessage.blocks\[1\]"),
         (lambda: AssistantMessage([ToolResult("1", "a")]), r"AssistantMessage.blocks\[0\]"),
         (lambda: AssistantMessage([Image(UrlSource("a"))]), r"AssistantMessage.blocks\[0\]"),

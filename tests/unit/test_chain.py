@@ -1,0 +1,205 @@
+"""The hash chain: what a reader proves before it believes a byte."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import struct
+from typing import Any
+
+import pytest
+
+from histstore import UserMessage
+from histstore._chain import (
+    ABSENT,
+    Base,
+    BrokenChainError,
+    Entry,
+    Head,
+    read_entries,
+    read_entry,
+    replay,
+    tail,
+    timestamp,
+)
+from histstore._codec import Body, encode, encode_body, encode_meta
+from histstore._plan import Target, Writer, grow, plan_save
+
+NO_LIMIT = 1 << 62
+
+
+def item(entry: Entry) -> Any:
+    return (f"{entry.version}-0".encode(), [b"h", entry.header(), b"t", b"1000", b"b", entry.body])
+
+
+def chain(count: int) -> tuple[list[Entry], Base]:
+    """A conversation of `count` saves: one message each, every third pinned."""
+    entries: list[Entry] = []
+    base: Base | None = None
+    head: Head | None = None
+    messages: list[Any] = []
+    for number in range(count):
+        messages.append(UserMessage(f"{number}" * 300))
+        pins = [n % 3 == 0 for n in range(len(messages))]
+        plan = plan_save(
+            head,
+            base,
+            Target(messages[:], pins, len(messages), {"n": number}),
+            Writer(bytes([number] * 16), 0, NO_LIMIT),
+        )
+        assert plan is not None
+        entries.append(plan.entry)
+        base, head = grow(base, plan, plan.entry.revision()), plan.head
+    assert base is not None
+    return entries, base
+
+
+def test_the_etag_is_the_documented_digest() -> None:
+    """BLAKE2b-128, personalised, over version, parent, op, the header's numbers and the body, big-endian."""
+    parent, op, body = bytes(range(16)), bytes(range(16, 32)), b"body"
+    entry = Entry.make(7, parent, op, (2, 5), 4, 100, 3, 900, 11, body)
+    packed = struct.pack(">Q16s16sIIIQQQQ", 7, parent, op, 2, 5, 4, 100, 3, 900, 11)
+    assert entry.etag == hashlib.blake2b(packed + body, digest_size=16, person=b"histstore1").digest()
+    assert entry.sound()
+
+
+def test_a_chain_reads_back() -> None:
+    """Stream entries in, the same content out; the revision knows time, length and size."""
+    entries, base = chain(6)
+    found = replay(read_entries(map(item, entries)))
+    assert (found.items, found.pins, found.sizes, found.born) == (base.items, base.pins, base.sizes, base.born)
+    assert found.head.meta == encode_meta({"n": 5})
+    assert found.head.revision.saved_at == timestamp(1000)
+    assert (found.head.revision.length, found.head.revision.size) == (6, sum(base.sizes))
+    assert entries[0].parent == ABSENT
+
+
+def test_every_bit_of_an_entry_is_proven() -> None:
+    """One flipped bit anywhere in header or body, or a byte less: an entry that is not believed."""
+    entries, _ = chain(3)
+    stream_id, (h, header, t, saved, b, body) = item(entries[1])
+    for field in ("header", "body"):
+        data = header if field == "header" else body
+        damaged = [data[:-1], data + b"\x00", b""]
+        for place in range(len(data)):
+            for bit in (1, 128):
+                bad = bytearray(data)
+                bad[place] ^= bit
+                damaged.append(bytes(bad))
+        for bad in damaged:
+            fields = [h, bad, t, saved, b, body] if field == "header" else [h, header, t, saved, b, bad]
+            with pytest.raises(BrokenChainError) as caught:
+                read_entry((stream_id, fields))
+            assert caught.value.version == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None, (), (b"1-0",), (b"1-0", []), (b"x-0", [b"h", b"", b"t", b"", b"b", b""]), (b"1-1", None),
+        (b"1-0", [b"h", b"short", b"t", b"1", b"b", b""]), ("1-0", [b"h", bytes(92), b"t", b"1", b"b", b""]),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_entry(wrong: Any) -> None:
+    """Foreign or mangled stream entries are damage, not a crash."""
+    with pytest.raises(BrokenChainError):
+        read_entry(wrong)
+
+
+def test_a_stream_id_is_version_and_zero() -> None:
+    """An entry under another id is not the save that it says it is."""
+    (entry,), _ = chain(1)
+    for stream_id in (b"1-1", b"2-0", b"1", b"01-00"):
+        with pytest.raises(BrokenChainError):
+            read_entry((stream_id, item(entry)[1]))
+
+
+def test_a_missing_or_moved_entry_is_noticed() -> None:
+    """Every neighbour names its parent."""
+    entries, _ = chain(5)
+    items = [item(entry) for entry in entries]
+    for wrong in (items[:2] + items[3:], [items[1], items[0], *items[2:]], [*items, items[-1]]):
+        with pytest.raises(BrokenChainError, match="missing or out of order"):
+            read_entries(wrong)
+    with pytest.raises(BrokenChainError, match="checkpoint"):
+        replay(entries[1:])
+    with pytest.raises(BrokenChainError, match="do not follow"):
+        replay(entries[3:], replay(entries[:2]))
+
+
+def crafted(before: Base, **changes: Any) -> Entry:
+    """An entry after `before` with a right etag and wrong claims."""
+    body = encode_body(changes.pop("body", Body([encode(UserMessage("x"))])))
+    values = {
+        "version": before.head.version + 1, "parent": before.head.etag, "op": bytes(16), "i": before.length,
+        "j": before.length, "length": before.length + 1, "size": before.head.size + len(encode(UserMessage("x"))),
+        "checkpoint": before.head.checkpoint, "logged": 0, "fence": 0, "body": body,
+    } | changes  # fmt: skip
+    values["cut"] = (values.pop("i"), values.pop("j"))
+    entry = Entry.make(**values)
+    assert entry.sound()
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"i": 9, "j": 9}, "cut lies outside"),
+        ({"i": 2, "j": 1}, "cut lies outside"),
+        ({"length": 3}, "lengths do not add up"),
+        ({"size": 1}, "sizes do not add up"),
+        ({"checkpoint": 99}, "checkpoint"),
+        ({"body": Body([encode(UserMessage("x"))], flips=[9])}, "pin lies outside"),
+        ({"body": Body([encode(UserMessage("x"))], fills=[(9, True, encode(1))])}, "message lies outside"),
+        ({"body": Body([b"\xff"]), "size": None}, "decode"),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_an_entry_whose_claims_are_wrong(changes: dict[str, Any], reason: str) -> None:
+    """A right digest over wrong claims (another writer's bug) is damage too."""
+    entries, base = chain(3)
+    if changes.get("size", 0) is None:
+        changes = changes | {"size": base.head.size + 1}
+    with pytest.raises(BrokenChainError, match=reason):
+        replay([*entries, crafted(base, **changes)])
+
+
+def test_a_right_entry_is_accepted() -> None:
+    """The crafting above is wrong only where it means to be."""
+    entries, base = chain(3)
+    assert replay([*entries, crafted(base)]).messages()[-1] == UserMessage("x")
+
+
+def test_the_head_is_proven() -> None:
+    """Each field of a head changes its check."""
+    _, base = chain(2)
+    head = base.head
+    checks = {head.check()}
+    for name, value in [("length", 9), ("size", 9), ("checkpoint", 2), ("logged", 1), ("meta", b"\xa0")]:
+        checks.add(dataclasses.replace(head, **{name: value}).check())
+    for name, value in [("version", 9), ("etag", bytes(16))]:
+        checks.add(dataclasses.replace(head, revision=dataclasses.replace(head.revision, **{name: value})).check())
+    assert len(checks) == 8
+
+
+def test_a_tail_needs_only_what_added_it() -> None:
+    """None when older entries are needed; the slice otherwise."""
+    entries, base = chain(6)
+    messages = base.messages()
+    for low in range(7):
+        for high in range(low, 7):
+            for known in range(1, 7):
+                found = tail(entries[-known:], low, high)
+                if low == high or low >= 6 - known:
+                    assert found is not None
+                    assert found[0] == messages[low:high]
+                    assert found[1] == base.pins[low:high]
+                else:
+                    assert found is None
+
+
+@pytest.mark.parametrize("value", [None, b"", "", b"x", b"9" * 30, -(10**20)])
+def test_times_that_are_none(value: Any) -> None:
+    """What is no time is None, not a crash."""
+    assert timestamp(value) is None

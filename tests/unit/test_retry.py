@@ -1,0 +1,210 @@
+"""What each failure says about a request, row by row, and the policies."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import redis.exceptions as redis_errors
+from tenacity import RetryCallState, Retrying
+
+from histstore import Durability, RetryPolicy, SnapshotError
+from histstore._retry import FAULTS, Fault, RetryableError, classify, describe, tenacity_options
+
+LATER, NEVER = Fault(definite=True, retry=True), Fault(definite=True, retry=False)
+UNKNOWN = Fault(definite=False, retry=True)
+
+# What real servers say, and what it means for a request that was sent.
+ROWS: list[tuple[str, Fault]] = [
+    ("NOSCRIPT No matching script. Please use EVAL.", LATER),
+    ("READONLY You can't write against a read only replica.", LATER),
+    ("MOVED 3999 127.0.0.1:6381", LATER),
+    ("ASK 3999 127.0.0.1:6381", LATER),
+    ("LOADING Redis is loading the dataset in memory", LATER),
+    ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", LATER),
+    ("CLUSTERDOWN The cluster is down", LATER),
+    ("TRYAGAIN Multiple keys request during rehashing of slot", LATER),
+    ("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.", LATER),
+    ("NOREPLICAS Not enough good replicas to write.", LATER),
+    ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", LATER),
+    ("OOM command not allowed when used memory > 'maxmemory'.", LATER),
+    ("ERR max number of clients reached", LATER),
+    ("NOAUTH Authentication required.", NEVER),
+    ("WRONGPASS invalid username-password pair or user is disabled.", NEVER),
+    ("NOPERM this user has no permissions to run the 'evalsha' command", NEVER),
+    ("ERR unknown command 'WAITAOF', with args beginning with: '1' '0' '1'", NEVER),
+    ("WRONGTYPE Operation against a key holding the wrong kind of value", NEVER),
+    ("WRONGTYPE Operation against a key script: 4ca238, on @user_script:1.", NEVER),
+    # From the middle of a script, which does not roll back: not known, whatever the word is.
+    ("OOM command not allowed when used memory > 'maxmemory'. script: 4ca238, on @user_script:1.", UNKNOWN),
+    ("READONLY You can't write against a read only replica. script: 4ca238, on @user_script:9.", UNKNOWN),
+    ("NOPERM this user has no permissions script: 4ca238, on @user_script:9.", UNKNOWN),
+    ("ERR user_script:7: attempt to compare nil with number", UNKNOWN),
+    ("ERR Error running script (call to f_4ca238): @user_script:1: oops", UNKNOWN),
+    ("ERR something new", UNKNOWN),
+    ("NOVELTY of a later server", UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(("text", "fault"), ROWS)
+def test_error_replies(text: str, fault: Fault) -> None:
+    """Each reply of a server to a request that was sent."""
+    assert classify(redis_errors.ResponseError(text), sent=True) == fault
+
+
+@pytest.mark.parametrize(("text", "fault"), ROWS)
+def test_error_replies_before_the_request(text: str, fault: Fault) -> None:
+    """The same while connecting: no request was sent, so it is definite whatever it says."""
+    assert classify(redis_errors.ResponseError(text), sent=False).definite is True
+    if fault.definite:
+        assert classify(redis_errors.ResponseError(text), sent=False) == fault
+
+
+def test_every_row_of_the_table_is_tested_here() -> None:
+    """A new row needs a server's text above, and each row means what its text was found to mean."""
+    assert {words for words in FAULTS if not any(text.startswith(words) for text, _ in ROWS)} == set()
+    for words, fault in FAULTS.items():
+        assert classify(redis_errors.ResponseError(words), sent=True) == fault
+
+
+BROKEN = [
+    redis_errors.ConnectionError("the server closed the connection"),
+    redis_errors.TimeoutError("no answer within 5 s"),
+    ConnectionResetError(104, "reset by peer"),
+    BrokenPipeError(32, "broken pipe"),
+    OSError(113, "no route to host"),
+    redis_errors.RedisError("something else"),
+]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=repr)
+def test_broken_connections(error: Exception) -> None:
+    """Before the request left, nothing was written; afterwards it may have been. Both may be tried again."""
+    assert classify(error, sent=False) == LATER
+    assert classify(error, sent=True) == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (redis_errors.NoScriptError("No matching script."), LATER),
+        (redis_errors.ReadOnlyError("You can't write"), LATER),
+        (redis_errors.MovedError("1 127.0.0.1:1"), LATER),
+        (redis_errors.AskError("1 127.0.0.1:1"), LATER),
+        (redis_errors.BusyLoadingError("loading"), LATER),
+        (redis_errors.MasterDownError("down"), LATER),
+        (redis_errors.ClusterDownError("down"), LATER),
+        (redis_errors.TryAgainError("again"), LATER),
+        (redis_errors.OutOfMemoryError("used memory"), LATER),
+        (redis_errors.NoPermissionError("this user has no permissions"), NEVER),
+        (redis_errors.AuthenticationError("invalid password"), NEVER),
+        (redis_errors.AuthorizationError("not allowed"), NEVER),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_redis_py_s_own_classes(error: Exception, fault: Fault) -> None:
+    """redis-py cuts the first word off some texts; the class says the same."""
+    assert classify(error, sent=False) == fault
+    assert classify(error, sent=True) == fault
+
+
+def test_describe_quotes_no_arguments() -> None:
+    """A server quotes the arguments of an unknown command; they may be a conversation."""
+    error = redis_errors.ResponseError("ERR unknown command 'X', with args beginning with: 'secret'")
+    assert describe(error) == "ERR unknown command 'X'"
+    assert describe(TimeoutError()) == "TimeoutError"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attempts": 0}, {"attempts": -1}, {"attempts": 1.0}, {"attempts": True}, {"attempts": None},
+        {"deadline": 0}, {"deadline": -1}, {"deadline": float("nan")}, {"deadline": float("inf")}, {"deadline": "1"},
+        {"base": -0.1}, {"base": float("inf")}, {"base": None}, {"cap": -1}, {"cap": True},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_wrong_policy_cannot_be_made(wrong: dict[str, Any]) -> None:
+    """The error names the option."""
+    with pytest.raises(SnapshotError, match=f"RetryPolicy.{next(iter(wrong))}"):
+        RetryPolicy(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"replicas": -1}, {"replicas": 1.0}, {"replicas": True}, {"fsync": 1}, {"fsync": None},
+        {"timeout": 0}, {"timeout": 0.0001}, {"timeout": float("inf")}, {"timeout": "1"},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_wrong_durability_cannot_be_made(wrong: dict[str, Any]) -> None:
+    """A timeout of nothing would be WAIT's "for ever"."""
+    with pytest.raises(SnapshotError, match=f"Durability.{next(iter(wrong))}"):
+        Durability(**wrong)
+
+
+def test_defaults_and_values() -> None:
+    """The documented defaults; frozen, comparable, picklable."""
+    assert RetryPolicy() == RetryPolicy(attempts=6, deadline=30.0, base=0.05, cap=2.0)
+    assert Durability() == Durability(replicas=0, fsync=False, timeout=1.0)
+    for value, name in ((RetryPolicy(attempts=2), "attempts"), (Durability(replicas=1), "replicas")):
+        assert pickle.loads(pickle.dumps(value)) == value
+        with pytest.raises(AttributeError):
+            setattr(value, name, 3)
+
+
+@pytest.mark.parametrize(
+    ("durability", "command", "wanted"),
+    [
+        (Durability(), ("WAIT", 0, 1000), 0),
+        (Durability(replicas=2, timeout=0.25), ("WAIT", 2, 250), 2),
+        (Durability(fsync=True), ("WAITAOF", 1, 0, 1000), 1),
+        (Durability(replicas=1, fsync=True, timeout=0.0015), ("WAITAOF", 1, 1, 2), 2),
+    ],
+)
+def test_what_a_durable_save_waits_for(durability: Durability, command: tuple[Any, ...], wanted: int) -> None:
+    """WAIT for replicas, WAITAOF with the disk; never 0 milliseconds."""
+    assert (durability.command(), durability.wanted) == (command, wanted)
+
+
+def pauses(policy: RetryPolicy, elapsed: float) -> tuple[int, list[float]]:
+    """Tries, and the pauses between them, of a call that always fails."""
+    slept: list[float] = []
+    tries = 0
+
+    def fail() -> None:
+        nonlocal tries
+        tries += 1
+        raise RetryableError(ValueError())
+
+    with pytest.raises(RetryableError):
+        Retrying(sleep=slept.append, **tenacity_options(policy, elapsed))(fail)
+    return tries, slept
+
+
+def test_the_policy_as_tenacity_runs_it() -> None:
+    """So many tries in all; jittered pauses that may double up to the cap; none past the deadline."""
+    runs = [pauses(RetryPolicy(attempts=8, base=0.5, cap=3.0, deadline=1e6), 0.0) for _ in range(200)]
+    assert {tries for tries, _ in runs} == {8}
+    for number in range(7):
+        bound = min(3.0, 0.5 * 2**number)
+        found = [slept[number] for _, slept in runs]
+        assert all(0 <= pause <= bound for pause in found)
+        assert max(found) > bound / 2 > min(found), "no jitter over the whole length"
+    assert pauses(RetryPolicy(attempts=1), 0.0) == (1, [])
+    tries, slept = pauses(RetryPolicy(attempts=50, base=10, cap=10, deadline=5.0), 4.999999)
+    assert (tries, slept) == (1, [])
+
+
+def test_what_is_not_retryable_is_not_tried_again() -> None:
+    """Only failures that were found to be worth another try get one."""
+    seen: list[RetryCallState] = []
+
+    def fail() -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        Retrying(sleep=lambda _: None, after=seen.append, **tenacity_options(RetryPolicy(), 0.0))(fail)
+    assert seen == []
