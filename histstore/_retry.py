@@ -162,8 +162,9 @@ def classify(error: Exception, *, sent: bool) -> Fault:
         if isinstance(error, kind):
             return FAULTS[word]
     if isinstance(error, UndoneError):
-        # "NOPERM …" and, inside scripts, "ERR The user executing the script can't run this command …".
-        denied = "NOPERM" in str(error) or "can't run this command" in str(error)
+        # Servers word it as NOPERM, "… has no permissions to run …" or "… can't run this command …".
+        text = str(error)
+        denied = "NOPERM" in text or "permission" in text or "can't run this command" in text
         return Fault(definite=True, retry=not denied)
     if isinstance(error, redis_errors.ResponseError):
         text = str(error)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Final
 
@@ -13,7 +14,7 @@ import redis
 from histstore import _protocol
 from histstore._protocol import Carried
 
-from .world import QUARTER_MS, Reply, Save, World, few
+from .world import MINUTE_MS, QUARTER_MS, Delete, Reply, Save, World, commands, few
 
 Scenario = Callable[[World], None]
 SCENARIOS: Final[dict[str, Scenario]] = {}
@@ -187,16 +188,90 @@ def a_first_save_resent_after_delete_and_re_creation_leaves_the_successor(world:
 
 
 @scenario
+def a_resend_of_the_head_is_saved_though_the_list_is_gone(world: World) -> None:
+    """An evicted list denies nothing: the head says itself whose save it is."""
+    base = world.save(None, "a")
+    mine = world.plan(base, "b")
+    first = world.send(mine)
+    world.client.delete(world.keys.etags)
+    for answer, word in ((world.send(mine, resend=True), "saved"), (world.resolve(mine), "applied")):
+        expect(answer, word, first[1])
+    assert not world.marked(mine)
+    assert world.load() == ["a", "b"]
+
+
+def _applied(world: World, ttl: int | None = None) -> list[Save]:
+    """Returns applied saves by all places where they can be found, the one of the head last; the run lives `ttl`."""
+    below = world.plan(world.save(None, "a"), "b")
+    world.send(below)
+    newest = world.plan(below.after, "c", ttl=ttl)
+    world.send(newest)
+    return [below, newest]
+
+
+def _again_both_ways(world: World, what: Save | Delete, by: redis.Redis | None = None) -> None:
+    """Asks for an applied save, by resend and by resolve."""
+    expect(world.send(what, resend=True, by=by), "saved")
+    expect(world.resolve(what, by=by), "applied")
+
+
+@scenario
 def already_saved_writes_something_for_wait(world: World) -> None:
     """A WAIT after "already saved" or "applied" must count: WAIT answers at once where nothing was written."""
-    mine = world.plan(None, "a")
-    world.send(mine)
-    with world.watching(world.keys.etags) as written:
-        expect(world.send(mine, resend=True), "saved")
-        assert written(), "the resend wrote nothing"
-    with world.watching(world.keys.etags) as written:
-        expect(world.resolve(mine), "applied")
-        assert written(), "resolve wrote nothing"
+
+    def writes(what: Save) -> None:
+        with world.watching(*world.data_keys) as written:
+            expect(world.send(what, resend=True), "saved")
+            assert written(), "the resend wrote nothing"
+        with world.watching(*world.data_keys) as written:
+            expect(world.resolve(what), "applied")
+            assert written(), "resolve wrote nothing"
+
+    for ttl in (None, QUARTER_MS):
+        applied = _applied(world, ttl)
+        for mine in applied:
+            writes(mine)
+        world.client.delete(world.keys.etags)
+        writes(applied[-1])  # without the list
+        world.delete(applied[-1].after)
+        mine = world.plan(None, "d", ttl=ttl)
+        world.send(mine)
+        world.delete(mine.after)
+        writes(mine)  # without a head
+
+
+@scenario
+def already_saved_leaves_run_and_lifetimes_as_they_were(world: World) -> None:
+    """The write for WAIT changes nothing, with a lifetime and without one."""
+    for ttl in (None, QUARTER_MS, 2 * QUARTER_MS):
+        applied = _applied(world, ttl)
+        before, deadlines = world.dump(), world.deadlines()
+        for mine in applied:
+            _again_both_ways(world, mine)
+        _untouched(world, before)
+        world.expire_alike(deadlines)
+        world.delete(applied[-1].after)
+        before, deadlines = world.dump(), world.deadlines()
+        for mine in applied:
+            _again_both_ways(world, mine)
+        _untouched(world, before)
+        world.expire_alike(deadlines)
+        world.vanish()
+
+
+@scenario
+def already_saved_needs_no_permission_for_its_write(world: World) -> None:
+    """An applied save is answered for though the write for WAIT is forbidden, and gets no lifetime by it."""
+    with world.limited() as without:
+        for denied in few(("PTTL", "PEXPIRE", "PERSIST")):
+            for ttl in (None, QUARTER_MS):
+                applied = _applied(world, ttl)
+                before, deadlines = world.dump(), world.deadlines()
+                for mine in applied:
+                    _again_both_ways(world, mine, without(denied))
+                _untouched(world, before)
+                world.expire_alike(deadlines)
+                world.vanish()
 
 
 # --------------------------------------------------------------------------- refused is refused for good
@@ -257,6 +332,35 @@ def a_late_copy_after_gone_is_not_applied(world: World) -> None:
     before = world.dump()
     world.vanish()
     _refused_then_late(world, world.plan(base, "b"), "gone", lambda: world.restore(before))
+
+
+@scenario
+def a_late_copy_after_corrupt_is_not_applied(world: World) -> None:
+    """A resend was told of damage, of each kind in turn; the damage goes, and the first copy arrives."""
+    base = world.saves(None, 3)
+    before = world.dump()
+    damages: list[Callable[[], object]] = [
+        lambda: world.client.delete(world.keys.log),
+        lambda: world.client.hset(world.keys.head, "spans", "1:3"),
+    ]
+    for damage in damages:
+        damage()
+        _refused_then_late(world, world.plan(base, "late"), "corrupt", lambda: world.restore(before))
+    world.client.delete(world.keys.head)
+    mine = world.plan(None, "late")
+    expect(world.send(mine, resend=True), "corrupt")
+    world.delete(None)
+    expect(world.send(mine), "cancelled")
+    assert world.load() is None
+
+
+@scenario
+def a_late_copy_after_format_is_not_applied(world: World) -> None:
+    """A resend was told of a newer format; a failover forgets that, and the first copy arrives."""
+    base = world.save(None, "a")
+    before = world.dump()
+    world.client.hset(world.keys.head, "format", "2")
+    _refused_then_late(world, world.plan(base, "b"), "format", lambda: world.restore(before))
 
 
 @scenario
@@ -534,10 +638,60 @@ def a_resent_first_save_older_than_the_list_is_gone(world: World) -> None:
     expect(world.resolve(applied), "gone", b"257", head.head.etag)
 
 
-def _again(world: World, save: Save) -> Save:
+def _again(world: World, what: Save) -> Save:
     """Forgets the mark that an answer left, so that the same story can be told another way."""
-    world.client.hdel(world.keys.marks, save.etag)
-    return save
+    world.client.hdel(world.keys.marks, what.etag)
+    return what
+
+
+def _unknown(world: World, applied: Save) -> None:
+    """Holds that nobody is told that an applied save was not: neither by resend nor by resolve."""
+    for ask in (lambda: world.send(applied, resend=True), lambda: world.resolve(applied)):
+        reply = ask()
+        assert reply[0] in ("saved", "applied", "gone"), f"an applied save is denied: {reply}"
+        _again(world, applied)
+
+
+@scenario
+def a_failed_write_does_not_make_a_full_list_look_complete(world: World) -> None:
+    """A save or a delete that fails half-way may cost a full list its oldest etag; what it tells stays true."""
+    first = world.plan(None, "a")
+    world.send(first)
+    base = world.saves(first.after, 255, full=True)
+    before = world.dump()
+    with world.limited() as without:
+        for what, denied in ((world.plan(base, "x"), "XADD"), (world.deletion(base), "DEL")):
+            for _ in range(3):
+                expect(world.send(what, by=without([denied])), "failed")
+            assert world.client.llen(world.keys.etags) == 255
+            _unknown(world, first)
+            world.restore(before)
+
+
+@scenario
+def evicted_etags_do_not_deny_an_applied_save(world: World) -> None:
+    """A list that is shorter than the run is old was evicted, and tells nothing of a first save."""
+    first = world.plan(None, "a")
+    world.send(first)
+    base = world.save(first.after, "b")
+    world.client.delete(world.keys.etags)
+    _unknown(world, first)
+    world.saves(base, 5)
+    _unknown(world, first)
+
+
+@scenario
+def a_short_list_that_is_as_old_as_the_run_tells(world: World) -> None:
+    """A first save that lost the race is told so, at the first rival's revision and up to the 254th."""
+    mine = world.plan(None, "a")
+    base = world.save(None, "rival")
+    for count in (0, 253):
+        if count:
+            base = world.saves(base, count, full=True)
+        expect(world.resolve(mine), "never")
+        _again(world, mine)
+        expect(world.send(mine, resend=True), "conflict", str(count + 1).encode(), base.head.etag)
+        _again(world, mine)
 
 
 @scenario
@@ -610,6 +764,32 @@ def a_save_without_a_lifetime_leaves_one_alone(world: World) -> None:
 
 
 @scenario
+def a_lifetime_can_be_shortened(world: World) -> None:
+    """Head and log live as the newest save says, and the etags no shorter, and longer than 15 minutes only with them."""
+    base = world.save(None, "a", ttl=4 * QUARTER_MS)
+    base = world.save(base, "b", ttl=MINUTE_MS)
+    head, log, etags = (world.client.pttl(key) for key in world.data_keys)
+    assert 0 < head <= log <= etags <= MINUTE_MS, (head, log, etags)
+    world.save(base, "c", ttl=MINUTE_MS // 2)
+    head, log, etags = world.deadlines()
+    assert head == log <= etags, (head, log, etags)
+    assert 0 < world.client.pttl(world.keys.head) <= MINUTE_MS // 2
+
+
+@scenario
+def a_short_lived_successor_does_not_shorten_the_memory_of_a_delete(world: World) -> None:
+    """What is remembered of a deleted run outlives a successor that is short-lived."""
+    first = world.plan(None, "old")
+    world.send(first)
+    world.delete(first.after)
+    new = world.save(None, "new", ttl=MINUTE_MS)
+    world.save(new, "more", ttl=MINUTE_MS)
+    assert world.client.pttl(world.keys.head) <= MINUTE_MS
+    assert world.client.pttl(world.keys.etags) > QUARTER_MS - MINUTE_MS
+    _again_both_ways(world, first)
+
+
+@scenario
 def trimming_keeps_what_keep_asks_for(world: World) -> None:
     """After every save the newest `keep` past revisions can be read, whatever checkpoints came between."""
     for keep, checkpoints in ((0, (3, 4)), (2, (3, 4, 6, 9)), (3, (2, 8)), (5, tuple(range(2, 20)))):
@@ -644,6 +824,18 @@ def spans_are_bounded(world: World) -> None:
     assert len((world.head("spans") or b"").split()) <= 32
     for past in (1, 2, 20, 41):
         assert len(world.load(past) or ()) == past
+
+
+@scenario
+def the_log_is_bounded_also_when_spans_are_forgotten(world: World) -> None:
+    """Where more checkpoints are kept than spans, the log still stays near what was asked for."""
+    base = world.save(None, "x")
+    for version in range(2, 202):
+        base = world.save(base, "y", full=True, keep=40)
+        if version % 20 == 0:
+            for past in (version - 40, version - 20, version):
+                assert past < 1 or len(world.load(past) or ()) == past
+    assert world.client.xlen(world.keys.log) <= 100, world.client.xlen(world.keys.log)
 
 
 @scenario
@@ -702,6 +894,22 @@ def a_delete_leaves_only_memory(world: World) -> None:
     left = world.client.pttl(world.keys.etags)
     assert 0 < left <= QUARTER_MS, left
     expect(world.send(world.deletion(base)), "absent")
+    world.delete(world.save(None, "b"), force=True)
+    assert not world.client.exists(world.keys.head)  # nobody held it: there is no fence to remember
+
+
+@scenario
+def a_delete_of_an_absent_run_writes_nothing(world: World) -> None:
+    """Neither where nothing is, nor where a fence is remembered: that expires when it was to."""
+    expect(world.send(world.deletion(None)), "absent")
+    expect(world.send(world.deletion(None, force=True)), "absent")
+    assert not world.client.exists(*world.data_keys, world.keys.marks)
+    lease = Carried(9, "me")
+    world.delete(world.save(None, "a"), lease=lease)
+    with world.watching(*world.data_keys) as written:
+        expect(world.send(world.deletion(None)), "absent")
+        expect(world.send(world.deletion(None, lease)), "absent")
+        assert not written()
 
 
 @scenario
@@ -735,6 +943,60 @@ def a_resent_delete_leaves_the_successor(world: World) -> None:
     expect(world.send(mine), "conflict")
     _untouched(world, before)
     assert world.load() == ["new"]
+
+
+@scenario
+def a_resent_delete_older_than_the_list_is_gone(world: World) -> None:
+    """Once the list does not reach back to what a delete expected, nobody can tell: neither deleted nor conflict."""
+    old = world.save(None, "old")
+    mine = world.deletion(old)
+    expect(world.send(mine), "deleted")
+    new = world.saves(None, 256, full=True)
+    before = world.dump()
+    expect(world.resolve(mine), "gone", b"256", new.head.etag)
+    world.client.delete(world.keys.marks)
+    expect(world.send(world.deletion(old)), "conflict", b"256", new.head.etag)
+    expect(world.send(mine, resend=True), "gone", b"256", new.head.etag)
+    assert world.marked(mine)
+    for resend in (False, True):
+        expect(world.send(mine, resend=resend), "cancelled")
+    _untouched(world, before)
+
+
+@scenario
+def a_late_delete_after_gone_is_not_applied(world: World) -> None:
+    """A resent delete was told "gone"; a failover brings back what it expected, and the first copy arrives."""
+    old = world.save(None, "old")
+    before = world.dump()
+    mine = world.deletion(old)
+    world.vanish()
+    world.save(None, "new")
+    expect(world.send(mine, resend=True), "gone", b"1")
+    world.restore(before)
+    expect(world.send(mine), "cancelled")
+    assert world.load() == ["old"]
+
+
+@scenario
+def a_resent_delete_that_the_list_reaches_conflicts(world: World) -> None:
+    """While the list reaches back to what a delete expected, a lost race is a lost race; so for damaged runs."""
+    base = world.save(None, "a")
+    mine, of_damage = world.deletion(base), world.deletion(None, read=b"")
+    head = world.saves(base, 20)
+    for delete in (mine, of_damage):
+        expect(world.send(delete, resend=True), "conflict", b"21", head.head.etag)
+
+
+@scenario
+def a_resent_delete_bears_a_list_of_a_foreign_type(world: World) -> None:
+    """It is refused, by a word and not by an error, and marked."""
+    mine = world.deletion(world.save(None, "a"))
+    world.vanish()
+    world.save(None, "b")
+    world.foreign(world.keys.etags)
+    assert world.send(mine, resend=True)[0] in ("conflict", "gone")
+    assert world.marked(mine)
+    assert world.load() == ["b"]
 
 
 @scenario
@@ -814,6 +1076,56 @@ def a_forced_delete_fences_the_holder(world: World) -> None:
 
 
 @scenario
+def a_forced_delete_fences_a_holder_whose_lease_lapsed(world: World) -> None:
+    """While the head names them, their late save would be accepted; not after a forced delete."""
+    base = world.save(None, "a")
+    lease = world.grant("holder", 9)
+    world.lapse()
+    world.delete(base, force=True)
+    expect(world.send(world.plan(None, "late", lease=lease)), "lost")
+
+
+@scenario
+def a_forced_delete_of_an_absent_run_fences_its_holder(world: World) -> None:
+    """Who holds a lease on a run that is not there cannot create it after a forced delete."""
+    for remember in (False, True):
+        lease = world.grant("holder", 9, remember=remember)
+        expect(world.send(world.deletion(None, force=True)), "absent")
+        assert not world.client.exists(world.keys.lease)
+        expect(world.send(world.plan(None, "a", lease=lease)), "lost")
+        assert int(world.head("fence") or 0) > 9
+        assert 0 < world.client.pttl(world.keys.head) <= QUARTER_MS
+        world.vanish()
+    lease = world.grant("holder", 9)
+    expect(world.send(world.deletion(None, force=True), resend=True), "deleted")
+    expect(world.send(world.plan(None, "a", lease=lease)), "lost")
+    world.vanish()
+    lease = world.grant("holder", 9)
+    world.lapse()
+    expect(world.send(world.deletion(None, force=True)), "absent")
+    expect(world.send(world.plan(None, "a", lease=lease)), "lost")
+
+
+@scenario
+def a_delete_of_an_absent_run_fences_nobody_unless_forced(world: World) -> None:
+    """Who holds a lease on a run that is not there keeps it."""
+    lease = world.grant("holder", 9)
+    expect(world.send(world.deletion(None)), "absent")
+    expect(world.send(world.plan(None, "a", lease=lease)), "saved")
+
+
+@scenario
+def a_forced_delete_with_a_lease_does_not_lower_the_fence(world: World) -> None:
+    """The lease that a forced delete carries may be older than the head's."""
+    far = 4_000_000_000_000
+    base = world.save(None, "a")
+    world.grant("next", far)
+    world.lapse()
+    world.delete(base, lease=Carried(8, "me"), force=True)
+    assert int(world.head("fence") or 0) == far + 1
+
+
+@scenario
 def a_forced_delete_raises_the_fence_above_all(world: World) -> None:
     """Above the head's, the lease's and the clock's: whichever is highest."""
     far = 4_000_000_000_000
@@ -854,6 +1166,11 @@ def a_delete_clears_damage(world: World) -> None:
         lambda: world.foreign(etags),
         lambda: world.foreign(*world.data_keys),
         lambda: world.foreign(head, log) and world.client.delete(log),
+        lambda: world.client.hdel(head, "etag") and world.client.delete(log),
+        lambda: world.client.hdel(head, "version") and world.client.delete(log),
+        lambda: world.vanish() or world.foreign(etags),
+        lambda: world.vanish() or world.foreign(world.keys.marks),
+        lambda: world.vanish() or world.foreign(world.keys.lease),
     ]
     for number, damage in enumerate(damages):
         sound()
@@ -867,14 +1184,15 @@ def a_delete_clears_damage(world: World) -> None:
 
 
 @scenario
-def a_delete_bears_marks_and_a_lease_of_a_foreign_type(world: World) -> None:
-    """What the other keys hold does not keep a damaged run from being deleted."""
+def a_delete_clears_marks_and_a_lease_of_a_foreign_type(world: World) -> None:
+    """What the other keys hold does not keep a damaged run from being deleted, nor the next one from its saves."""
     for key in (world.keys.marks, world.keys.lease):
-        base = world.save(None, "a")
-        world.foreign(key)
-        expect(world.send(world.deletion(base)), "deleted")
-        assert not world.client.exists(world.keys.head, world.keys.log)
-        world.client.delete(key)
+        for force in (False, True):
+            base = world.save(None, "a")
+            world.foreign(key)
+            expect(world.send(world.deletion(base, force=force)), "deleted")
+            assert not world.client.exists(world.keys.head, world.keys.log, key)
+            world.delete(world.save(None, "new"))
 
 
 # -------------------------------------------------------------------------------- half-way failures
@@ -984,6 +1302,60 @@ def a_full_list_survives_a_failed_save(world: World) -> None:
     assert world.client.llen(world.keys.etags) == 256
 
 
+def _runs(world: World) -> list[tuple[str, Callable[[], Save]]]:
+    """Returns ways to a run that takes a save, which plan that save; by each, the script takes another path."""
+
+    def fresh(ttl: int | None) -> Save:
+        return world.plan(None, "x", ttl=ttl)
+
+    def deleted(ttl: int | None) -> Save:
+        world.delete(world.save(None, "old"), lease=Carried(5, "me"))
+        return world.plan(None, "x", ttl=ttl)
+
+    def lasting(ttl: int | None) -> Save:
+        return world.plan(world.saves(None, 2), "x", ttl=ttl, full=True)
+
+    def mortal(ttl: int | None) -> Save:
+        return world.plan(world.saves(None, 2, ttl=QUARTER_MS), "x", ttl=ttl)
+
+    def long_lived(ttl: int | None) -> Save:
+        return world.plan(world.saves(None, 2, ttl=4 * QUARTER_MS), "x", ttl=ttl)
+
+    return [
+        (f"{way.__name__}, ttl={ttl}", functools.partial(way, ttl))
+        for way in (fresh, deleted, lasting, mortal, long_lived)
+        for ttl in (None, MINUTE_MS, 2 * QUARTER_MS)
+    ]
+
+
+@scenario
+def no_forbidden_command_leaves_half_a_save(world: World) -> None:
+    """Row 22: whichever command is forbidden, an etag is in the list only with its entry, and lifetimes stay.
+
+    Whether the script raises or answers `failed`: nobody is told "already saved" of what is not in the log.
+    """
+    failures: set[str] = set()
+    with world.limited() as without:
+        for denied in sorted(commands("save")):
+            for way, way_to in _runs(world):
+                label = f"{way}, without {denied}"
+                world.client.delete(*world.data_keys, world.keys.marks)
+                mine = way_to()
+                content, deadlines, before = world.load(), world.deadlines(), _holds(world)
+                reply = world.try_(mine, by=without([denied]))
+                saved = isinstance(reply, list) and reply[0] == "saved"
+                assert (mine.etag in world.etags()) == saved, f"{label}: {reply}"
+                assert (world.head("etag") == mine.etag) == saved, f"{label}: {reply}"
+                if not saved:
+                    failures.add(denied)
+                    assert _holds(world) == before, f"{label}: {reply} left something behind"
+                    world.expire_alike(deadlines, label)
+                assert world.load() == ([*(content or ()), "x"] if saved else content), label
+                expect(world.send(mine, resend=True), "saved")
+                assert world.load() == [*(content or ()), "x"], label
+    assert failures >= {"HMGET", "XLEN", "LLEN", "LPOS", "HEXISTS", "TIME", "PTTL", "HSET", "LREM", "XADD"}, failures
+
+
 DELETE_WRITES: Final = ("LREM", "RPUSH", "LTRIM", "PEXPIRE", "HSET", "DEL")
 
 
@@ -1046,6 +1418,24 @@ def a_save_into_full_memory_changes_nothing(world: World) -> None:
             expect(world.send(mine, resend=True), "saved")
             assert world.load() == [*(content or ()), "b"]
             world.delete(mine.after)
+    finally:
+        _full(world, False)
+
+
+@full_memory
+def full_memory_denies_no_applied_save(world: World) -> None:
+    """A resend and a resolve of an applied save need no memory, and leave run and lifetimes as they were."""
+    try:
+        for ttl in (None, QUARTER_MS):
+            applied = _applied(world, ttl)
+            before, deadlines = world.dump(), world.deadlines()
+            _full(world, True)
+            for mine in applied:
+                _again_both_ways(world, mine)
+            _full(world, False)
+            _untouched(world, before)
+            world.expire_alike(deadlines)
+            world.vanish()
     finally:
         _full(world, False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from histstore._chain import Base
 from histstore._keys import run_keys
 from histstore._plan import Plan, Target, Writer, grow, plan_save
 from histstore._protocol import NO_LEASE, Call, Carried, Command, Where
-from histstore._scripts import ALL
+from histstore._scripts import ALL, strip
 from histstore.snapshot import Attempt, Revision, RunId
 
 Reply = list[Any]
@@ -175,9 +176,9 @@ class World:
 
     # ---------------------------------------------------------------------------- the other scripts
 
-    def resolve(self, what: Save | Delete) -> Reply:
+    def resolve(self, what: Save | Delete, by: redis.Redis | None = None) -> Reply:
         assert what.call.attempt is not None
-        return self.send(_protocol.resolve(self.where, what.call.attempt))
+        return self.send(_protocol.resolve(self.where, what.call.attempt), by=by)
 
     def compare(self, at: Base, lease: Carried = NO_LEASE, ttl: int | None = None) -> Reply:
         return self.send(_protocol.compare(self.where, at.head.revision, lease, ttl))
@@ -249,11 +250,22 @@ class World:
         """Returns when head, log and etags expire; -1: never, -2: not there."""
         return [int(self.client.pexpiretime(key)) for key in self.data_keys]  # type: ignore[arg-type]
 
+    def expire_alike(self, before: Sequence[int], label: str = "") -> None:
+        """Holds the `deadlines` of the data keys against earlier ones.
+
+        A script that puts a lifetime back reads how much is left and sets that; where the server's clock goes on
+        meanwhile (7.0), a deadline is late by that much. Nothing here is nearer to another one than a minute.
+        """
+        after = self.deadlines()
+        for old, new in zip(before, after, strict=True):
+            same = old == new if min(old, new) < 0 else abs(old - new) < 10_000
+            assert same, f"{label}: deadlines were {list(before)}, and are {after}"
+
     @contextmanager
-    def watching(self, key: bytes) -> Iterator[Callable[[], bool]]:
-        """Yields a function that tells whether anything was written to `key` meanwhile."""
+    def watching(self, *keys: bytes) -> Iterator[Callable[[], bool]]:
+        """Yields a function that tells whether anything was written to `keys` meanwhile."""
         with self.client.pipeline() as watcher:
-            watcher.watch(key)  # type: ignore[no-untyped-call]
+            watcher.watch(*keys)  # type: ignore[no-untyped-call]
 
             def written() -> bool:
                 watcher.multi()
@@ -317,6 +329,11 @@ class World:
             client.close()
             pool.disconnect()
             exchange(self.client, ("ACL", "DELUSER", name))
+
+
+def commands(script: str) -> set[str]:
+    """Returns the names of the commands that a script sends: every word of capitals in quotes is one."""
+    return set(re.findall(r"'([A-Z]+)'", strip(_SOURCES[script]))) - {"MAXLEN", "MINID"}
 
 
 def few(items: Sequence[str]) -> list[tuple[str, ...]]:

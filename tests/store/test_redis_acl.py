@@ -77,7 +77,7 @@ async def test_another_namespace_is_out_of_bounds(shell: Shell, guarded: Server)
     """The key pattern keeps users of one server apart; the error comes before anything is written."""
     async with shell.from_url(url(guarded), namespace="theirs") as backend:
         for call in (backend.store("run").load, lambda: backend.store("run").append(user(0))):
-            with pytest.raises(BackendUnavailableError, match="permission|NOPERM"):
+            with pytest.raises(BackendUnavailableError, match=r"permission|NOPERM"):
                 await call()
 
 
@@ -91,7 +91,7 @@ async def test_strangers_are_kept_out(shell: Shell, guarded: Server) -> None:
 @pytest.mark.parametrize(
     "command",
     [("FLUSHALL",), ("FLUSHDB",), ("CONFIG", "SET", "maxmemory", "1"), ("KEYS", "*"), ("SHUTDOWN",), ("ACL", "LIST"),
-     ("SCRIPT", "FLUSH"), ("GET", "theirs"), ("SET", "histstore:x", "1"), ("DEL", "theirs"), ("DEBUG", "SLEEP", "0"),
+     ("SCRIPT", "FLUSH"), ("GET", "theirs"), ("SET", "histstore:x", "1"), ("DEL", "theirs"),
      ("SUBSCRIBE", "theirs"), ("MONITOR",), ("REPLICAOF", "NO", "ONE")],
     ids=lambda command: " ".join(command),
 )  # fmt: skip
@@ -101,7 +101,14 @@ def test_nothing_else_is_allowed(guarded: Server, command: tuple[str, ...]) -> N
         client.execute_command(*command)
 
 
-@pytest.mark.parametrize("command", ["xadd", "hset", "evalsha", "multi", "scan", "pexpireat", "lpos", "hmget", "xrange"])
+async def walk(backend: Any) -> None:
+    """Goes over all runs."""
+    assert [info async for info in backend.runs()] == []
+
+
+@pytest.mark.parametrize(
+    "command", ["xadd", "hset", "evalsha", "multi", "scan", "pexpireat", "lpos", "hmget", "xrange"]
+)
 async def test_a_missing_permission_is_told_before_anything_is_written(
     shell: Shell, command: str, tmp_path: Path
 ) -> None:
@@ -111,10 +118,7 @@ async def test_a_missing_permission_is_told_before_anything_is_written(
     try:
         async with shell.from_url(url(server)) as backend:
             with pytest.raises(BackendUnavailableError) as caught:
-                if command == "scan":
-                    async for _ in backend.runs():
-                        pass
-                await backend.store("run").append(user(0))
+                await (walk(backend) if command == "scan" else backend.store("run").append(user(0)))
             assert command in str(caught.value).lower()
         with server.client(username="admin", password="x") as client:
             assert client.keys() == []

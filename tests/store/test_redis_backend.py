@@ -78,9 +78,13 @@ async def test_runs_tells_of_damage_last(backend: Any, namespace: str, raw: redi
         await backend.store(run).append(user(0))
     raw.hset(run_keys(namespace, "b").head, "length", "7")
     seen = []
-    with pytest.raises(CorruptSnapshotError) as caught:
+
+    async def walk() -> None:
         async for info in backend.runs():
             seen.append(info.run_id)
+
+    with pytest.raises(CorruptSnapshotError) as caught:
+        await walk()
     assert sorted(seen) == ["a", "c", "d"]
     assert caught.value.run_id == "b"
 

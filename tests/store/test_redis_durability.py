@@ -17,7 +17,6 @@ from histstore import (
     NotReplicatedError,
     RetryPolicy,
 )
-
 from histstore._keys import run_keys
 
 from ..support.samples import user
@@ -146,7 +145,8 @@ async def test_what_a_failover_lost_is_noticed(durable: Any, replicated: tuple[S
         store = backend.store("run")
         first = await store.append(user(0))
         with primary.client() as client:
-            client.wait(1, 10_000)
+            client.set("after", "the save")  # Valkey's WAIT only waits for what its own connection wrote
+            assert client.wait(1, 10_000) == 1
         with replica.client() as client:
             client.replicaof("NO", "ONE")
         await store.append(user(1))

@@ -388,7 +388,7 @@ async def test_read_is_a_slice_of_the_conversation(backend: Any, seed: int) -> N
     n = len(snapshot)
     for start, stop in [(None, None), (-1, None), (-10, -3), (0, 1), (0, 0), (5, 9), (n, None), (-n, 2), (3, n + 9)]:
         page = await reader.read(start, stop)
-        low, high, _ = slice(start, stop).indices(n)
+        low, _high, _ = slice(start, stop).indices(n)
         assert isinstance(page, Page)
         assert page.messages == snapshot.messages[start:stop], f"seed {seed}, {start}:{stop}"
         assert page.pinned == snapshot.pinned[start:stop]

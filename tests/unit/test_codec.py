@@ -8,7 +8,6 @@ from typing import Any
 import cbor2
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from histstore import AssistantMessage, SnapshotError, ToolCall, UserMessage
 from histstore._codec import Body, decode, decode_body, decode_meta, encode, encode_body, encode_meta, is_typed
@@ -62,17 +61,38 @@ def test_what_is_no_message_is_not_encoded(wrong: Any) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"\xff", b"\x01\x01", b"\x82\x00", b"\x1c",
-        cbor2.dumps([]), cbor2.dumps([2, "x"]), cbor2.dumps(["x"]), cbor2.dumps([0, 1]), cbor2.dumps([0, []]),
-        cbor2.dumps([0, [4, "1", "f", {}]]), cbor2.dumps([1, [1, "1", False]]), cbor2.dumps([0, [1, "1", 0]]),
-        cbor2.dumps([0, [2, [9, "x"]]]), cbor2.dumps([0, [2, [0, "x"]]]), cbor2.dumps([1, [5, 1, None]]),
-        cbor2.dumps([1, [4, 1, "f", {}]]), cbor2.dumps([1, [7]]), cbor2.dumps([0, {"a": 1}]),
-        cbor2.dumps(cbor2.CBORTag(999, 1)), b"\xc0\x74" + b"2013-03-21T20:04:00Z", b"\xd8\x1c\x81\xd8\x1d\x00",
-        b"\xc4\x82\x01\x02", b"\xd9\x01\x00\x81\x61a", b"\xa2\x61a\x01\x61a\x02", b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff",
-        b"\x7b\x7f\xff\xff\xff\xff\xff\xff\xff", b"\x81" * 50_000 + b"\x01", b"\x61\xff",
+        b"",
+        b"\xff",
+        b"\x01\x01",
+        b"\x82\x00",
+        b"\x1c",
+        cbor2.dumps([]),
+        cbor2.dumps([2, "x"]),
+        cbor2.dumps(["x"]),
+        cbor2.dumps([0, 1]),
+        cbor2.dumps([0, []]),
+        cbor2.dumps([0, [4, "1", "f", {}]]),
+        cbor2.dumps([1, [1, "1", False]]),
+        cbor2.dumps([0, [1, "1", 0]]),
+        cbor2.dumps([0, [2, [9, "x"]]]),
+        cbor2.dumps([0, [2, [0, "x"]]]),
+        cbor2.dumps([1, [5, 1, None]]),
+        cbor2.dumps([1, [4, 1, "f", {}]]),
+        cbor2.dumps([1, [7]]),
+        cbor2.dumps([0, {"a": 1}]),
+        cbor2.dumps(cbor2.CBORTag(999, 1)),
+        b"\xc0\x74" + b"2013-03-21T20:04:00Z",
+        b"\xd8\x1c\x81\xd8\x1d\x00",
+        b"\xc4\x82\x01\x02",
+        b"\xd9\x01\x00\x81\x61a",
+        b"\xa2\x61a\x01\x61a\x02",
+        b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\x7b\x7f\xff\xff\xff\xff\xff\xff\xff",
+        b"\x81" * 50_000 + b"\x01",
+        b"\x61\xff",
     ],
     ids=lambda data: data[:12].hex(),
-)  # fmt: skip
+)
 def test_bytes_that_are_no_messages(data: bytes) -> None:
     """Tags, duplicate keys, wrong kinds, lengths and depths that lie: ValueError, nothing else."""
     with pytest.raises(ValueError, match=r".") as caught:
@@ -130,13 +150,23 @@ def test_a_body_is_small() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"\x01", cbor2.dumps([]), cbor2.dumps([[5]]), cbor2.dumps([[-1]]), cbor2.dumps([["a"]]),
-        cbor2.dumps([[], [-1]]), cbor2.dumps([[], [], "meta"]), cbor2.dumps([[], [], None, [1]]),
-        cbor2.dumps([[1], [], None, [0, 0, 1, 1]]) + b"\x01", cbor2.dumps([[], [], None, [], []]), cbor2.dumps([[True]]),
-        cbor2.dumps([[2**63]]), cbor2.dumps({"a": 1}),
+        b"",
+        b"\x01",
+        cbor2.dumps([]),
+        cbor2.dumps([[5]]),
+        cbor2.dumps([[-1]]),
+        cbor2.dumps([["a"]]),
+        cbor2.dumps([[], [-1]]),
+        cbor2.dumps([[], [], "meta"]),
+        cbor2.dumps([[], [], None, [1]]),
+        cbor2.dumps([[1], [], None, [0, 0, 1, 1]]) + b"\x01",
+        cbor2.dumps([[], [], None, [], []]),
+        cbor2.dumps([[True]]),
+        cbor2.dumps([[2**63]]),
+        cbor2.dumps({"a": 1}),
     ],
     ids=lambda data: data.hex(),
-)  # fmt: skip
+)
 def test_bytes_that_are_no_body(data: bytes) -> None:
     """Headers that do not fit what follows are ValueError."""
     with pytest.raises(ValueError, match=r"body|CBOR"):

@@ -36,7 +36,11 @@ ATTEMPT = Attempt("save", "histstore", RunId("run"), ONE, TWO, b"t" * 16)
 ERRORS: list[tuple[HistoryStoreError, dict[str, Any], list[str]]] = [
     (SnapshotError("messages[0] is a list"), {}, ["messages[0]"]),
     (SnapshotTooLargeError(2_000, 1_000), {"size": 2000, "limit": 1000}, ["2,000", "1,000", "max_snapshot_bytes"]),
-    (ConflictError(ONE, TWO), {"expected": ONE, "actual": TWO}, [str(ONE), str(TWO), "load again", "nothing was written"]),
+    (
+        ConflictError(ONE, TWO),
+        {"expected": ONE, "actual": TWO},
+        [str(ONE), str(TWO), "load again", "nothing was written"],
+    ),
     (ConflictError(None, TWO), {"expected": None, "actual": TWO}, ["absent", str(TWO)]),
     (ConflictError(ONE, None), {"expected": ONE, "actual": None}, ["absent", str(ONE)]),
     (LockError("locked"), {}, ["locked"]),
@@ -45,16 +49,24 @@ ERRORS: list[tuple[HistoryStoreError, dict[str, Any], list[str]]] = [
     (LockedError("w1", 3.0), {"holder": "w1", "expires_in": 3.0}, ["w1", "3.0 s", "nothing was written", "wait"]),
     (LeaseLostError(5, 6), {"fence": 5, "current": 6}, ["5", "6", "nothing was written", "take the lease anew"]),
     (LeaseLostError(5, None), {"fence": 5, "current": None}, ["lapsed"]),
-    (RevisionGoneError(ONE, 3, 7), {"requested": ONE, "oldest": 3, "newest": 7}, [str(ONE), "3 to 7", "keep_revisions"]),
+    (
+        RevisionGoneError(ONE, 3, 7),
+        {"requested": ONE, "oldest": 3, "newest": 7},
+        [str(ONE), "3 to 7", "keep_revisions"],
+    ),
     (RevisionGoneError(1, None, None), {"requested": 1, "oldest": None, "newest": None}, ["absent", "load()"]),
-    (CorruptSnapshotError("run", 3, "why"), {"run_id": "run", "version": 3, "reason": "why"}, ["'run'", "3", "why", "delete()"]),
+    (
+        CorruptSnapshotError("run", 3, "why"),
+        {"run_id": "run", "version": 3, "reason": "why"},
+        ["'run'", "3", "why", "delete()"],
+    ),
     (CorruptSnapshotError("run", None, "why"), {"run_id": "run", "version": None, "reason": "why"}, ["why", "backup"]),
     (UnsupportedVersionError(999, 1), {"found": 999, "supported": 1}, ["unsupported snapshot version 999", "upgrade"]),
     (NotReplicatedError(TWO, 0, 1), {"revision": TWO, "acked": 0, "wanted": 1}, [str(TWO), "0 of 1", "do not repeat"]),
     (BackendError("this backend is closed: make a new one"), {}, ["make a new one"]),
     (BackendUnavailableError("load: no answer"), {}, ["no answer"]),
     (OutcomeUnknownError(ATTEMPT), {"attempt": ATTEMPT}, ["'run'", str(TWO), "resolve()"]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("error", "data", "texts"), ERRORS, ids=lambda value: type(value).__name__)

@@ -155,7 +155,7 @@ def test_what_is_no_json_names_the_path_and_the_mend(value: Any, text: str) -> N
         check_json(value, "m")
     with pytest.raises(SnapshotError):
         freeze_json(value, "m")
-    with pytest.raises(SnapshotError, match="ToolCall.args"):
+    with pytest.raises(SnapshotError, match=r"ToolCall\.args"):
         ToolCall("1", "f", value)
 
 

@@ -154,14 +154,14 @@ def test_random_histories_replay(seed: int) -> None:
             pins = pins[:low] + [False] * len(added) + pins[high:]
         elif kind == "pin" and pins:
             at = rng.randrange(len(pins))
-            pins = pins[:at] + [not pins[at]] + pins[at + 1 :]
+            pins = [*pins[:at], not pins[at], *pins[at + 1 :]]
         elif kind == "meta":
             meta = rng.choice(({}, {"a": 1}, {"a": True}, {"b": "y" * 300}))
         writer = Writer(rng.randbytes(16), 0, NO_LIMIT)
         if kind == "append" and log.head is not None and base is not None:
             added, pin = [fresh(step)], rng.random() < 0.5
             plan = plan_append(log.head, added, pin, None, writer)
-            messages, pins = messages + added, pins + [pin]
+            messages, pins = messages + added, [*pins, pin]
             assert plan is not None
             log.write(plan)
             base = grow(base, plan, plan.entry.revision(), pin)
