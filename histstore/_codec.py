@@ -126,13 +126,13 @@ def _unpack(data: list[Any]) -> m.Message:
     try:
         kind, *blocks = data
         found = [m.Text(block) if type(block) is str else _unpack_block(block) for block in blocks]
-        return m.UserMessage(found) if kind == _USER else _assistant(kind, found)
+        return m.UserMessage(found) if type(kind) is int and kind == _USER else _assistant(kind, found)
     except (SnapshotError, TypeError, IndexError) as error:
         raise ValueError("an array that is no typed message") from error
 
 
 def _assistant(kind: Any, blocks: list[Any]) -> m.AssistantMessage:
-    if kind != _ASSISTANT:
+    if type(kind) is not int or kind != _ASSISTANT:
         raise ValueError("a typed message of an unknown kind")
     return m.AssistantMessage(blocks)
 

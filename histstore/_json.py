@@ -32,6 +32,8 @@ def loads(data: bytes | str) -> Any:
     try:
         text = data if isinstance(data, str) else bytes(data).decode()
         return json.loads(text, parse_constant=_no_constant)
+    except SnapshotError:
+        raise
     except RecursionError:
         raise SnapshotError("the JSON nests too deep: flatten it") from None
     except UnicodeDecodeError as error:
@@ -62,15 +64,20 @@ def message_to_json(message: Any) -> dict[str, Any]:
 def message_from_json(data: Any, path: str) -> Any:
     """Reads the wire form of a message; raises SnapshotError that names the path."""
     tag, body = _tagged(data, path)
-    match tag:
-        case "User":
-            return m.UserMessage(_blocks_from_json(body, f"{path}.User", _USER))
-        case "Assistant":
-            return m.AssistantMessage(_blocks_from_json(body, f"{path}.Assistant", _ASSISTANT))
-        case "Json":
-            value = value_from_json(body)
-            m.check_message(value, f"{path}.Json")
-            return value
+    try:
+        match tag:
+            case "User":
+                return m.UserMessage(_blocks_from_json(body, f"{path}.User", _USER))
+            case "Assistant":
+                return m.AssistantMessage(_blocks_from_json(body, f"{path}.Assistant", _ASSISTANT))
+            case "Json":
+                value = value_from_json(body)
+                m.check_message(value, f"{path}.Json")
+                return value
+    except SnapshotError as error:
+        # The values' own checks know their class and field, but not where in the file they stand.
+        text = str(error)
+        raise error if text.startswith(path) else SnapshotError(f"{path}: {text}") from None
     raise SnapshotError(f"{path} has the unknown tag {tag[:40]!r}: User, Assistant and Json are known")
 
 

@@ -276,6 +276,10 @@ class _Lineage:
         self.parent = None
 
 
+# Typed Any, so that a type checker takes the empty conversation for one of any messages.
+_NO_MESSAGES: Any = ()
+
+
 def _check_pin(pin: Any) -> bool:
     if type(pin) is not bool:
         raise SnapshotError(f"pinned is made of True and False, not of {type(pin).__name__}")
@@ -317,7 +321,7 @@ class ConversationSnapshot(Generic[M]):
 
     def __init__(
         self,
-        messages: Iterable[M] = (),
+        messages: Iterable[M] = _NO_MESSAGES,
         pinned: Iterable[bool] | None = None,
         meta: Mapping[str, JSONValue] | None = None,
     ) -> None:
@@ -461,7 +465,9 @@ class ConversationSnapshot(Generic[M]):
                 "give one pin a message"
             )
         messages = [_json.message_from_json(item, f"messages[{i}]") for i, item in enumerate(document["messages"])]
-        meta = _json.value_from_json(document.get("meta") or {})
+        meta = _json.value_from_json(document.get("meta", {}))
+        if not isinstance(meta, dict):
+            raise SnapshotError("meta is a mapping: write it as an object")
         return ConversationSnapshot(messages, document["pinned"], meta)
 
     def __len__(self) -> int:

