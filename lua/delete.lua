@@ -21,6 +21,7 @@ local expected, ticket, resend, fence, holder, force =
 
 local MEMORY_MS = 900000
 local ETAGS = 256
+local ELSEWHERE = ' READONLY NOREPLICAS MASTERDOWN ' -- errors of a server whose answer does not count
 
 local function text(number) return string.format('%.0f', number) end
 
@@ -35,28 +36,50 @@ local function foreign(key, own) return kind(key) ~= 'none' and kind(key) ~= own
 local there = head[1] or head[2] or kind(log_key) ~= 'none' or foreign(head_key, 'hash')
   or foreign(etags_key, 'list') or foreign(marks_key, 'hash') or foreign(lease_key, 'hash')
 
-if listed and resend and redis.call('LPOS', etags_key, ticket) then return {'deleted'} end
+-- A write that changes nothing: WAIT answers at once for a connection that has written nothing. It is not one that
+-- full memory refuses, and PERSIST comes first to prove that the lifetime can be taken off again. A missing
+-- permission must not hide the answer; a server that may not answer, a demoted primary say, must not give it.
+local function touch(key)
+  local refused
+  local function try(...)
+    local reply = redis.pcall(...)
+    local word = type(reply) == 'table' and reply.err and string.match(reply.err, '^%-?(%u+)')
+    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then refused = reply end
+    return reply
+  end
+  local left = try('PTTL', key)
+  if type(left) ~= 'number' then return refused end
+  if left >= 0 then
+    try('PEXPIRE', key, math.max(left, 1))
+  elseif left == -1 and try('PERSIST', key) == 0 then
+    try('PEXPIRE', key, MEMORY_MS)
+    try('PERSIST', key)
+  end
+  return refused
+end
+
+if listed and resend and redis.call('LPOS', etags_key, ticket) then return touch(etags_key) or {'deleted'} end
 if kind(marks_key) == 'hash' and redis.call('HEXISTS', marks_key, ticket) == 1 then return {'cancelled'} end
 -- Leaves a head that only remembers a fence. By force it is above every lease that was granted.
 local carries = holder ~= ''
 local lease = kind(lease_key) == 'hash' and redis.call('HMGET', lease_key, 'holder', 'fence') or {}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local fences = force and (lease[1] or head_fence > 0)
 local function fence_off()
-  if force and (lease[1] or head_fence > 0) then
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    head_fence, head_holder = math.max(head_fence + 1, (tonumber(lease[2]) or 0) + 1, now), ''
-    redis.call('DEL', lease_key)
-  end
+  if fences then head_fence, head_holder = math.max(head_fence + 1, (tonumber(lease[2]) or 0) + 1, now), '' end
   if head_fence > 0 then
     redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', head_holder)
     redis.call('PEXPIRE', head_key, MEMORY_MS)
   end
+  if fences then redis.call('DEL', lease_key) end
 end
 
 if not there then
   if force then fence_off() end
   -- A resend was sent for a run that was there: if it is gone, this is done.
-  return {resend and 'deleted' or 'absent'}
+  if resend then return touch(etags_key) or {'deleted'} end
+  return {'absent'}
 end
 
 local function refuse(reply)
@@ -81,7 +104,10 @@ if not force then
 end
 if head_etag ~= expected then
   -- Whether an earlier copy was applied can be told only while the list reaches back to what it expected.
-  local reaches = not resend or expected == '' or not listed or redis.call('LPOS', etags_key, expected)
+  local reaches = not resend
+  if resend and listed then
+    reaches = expected == '' and redis.call('LLEN', etags_key) < ETAGS - 1 or redis.call('LPOS', etags_key, expected)
+  end
   return refuse({reaches and 'conflict' or 'gone', head[1] or '', head_etag})
 end
 
@@ -101,7 +127,9 @@ write('LREM', etags_key, 1, ticket)
 local pushed = write('RPUSH', etags_key, ticket)
 write('LTRIM', etags_key, -ETAGS, -1)
 write('PEXPIRE', marks_key, MEMORY_MS)
-if healthy and head_fence > 0 then write('HSET', head_key, 'fence', text(head_fence)) end
+if (healthy and head_fence > 0) or (fences and not foreign(head_key, 'hash')) then
+  write('HSET', head_key, 'fence', text(head_fence))
+end
 write('DEL', head_key, log_key)
 if failed then
   if pushed then redis.pcall('LREM', etags_key, -1, ticket) end

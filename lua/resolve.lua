@@ -12,25 +12,36 @@ local ticket, parent = ARGV[1], ARGV[2]
 
 local MEMORY_MS = 900000
 local ETAGS = 256
+local ELSEWHERE = ' READONLY NOREPLICAS MASTERDOWN ' -- errors of a server whose answer does not count
 
 -- A write that changes nothing: WAIT answers at once for a connection that has written nothing. It is not one that
--- full memory refuses, and PERSIST comes first to prove that the lifetime can be taken off again.
+-- full memory refuses, and PERSIST comes first to prove that the lifetime can be taken off again. A missing
+-- permission must not hide the answer; a server that may not answer, a demoted primary say, must not give it.
 local function touch(key)
-  local left = redis.pcall('PTTL', key)
-  if type(left) ~= 'number' then return end
-  if left >= 0 then
-    redis.pcall('PEXPIRE', key, math.max(left, 1))
-  elseif left == -1 and redis.pcall('PERSIST', key) == 0 then
-    redis.pcall('PEXPIRE', key, MEMORY_MS)
-    redis.pcall('PERSIST', key)
+  local refused
+  local function try(...)
+    local reply = redis.pcall(...)
+    local word = type(reply) == 'table' and reply.err and string.match(reply.err, '^%-?(%u+)')
+    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then refused = reply end
+    return reply
   end
+  local left = try('PTTL', key)
+  if type(left) ~= 'number' then return refused end
+  if left >= 0 then
+    try('PEXPIRE', key, math.max(left, 1))
+  elseif left == -1 and try('PERSIST', key) == 0 then
+    try('PEXPIRE', key, MEMORY_MS)
+    try('PERSIST', key)
+  end
+  return refused
 end
 
 local head = redis.call('HMGET', head_key, 'version', 'etag', 'saved')
+local listed = redis.call('LLEN', etags_key)
 local newest = head[2] == ticket
 if newest or redis.call('LPOS', etags_key, ticket) then
-  touch(newest and head_key or etags_key)
-  return {'applied', newest and head[3] or ''}
+  -- Rather the list than the head, whose deadline must stay that of the log to the millisecond.
+  return touch(listed > 0 and etags_key or head_key) or {'applied', newest and head[3] or ''}
 end
 
 redis.call('HSET', marks_key, ticket, '1')
@@ -40,8 +51,7 @@ redis.call('PEXPIRE', marks_key, MEMORY_MS)
 local reaches
 if parent == '' then
   -- A list that was trimmed may be one short of full, after a failed save; one that is too short was evicted.
-  local known = redis.call('LLEN', etags_key)
-  reaches = known < ETAGS - 1 and known >= tonumber(head[2] and head[1] or '0')
+  reaches = listed < ETAGS - 1 and listed >= (tonumber(head[2] and head[1] or '0') or math.huge)
 else
   reaches = redis.call('LPOS', etags_key, parent)
 end

@@ -31,6 +31,7 @@ local parent, etag, _, _, _, length, size, checkpoint, logged, fence =
 local ABSENT = string.rep('\0', 16)
 local MEMORY_MS = 900000 -- how long marks, and the etags of a deleted run, are remembered
 local ETAGS = 256
+local ELSEWHERE = ' READONLY NOREPLICAS MASTERDOWN ' -- errors of a server whose answer does not count
 local SPANS = 32
 
 -- Numbers leave Lua through this: tostring(1e14) is "1e+14".
@@ -64,23 +65,32 @@ if present then
 end
 
 -- A write that changes nothing: WAIT answers at once for a connection that has written nothing. It is not one that
--- full memory refuses, and PERSIST comes first to prove that the lifetime can be taken off again.
+-- full memory refuses, and PERSIST comes first to prove that the lifetime can be taken off again. A missing
+-- permission must not hide the answer; a server that may not answer, a demoted primary say, must not give it.
 local function touch(key)
-  local left = redis.pcall('PTTL', key)
-  if type(left) ~= 'number' then return end
-  if left >= 0 then
-    redis.pcall('PEXPIRE', key, math.max(left, 1))
-  elseif left == -1 and redis.pcall('PERSIST', key) == 0 then
-    redis.pcall('PEXPIRE', key, MEMORY_MS)
-    redis.pcall('PERSIST', key)
+  local refused
+  local function try(...)
+    local reply = redis.pcall(...)
+    local word = type(reply) == 'table' and reply.err and string.match(reply.err, '^%-?(%u+)')
+    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then refused = reply end
+    return reply
   end
+  local left = try('PTTL', key)
+  if type(left) ~= 'number' then return refused end
+  if left >= 0 then
+    try('PEXPIRE', key, math.max(left, 1))
+  elseif left == -1 and try('PERSIST', key) == 0 then
+    try('PEXPIRE', key, MEMORY_MS)
+    try('PERSIST', key)
+  end
+  return refused
 end
 
 -- 1. Before every refusal: a rival may have saved, trimmed, or taken the lease since this was applied.
 local newest = present and head_etag == etag
 if resend and newest or (resend or not present) and redis.call('LPOS', etags_key, etag) then
-  touch(newest and head_key or etags_key)
-  return {'saved', newest and head[9] or ''}
+  -- Rather the list than the head, whose deadline must stay that of the log to the millisecond.
+  return touch(known > 0 and etags_key or head_key) or {'saved', newest and head[9] or ''}
 end
 
 -- 2. Refused or resolved before: this is the late copy that the mark was left for.
@@ -103,7 +113,7 @@ if (present and head_etag or ABSENT) ~= parent then
   if resend then
     -- Whether an earlier copy was applied can be told only while the list reaches back to the parent. One that
     -- was trimmed may be an etag short of full, after a failed save; one that is too short was evicted.
-    local reaches = known < ETAGS - 1 and known >= tonumber(present and at or '0')
+    local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)
     if parent ~= ABSENT then reaches = redis.call('LPOS', etags_key, parent) end
     if not reaches then kind = 'gone' end
   end
@@ -127,11 +137,8 @@ end
 -- All that is read is read before the first write: what raises in between would leave half a save.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local head_left, log_left, etags_left
-if ttl ~= '' then
-  head_left, log_left, etags_left =
-    redis.call('PTTL', head_key), redis.call('PTTL', log_key), redis.call('PTTL', etags_key)
-end
+local head_left, etags_left
+if ttl ~= '' then head_left, etags_left = redis.call('PTTL', head_key), redis.call('PTTL', etags_key) end
 
 -- Where a reader must start: "version:checkpoint" for each retained version that changed it.
 local spans = {}
@@ -158,9 +165,9 @@ local deadline = ttl ~= '' and text(now + tonumber(ttl))
 if deadline then
   -- One deadline for all: a run that expires key by key would look damaged.
   local function expire(key, left)
-    write(left < 0 and {'PERSIST', key} or {'PEXPIRE', key, left}, 'PEXPIREAT', key, deadline)
+    if left < 0 then write(nil, 'PERSIST', key) end
+    write(left < 0 and {'PERSIST', key} or {'PEXPIREAT', key, text(now + left)}, 'PEXPIREAT', key, deadline)
   end
-  if present then expire(log_key, log_left) end
   -- What is remembered of a deleted run is not forgotten sooner because its successor is short-lived.
   if etags_left <= tonumber(ttl) or etags_left > MEMORY_MS then expire(etags_key, etags_left) end
   expire(head_key, head_left)
@@ -189,7 +196,7 @@ if carries then
 end
 redis.call('HSET', head_key, unpack(fields))
 if deadline then
-  -- Also where it was set before: a deadline that has passed meanwhile took the key away, and HSET brought it back.
+  -- The head again: a deadline that has passed meanwhile took the key away, and HSET brought it back.
   redis.call('PEXPIREAT', log_key, deadline)
   redis.call('PEXPIREAT', head_key, deadline)
 end
