@@ -309,6 +309,8 @@ class _Replay:
             self.born[index], self.pins[index] = entry.version, pin
         if body.meta is not None:
             self.meta = body.meta
+        elif entry.checkpoint == entry.version:
+            self.meta = _codec.encode_meta({})  # a full checkpoint leaves nothing of the old but what it says
         if entry.checkpoint > entry.version:
             raise ValueError("the checkpoint lies in the future")
         self.log = [cost for cost in self.log if cost[0] >= entry.checkpoint] if self._moved(entry) else self.log

@@ -117,8 +117,15 @@ def plan_save(
     size = parent.size - sum(base.sizes[i:j]) + sum(map(len, part_bytes))
     body = _codec.encode_body(_codec.Body(part_bytes, flips, meta if meta_changed else None))
     logged = parent.logged + len(body) + ENTRY_OVERHEAD
-    if full or logged - size > max(size, SLACK):
-        return _checkpoint(parent, base, target, (i, j), items, part_bytes, flips, meta, writer, size, full)
+    dead, bearable = logged - size, max(size, SLACK)
+    if full or (dead > bearable and i < j) or dead > bearable * 3 // 2:
+        start, resent = None, size
+        if not full:
+            kept_born, kept_sizes = base.born[:i] + base.born[j:n], base.sizes[:i] + base.sizes[j:n]
+            start, resent = _anchor(kept_born, kept_sizes, base.log[: base.log_length], size)
+        # A window soon drops the few old messages that an anchor would resend now.
+        if full or dead > bearable * 3 // 2 or resent <= max(512, len(body) // 5):
+            return _checkpoint(parent, base, target, (i, j), items, part_bytes, flips, meta, writer, size, start)
     entry = _entry(parent, writer, (i, j), target.length, size, parent.checkpoint, logged, body)
     head = Head(entry.revision(), target.length, size, parent.checkpoint, logged, meta)
     return Plan(entry, head, items, list(map(len, part_bytes)), pins, [], meta_changed)
@@ -249,18 +256,16 @@ def _checkpoint(
     meta: bytes,
     writer: Writer,
     size: int,
-    full: bool,
+    start: int | None,
 ) -> Plan:
     """Plans an entry after which the log's dead bytes can be trimmed.
 
-    An anchor resends only the messages that are older than where its readers start. Where that would
-    leave too much dead weight, or is asked for, the entry holds everything.
+    An anchor resends only the messages that are older than `start`, where its readers start. With None
+    the entry holds everything.
     """
     i, j = cut
     n = base.length
     kept_born = base.born[:i] + base.born[j:n]
-    kept_sizes = base.sizes[:i] + base.sizes[j:n]
-    start = None if full else _anchor(kept_born, kept_sizes, base.log[: base.log_length], size)
     pins = list(target.pins[: target.length])
     if start is None:
         kept = base.items[:i] + base.items[j:n]
@@ -276,8 +281,10 @@ def _checkpoint(
     return Plan(entry, head, items, list(map(len, parts)), pins, filled, meta != parent.meta)
 
 
-def _anchor(born: Sequence[int], sizes: Sequence[int], log: Sequence[tuple[int, int]], size: int) -> int | None:
-    """Returns the version from which an anchor's readers start, or None when a full checkpoint is better.
+def _anchor(
+    born: Sequence[int], sizes: Sequence[int], log: Sequence[tuple[int, int]], size: int
+) -> tuple[int | None, int]:
+    """Returns where an anchor's readers start, None when a full checkpoint is better, and the bytes resent.
 
     Of the starts that leave at most a quarter of dead weight, the one that resends least.
     """
@@ -294,7 +301,7 @@ def _anchor(born: Sequence[int], sizes: Sequence[int], log: Sequence[tuple[int, 
             break
         older += live.get(version, 0)
         retained -= cost
-    return best if best is not None and resent * 2 <= size else None
+    return (best, resent) if best is not None and resent * 2 <= size else (None, size)
 
 
 def _plain_bytes(item: Any) -> bytes | None:

@@ -39,17 +39,19 @@ class Call:
             may be repeated as it is.
         relaxed: The same reads outside of a transaction: a server whose memory is full refuses to queue
             any. What was read at two moments fails the proof of the chain, and is read again.
+        durable: Whether it writes what `Durability` is about.
     """
 
     name: str
     commands: Callable[[bool, bool], list[Command]]
     attempt: Attempt | None = None
     relaxed: Sequence[Command] | None = None
+    durable: bool = False
 
 
 def _script(
     script: Script, keys: Sequence[bytes], args: Sequence[bytes | str | int], resend: int | None = None,
-    attempt: Attempt | None = None,
+    attempt: Attempt | None = None, durable: bool = False,
 ) -> Call:  # fmt: skip
     if not script.resend_safe:
         raise ValueError(f"{script.name} must not be sent twice, and what goes through the runner may be")
@@ -61,7 +63,7 @@ def _script(
         verb = ("EVAL", script.source) if in_full else ("EVALSHA", script.sha)
         return [(*verb, len(keys), *keys, *values)]
 
-    return Call(script.name, commands, attempt)
+    return Call(script.name, commands, attempt, durable=durable or attempt is not None)
 
 
 def _read(name: str, *commands: Command) -> Call:
@@ -193,7 +195,7 @@ def resolve(where: Where, attempt: Attempt) -> Call:
     """Builds the request that settles an attempt."""
     keys = where.keys
     parent = attempt.parent.etag if attempt.parent is not None else b""
-    return _script(RESOLVE, (keys.head, keys.etags, keys.marks), (attempt.ticket, parent))
+    return _script(RESOLVE, (keys.head, keys.etags, keys.marks), (attempt.ticket, parent), durable=True)
 
 
 def read_resolve(where: Where, attempt: Attempt, reply: Any) -> Revision | None:

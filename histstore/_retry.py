@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import redis.exceptions as redis_errors
-from tenacity import retry_if_exception_type, stop_after_attempt, stop_before_delay
+from tenacity import retry_if_exception_type, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
 from .errors import SnapshotError
@@ -202,13 +201,16 @@ def tenacity_options(policy: RetryPolicy, elapsed: float) -> dict[str, Any]:
         policy: The policy.
         elapsed: Seconds that the call has taken so far.
     """
-    # stop_before_delay counts the pause that would come next: none ends past the deadline.
-    stop: Callable[[Any], bool] = stop_after_attempt(policy.attempts) | stop_before_delay(
-        max(0.0, policy.deadline - elapsed)
-    )
+    left = max(0.0, policy.deadline - elapsed)
+    jitter = wait_random_exponential(multiplier=policy.base, max=policy.cap)
+
+    def wait(state: Any) -> float:
+        # At most half of what is left, so that a try comes after the pause.
+        return float(min(jitter(state), max(0.0, left - state.seconds_since_start) / 2))
+
     return {
-        "stop": stop,
-        "wait": wait_random_exponential(multiplier=policy.base, max=policy.cap),
+        "stop": stop_after_attempt(policy.attempts) | stop_after_delay(left),
+        "wait": wait,
         "retry": retry_if_exception_type(RetryableError),
         "reraise": True,
     }

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from .errors import SnapshotError
 
-JSONValue: TypeAlias = "None | bool | int | float | str | bytes | list[JSONValue] | dict[str, JSONValue]"
+JSONValue: TypeAlias = None | bool | int | float | str | bytes | list["JSONValue"] | dict[str, "JSONValue"]
 
 MAX_DEPTH = 100
 """Levels that a JSON value may nest. Rust readers of the JSON format stop at 128, and the CBOR encoder

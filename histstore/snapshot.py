@@ -39,7 +39,9 @@ class RunId(str):
             return value
         if not isinstance(value, (str, uuid.UUID)):
             raise SnapshotError(f"a run id is a str or a UUID, not a {type(value).__name__}")
-        return super().__new__(cls, check_name(str(value), "run id"))
+        # Of an enum's member str() is its name.
+        text = str.__str__(value) if isinstance(value, str) else str(value)
+        return super().__new__(cls, check_name(text, "run id"))
 
     @classmethod
     def new(cls) -> RunId:
@@ -215,7 +217,7 @@ class Page(Generic[M]):
     revision: Revision
 
 
-RunKey = tuple[str, str]
+RunKey = tuple[str, ...]
 """Namespace and run id: which run a revision belongs to."""
 
 

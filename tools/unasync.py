@@ -37,7 +37,6 @@ HANDWRITTEN = frozenset({"_io.py"})
 NAMES = {
     # ours
     "_async": "_sync",
-    "aclose": "close",
     # the protocol of context managers and iterators
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",

@@ -42,22 +42,33 @@ async def sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-@asynccontextmanager
-async def held(lock: asyncio.Lock, timeout: float) -> AsyncIterator[None]:
-    """Holds a lock that was free within `timeout` seconds.
+class Held:
+    """Holds a lock that became free within `timeout` seconds. A class, because every call goes through one.
 
     Raises:
-        redis.exceptions.TimeoutError: It was not.
+        Exception: It did not; an error of the given class and text.
     """
-    try:
-        async with asyncio.timeout(timeout):
-            await lock.acquire()
-    except TimeoutError:
-        raise redis_errors.TimeoutError("the server did not answer in time") from None
-    try:
-        yield
-    finally:
-        lock.release()
+
+    __slots__ = ("_error", "_lock", "_text", "_timeout")
+
+    def __init__(self, lock: asyncio.Lock, timeout: float, error: type[Exception], text: str) -> None:
+        self._error = error
+        self._lock = lock
+        self._timeout = timeout
+        self._text = text
+
+    async def __aenter__(self) -> None:
+        if not self._lock.locked():
+            await self._lock.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise self._error(self._text) from None
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._lock.release()
 
 
 async def run_blocking(function: Callable[..., T], *args: Any) -> T:
@@ -185,16 +196,17 @@ class Pool:
         Raises:
             redis.exceptions.RedisError: None could be opened; nothing was sent.
         """
+        end = monotonic() + timeout
         try:
             async with asyncio.timeout(timeout):
                 await self._slots.acquire()
         except TimeoutError:
-            raise redis_errors.ConnectionError("all connections are in use: raise max_connections") from None
+            raise redis_errors.TimeoutError("all connections are in use: raise max_connections") from None
         self.busy += 1
         connection = None
         clean = False
         try:
-            connection = await self._get(timeout)
+            connection = await self._get(max(0.001, end - monotonic()))
             yield connection
             clean = True
         finally:
@@ -227,6 +239,18 @@ class Pool:
             await self._idle.pop().close()
 
 
+class _Job:
+    """A write that waits to be sent."""
+
+    __slots__ = ("answer", "commands", "state", "timeout")
+
+    def __init__(self, commands: Sequence[Command], timeout: float, state: Sent) -> None:
+        self.commands = commands
+        self.timeout = timeout
+        self.state = state
+        self.answer: asyncio.Future[tuple[list[Any], Any]] = asyncio.get_running_loop().create_future()
+
+
 class GroupCommit:
     """Sends writes and the WAIT that covers them over one connection, many writes to a WAIT.
 
@@ -237,66 +261,86 @@ class GroupCommit:
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
-        self._queue: list[tuple[Sequence[Command], Sent, asyncio.Future[tuple[list[Any], Any]]]] = []
+        self._queue: list[_Job] = []
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def exchange(
-        self, commands: Sequence[Command], wait: Command, timeout: float, state: Sent
+        self, commands: Sequence[Command], wait: Command, timeout: float, patience: float, state: Sent
     ) -> tuple[list[Any], Any]:
         """Returns the replies to `commands`, and the reply to `wait` or the error that came instead.
 
-        A cancelled caller leaves at once; what it sent, and its neighbours, go on.
-        """
-        future: asyncio.Future[tuple[list[Any], Any]] = asyncio.get_running_loop().create_future()
-        # Another task does the sending: from here on a byte may leave at any moment.
-        state.sent = True
-        self._queue.append((commands, state, future))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._drain(wait, timeout), name="histstore-group-commit")
-        try:
-            return await future
-        finally:
-            future.cancel()
+        A caller that is cancelled, or out of time, leaves at once: what it has not sent is never sent, and
+        what it has sent goes on, with its neighbours.
 
-    async def _drain(self, wait: Command, timeout: float) -> None:
+        Args:
+            commands: The writes.
+            wait: What waits for them.
+            timeout: Seconds for the answers to the writes.
+            patience: Seconds more for the answer to `wait`.
+            state: Is told when a byte may have left.
+        """
+        job = _Job(commands, timeout, state)
+        self._queue.append(job)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._drain(wait, patience), name="histstore-group-commit")
+        try:
+            async with asyncio.timeout(timeout + patience):
+                return await job.answer
+        except TimeoutError:
+            raise redis_errors.TimeoutError(f"no answer within {timeout + patience:.3g} s") from None
+        finally:
+            job.answer.cancel()
+            if job in self._queue:
+                self._queue.remove(job)
+
+    async def _drain(self, wait: Command, patience: float) -> None:
         while self._queue:
             batch, self._queue = self._queue, []
             try:
-                await self._commit(batch, wait, timeout)
+                await self._commit(batch, wait, patience)
             except BaseException as error:
                 await self._drop()
-                for _, _, future in batch:
-                    if not future.done():
-                        future.set_exception(error if isinstance(error, Exception) else BackendError("closed"))
+                for job in batch:
+                    if not job.answer.done():
+                        job.answer.set_exception(error if isinstance(error, Exception) else BackendError("closed"))
                 if not isinstance(error, Exception):
                     raise
 
-    async def _commit(self, batch: Sequence[Any], wait: Command, timeout: float) -> None:
-        if self._connection is None or not self._connection.usable:
-            await self._drop()
-            connection = Connection(self._settings)
-            try:
-                await connection.open(timeout)
-            except BaseException as error:
-                await connection.close()
-                for _, state, _ in batch:
-                    state.sent = False
-                raise error
-            self._connection = connection
-        commands = [command for sent, _, _ in batch for command in sent]
-        replies = await self._connection.exchange(commands, timeout, Sent())
+    async def _commit(self, batch: Sequence[_Job], wait: Command, patience: float) -> None:
+        timeout = max(job.timeout for job in batch)
+        connection = await self._connected(timeout)
+        for job in batch:
+            job.state.sent = True
+        replies = await connection.exchange([command for job in batch for command in job.commands], timeout, Sent())
+        acked: Any
         try:
-            (acked,) = await self._connection.exchange([wait], timeout, Sent())
+            (acked,) = await connection.exchange([wait], timeout + patience, Sent())
         except redis_errors.RedisError as error:
             # The writes are answered for; only who else has them is not known.
             await self._drop()
             acked = error
         at = 0
-        for sent, _, future in batch:
-            if not future.done():
-                future.set_result((replies[at : at + len(sent)], acked))
-            at += len(sent)
+        for job in batch:
+            if not job.answer.done():
+                job.answer.set_result((replies[at : at + len(job.commands)], acked))
+            at += len(job.commands)
+
+    async def _connected(self, timeout: float) -> Connection:
+        if self._connection is not None and self._connection.usable:
+            return self._connection
+        await self._drop()
+        if self._closed:
+            raise redis_errors.ConnectionError("the backend is closed")
+        connection = Connection(self._settings)
+        try:
+            await connection.open(timeout)
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+        return connection
 
     async def _drop(self) -> None:
         if self._connection is not None:
@@ -305,6 +349,7 @@ class GroupCommit:
 
     async def close(self) -> None:
         """Waits for what is being sent, then closes the connection."""
+        self._closed = True
         if self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
         await self._drop()

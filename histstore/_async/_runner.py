@@ -58,11 +58,14 @@ class Runner:
         self.prepare: Callable[[], Awaitable[None]] | None = None
         """Run before the first call, until it succeeds: starts the server, say."""
 
-    def reconnect(self, settings: ConnectionSettings) -> None:
+    async def reconnect(self, settings: ConnectionSettings) -> None:
         """Changes where the connections that are made from now on lead to."""
+        old_pool, old_commits = self._pool, self._commits
         self._settings = settings
         self._pool = _io.Pool(settings)
         self._commits = _io.GroupCommit(settings)
+        await old_commits.close()
+        await old_pool.close()
 
     @property
     def connections(self) -> tuple[int, int]:
@@ -90,6 +93,13 @@ class Runner:
                 return await self._retry(call, policy, state, started, first)
         except RetryableError as error:
             raise self._failure(call, state, error.cause) from error.cause
+        except OutcomeUnknownError:
+            raise
+        except Exception as error:
+            if call.attempt is not None and state.ambiguous:
+                # Whatever went wrong afterwards, in a self-test say, tells nothing of the copy that was sent.
+                raise OutcomeUnknownError(call.attempt) from error
+            raise
         finally:
             if delivery is not None:
                 delivery.sent = state.sent
@@ -109,21 +119,22 @@ class Runner:
         raise AssertionError("tenacity ends with a result or an error")
 
     async def _try(self, call: Call, policy: RetryPolicy, state: _Delivery, started: float) -> tuple[Any, int | None]:
-        left = policy.deadline - (_io.monotonic() - started)
-        if left <= 0:
+        self.check_owner()
+        now = _io.monotonic()
+        if now >= started + policy.deadline:
             raise RetryableError(state.error or redis_errors.TimeoutError("the deadline has passed"))
-        timeout = min(self._settings.try_timeout, left)
+        end = min(now + self._settings.try_timeout, started + policy.deadline)
         this = _io.Sent()
         try:
             if not self._tested:
-                await self._self_test(timeout)
-            reply, acked = await self._send(call, state, this, timeout, in_full=False)
+                await self._self_test(end)
+            reply, acked = await self._send(call, state, this, end, in_full=False)
             if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("NOSCRIPT"):
                 # Restarts and SCRIPT FLUSH empty the script cache. Nothing ran: send the source along.
-                reply, acked = await self._send(call, state, this, timeout, in_full=True)
+                reply, acked = await self._send(call, state, this, end, in_full=True)
             if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("OOM") and call.relaxed:
-                async with self._pool.connection(timeout) as connection:
-                    reply = await connection.exchange(call.relaxed, timeout, this)
+                async with self._pool.connection(_left(end)) as connection:
+                    reply = await connection.exchange(call.relaxed, _left(end), this)
             failure = _protocol.in_script_failure(reply)
             if failure is not None:
                 reply = UndoneError(failure)
@@ -132,7 +143,7 @@ class Runner:
             _raise_from_within(call, reply)
         except (redis_errors.RedisError, OSError) as error:
             state.sent = state.sent or this.sent
-            if self.prepare is not None and not this.sent:
+            if self.prepare is not None and not this.sent and isinstance(error, redis_errors.ConnectionError):
                 self._tested = False  # the server may have died: the next try starts it
             raise self._judge(call, state, error, this.sent) from error
         except BaseException:
@@ -160,38 +171,39 @@ class Runner:
         return BackendUnavailableError(f"{call.name}: {describe(error)}; nothing was written, repeating is safe")
 
     async def _send(
-        self, call: Call, state: _Delivery, this: _io.Sent, timeout: float, *, in_full: bool
+        self, call: Call, state: _Delivery, this: _io.Sent, end: float, *, in_full: bool
     ) -> tuple[Any, int | None]:
         commands = call.commands(state.ambiguous, in_full)
-        if call.attempt is None or not self._durability.wanted:
-            async with self._pool.connection(timeout) as connection:
-                return _last(await connection.exchange(commands, timeout, this)), None
+        if not call.durable or not self._durability.wanted:
+            async with self._pool.connection(_left(end)) as connection:
+                return _last(await connection.exchange(commands, _left(end), this)), None
         wait = self._durability.command()
-        patience = timeout + self._durability.timeout
+        patience = self._durability.timeout
         if sum(len(part) for command in commands for part in command if isinstance(part, bytes)) > LARGE:
-            async with self._pool.connection(timeout) as connection:
-                *replies, acked = await connection.exchange([*commands, wait], patience, this)
+            async with self._pool.connection(_left(end)) as connection:
+                *replies, acked = await connection.exchange([*commands, wait], _left(end) + patience, this)
         else:
-            replies, acked = await self._commits.exchange(commands, wait, patience, this)
+            replies, acked = await self._commits.exchange(commands, wait, _left(end), patience, this)
         return _last(replies), _copies(acked)
 
-    async def _self_test(self, timeout: float) -> None:
+    async def _self_test(self, end: float) -> None:
         """Runs every command that the library uses, once a backend, before its first call.
 
         Raises:
             BackendError: The server lacks a command or a permission, or cannot be as durable as asked.
         """
-        async with _io.held(self._testing, timeout):
+        async with _io.Held(self._testing, _left(end), redis_errors.TimeoutError, "no answer in time"):
             if self._tested:
                 return
             if self.prepare is not None:
+                self.check_owner()
                 await self.prepare()
             call = _protocol.probe(run_keys(self._namespace, f"probe-{RunId.new()}"))
             commands: list[Command] = call.commands(False, False)
             if self._durability.fsync:
                 commands = [*commands, ("WAITAOF", 1, 0, 1)]
-            async with self._pool.connection(timeout) as connection:
-                replies = await connection.exchange(commands, timeout, _io.Sent())
+            async with self._pool.connection(_left(end)) as connection:
+                replies = await connection.exchange(commands, _left(end), _io.Sent())
             problems = _problems(commands, replies)
             if any(not classify(problem, sent=False).retry for problem in problems):
                 found = "; ".join(dict.fromkeys(describe(problem) for problem in problems))
@@ -219,8 +231,14 @@ class Runner:
         self._closed = True
         if self._owner is not None and self._owner != _io.owner():
             return
-        await self._commits.close()
-        await self._pool.close()
+        async with self._testing:  # a server that is being started is there to be closed afterwards
+            await self._commits.close()
+            await self._pool.close()
+
+
+def _left(end: float) -> float:
+    """Returns the seconds until `end`; never none, since a timeout of 0 means all kinds of things."""
+    return max(0.001, end - _io.monotonic())
 
 
 def _last(replies: list[Any]) -> Any:

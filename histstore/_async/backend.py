@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -138,12 +139,10 @@ class RedisBackend:
         server = self._server
         assert server is not None
         await _io.run_to_the_end(server.start)
-        self._runner.reconnect(connection_settings(
-            self._settings.connection_class,
-            {**self._settings.kwargs, "path": server.socket_path, "max_connections": self._settings.max_connections},
-            _io.Retry(NoBackoff(), 0),
-            _io.HANDSHAKE_TIMEOUT,
-        ))  # fmt: skip
+        if self._settings.kwargs.get("path") == server.socket_path:
+            return
+        self._settings = replace(self._settings, kwargs={**self._settings.kwargs, "path": server.socket_path})
+        await self._runner.reconnect(self._settings)
 
     async def __aenter__(self) -> Self:
         return self
@@ -161,6 +160,10 @@ class RedisBackend:
             if self._server is not None:
                 await _io.run_to_the_end(self._server.close)
 
+    async def close(self) -> None:
+        """The same as `aclose`."""
+        await self.aclose()
+
     def __repr__(self) -> str:
         return f"<RedisBackend with namespace {self.namespace!r}>"
 
@@ -174,7 +177,7 @@ class RedisBackend:
         """
         return RedisHistoryStore(self, RunId(run_id))
 
-    async def runs(self, *, prefix: str = "") -> AsyncIterator[RunInfo]:
+    async def runs(self, *, prefix: str = "", retry: RetryPolicy | None = None) -> AsyncIterator[RunInfo]:
         """Yields every run whose id starts with `prefix`: each once, in no order, without its messages.
 
         For maintenance: it walks over all keys of the server. A run that is written or deleted meanwhile
@@ -184,13 +187,13 @@ class RedisBackend:
             CorruptSnapshotError: A run's head is damaged; the error names it. It comes last, after all
                 runs that are well.
         """
-        if not isinstance(prefix, str):
-            raise SnapshotError("prefix is a str")
+        if prefix != "":
+            check_name(prefix, "prefix")
         seen: set[RunId] = set()
         damaged: CorruptSnapshotError | None = None
         cursor = 0
         while True:
-            reply, _ = await self._runner.run(_protocol.scan(self.namespace, prefix, cursor), self.retry)
+            reply, _ = await self._runner.run(_protocol.scan(self.namespace, prefix, cursor), retry or self.retry)
             cursor = int(reply[0])
             for key in reply[1]:
                 run_id = run_of_head(self.namespace, key)
@@ -199,7 +202,7 @@ class RedisBackend:
                     continue
                 seen.add(run_id)
                 try:
-                    info = await self.store(run_id).info()
+                    info = await self.store(run_id).info(retry=retry)
                 except CorruptSnapshotError as error:
                     if damaged is None:
                         damaged = error
@@ -213,7 +216,7 @@ class RedisBackend:
         if damaged is not None:
             raise damaged
 
-    async def delete(self, run_id: str | uuid.UUID) -> bool:
+    async def delete(self, run_id: str | uuid.UUID, *, retry: RetryPolicy | None = None) -> bool:
         """Deletes a run, damaged or not. Whoever holds its lease is fenced: no save of theirs comes after.
 
         Returns:
@@ -223,8 +226,8 @@ class RedisBackend:
             OutcomeUnknownError: It may have been deleted; `store(run_id).resolve(error.attempt)` says.
         """
         store = self.store(run_id)
-        async with store._mine():
-            return await store._delete(ANY, None, force=True)
+        async with store._begin(retry):
+            return await store._delete(ANY, retry, force=True)
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -25,7 +25,7 @@ class JsonFileHistoryStore(Generic[M]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        self._key = ("file", os.path.abspath(self._path))
+        self._key = ("file", "", os.path.abspath(self._path))
         self._lock = _io.Lock()
         self._revision: Revision | None = None
 

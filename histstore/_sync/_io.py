@@ -45,19 +45,27 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-@contextmanager
-def held(lock: threading.Lock, timeout: float) -> Iterator[None]:
-    """Holds a lock that was free within `timeout` seconds.
+class Held:
+    """Holds a lock that became free within `timeout` seconds. A class, because every call goes through one.
 
     Raises:
-        redis.exceptions.TimeoutError: It was not.
+        Exception: It did not; an error of the given class and text.
     """
-    if not lock.acquire(timeout=timeout):
-        raise redis_errors.TimeoutError("the server did not answer in time")
-    try:
-        yield
-    finally:
-        lock.release()
+
+    __slots__ = ("_error", "_lock", "_text", "_timeout")
+
+    def __init__(self, lock: threading.Lock, timeout: float, error: type[Exception], text: str) -> None:
+        self._error = error
+        self._lock = lock
+        self._timeout = timeout
+        self._text = text
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=min(self._timeout, threading.TIMEOUT_MAX)):
+            raise self._error(self._text)
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
 
 
 def run_blocking(function: Callable[..., T], *args: Any) -> T:
@@ -183,13 +191,14 @@ class Pool:
         Raises:
             redis.exceptions.RedisError: None could be opened; nothing was sent.
         """
+        end = monotonic() + timeout
         if not self._slots.acquire(timeout=timeout):
-            raise redis_errors.ConnectionError("all connections are in use: raise max_connections")
+            raise redis_errors.TimeoutError("all connections are in use: raise max_connections")
         connection = None
         clean = False
         self._change_busy(1)
         try:
-            connection = self._get(timeout)
+            connection = self._get(max(0.001, end - monotonic()))
             yield connection
             clean = True
         finally:
@@ -232,10 +241,11 @@ class Pool:
 class _Job:
     """A write that waits to be sent, by whichever thread sends next."""
 
-    __slots__ = ("acked", "commands", "done", "error", "replies", "state")
+    __slots__ = ("acked", "commands", "done", "error", "replies", "state", "timeout")
 
-    def __init__(self, commands: Sequence[Command], state: Sent) -> None:
+    def __init__(self, commands: Sequence[Command], timeout: float, state: Sent) -> None:
         self.commands = commands
+        self.timeout = timeout
         self.state = state
         self.done = False
         self.replies: list[Any] = []
@@ -256,27 +266,49 @@ class GroupCommit:
         self._queue: deque[_Job] = deque()
         self._connection: Connection | None = None
         self._sending = threading.Lock()
+        self._closed = False
 
     def exchange(
-        self, commands: Sequence[Command], wait: Command, timeout: float, state: Sent
+        self, commands: Sequence[Command], wait: Command, timeout: float, patience: float, state: Sent
     ) -> tuple[list[Any], Any]:
-        """Returns the replies to `commands`, and the reply to `wait` or the error that came instead."""
-        job = _Job(commands, state)
+        """Returns the replies to `commands`, and the reply to `wait` or the error that came instead.
+
+        A caller that is interrupted, or out of time, leaves at once: what it has not sent is never sent.
+
+        Args:
+            commands: The writes.
+            wait: What waits for them.
+            timeout: Seconds for the answers to the writes.
+            patience: Seconds more for the answer to `wait`.
+            state: Is told when a byte may have left.
+        """
+        job = _Job(commands, timeout, state)
         self._queue.append(job)
-        with self._sending:
-            if not job.done:
-                self._commit(self._take(), wait, timeout)
+        try:
+            text = f"no answer within {timeout + patience:.3g} s"
+            with Held(self._sending, timeout + patience, redis_errors.TimeoutError, text):
+                if not job.done:
+                    self._commit(self._take(), wait, patience)
+        finally:
+            try:
+                self._queue.remove(job)
+            except ValueError:
+                if not job.done:
+                    state.sent = True  # another thread has taken it: it may be on its way
         if job.error is not None:
             raise job.error
         return job.replies, job.acked
 
     def _take(self) -> list[_Job]:
-        batch = []
-        while self._queue:  # only the thread that sends takes; others may add meanwhile
-            batch.append(self._queue.popleft())
-        return batch
+        batch: list[_Job] = []
+        while True:
+            try:
+                batch.append(self._queue.popleft())  # atomic: who is out of time takes itself out meanwhile
+            except IndexError:
+                return batch
 
-    def _commit(self, batch: list[_Job], wait: Command, timeout: float) -> None:
+    def _commit(self, batch: list[_Job], wait: Command, patience: float) -> None:
+        timeout = max(job.timeout for job in batch)
         try:
             connection = self._connected(timeout)
             for job in batch:
@@ -296,7 +328,7 @@ class GroupCommit:
             return
         acked: Any
         try:
-            (acked,) = connection.exchange([wait], timeout, Sent())
+            (acked,) = connection.exchange([wait], timeout + patience, Sent())
         except BaseException as error:
             # The writes are answered for; only who else has them is not known.
             self._drop()
@@ -310,16 +342,19 @@ class GroupCommit:
             job.acked = acked
 
     def _connected(self, timeout: float) -> Connection:
-        if self._connection is None or not self._connection.usable:
-            self._drop()
-            connection = Connection(self._settings)
-            try:
-                connection.open(timeout)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
+        if self._connection is not None and self._connection.usable:
+            return self._connection
+        self._drop()
+        if self._closed:
+            raise redis_errors.ConnectionError("the backend is closed")
+        connection = Connection(self._settings)
+        try:
+            connection.open(timeout)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -328,5 +363,6 @@ class GroupCommit:
 
     def close(self) -> None:
         """Waits for what is being sent, then closes the connection."""
+        self._closed = True
         with self._sending:
             self._drop()

@@ -61,9 +61,12 @@ class Runner:
 
     def reconnect(self, settings: ConnectionSettings) -> None:
         """Changes where the connections that are made from now on lead to."""
+        old_pool, old_commits = self._pool, self._commits
         self._settings = settings
         self._pool = _io.Pool(settings)
         self._commits = _io.GroupCommit(settings)
+        old_commits.close()
+        old_pool.close()
 
     @property
     def connections(self) -> tuple[int, int]:
@@ -91,6 +94,13 @@ class Runner:
                 return self._retry(call, policy, state, started, first)
         except RetryableError as error:
             raise self._failure(call, state, error.cause) from error.cause
+        except OutcomeUnknownError:
+            raise
+        except Exception as error:
+            if call.attempt is not None and state.ambiguous:
+                # Whatever went wrong afterwards, in a self-test say, tells nothing of the copy that was sent.
+                raise OutcomeUnknownError(call.attempt) from error
+            raise
         finally:
             if delivery is not None:
                 delivery.sent = state.sent
@@ -110,21 +120,22 @@ class Runner:
         raise AssertionError("tenacity ends with a result or an error")
 
     def _try(self, call: Call, policy: RetryPolicy, state: _Delivery, started: float) -> tuple[Any, int | None]:
-        left = policy.deadline - (_io.monotonic() - started)
-        if left <= 0:
+        self.check_owner()
+        now = _io.monotonic()
+        if now >= started + policy.deadline:
             raise RetryableError(state.error or redis_errors.TimeoutError("the deadline has passed"))
-        timeout = min(self._settings.try_timeout, left)
+        end = min(now + self._settings.try_timeout, started + policy.deadline)
         this = _io.Sent()
         try:
             if not self._tested:
-                self._self_test(timeout)
-            reply, acked = self._send(call, state, this, timeout, in_full=False)
+                self._self_test(end)
+            reply, acked = self._send(call, state, this, end, in_full=False)
             if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("NOSCRIPT"):
                 # Restarts and SCRIPT FLUSH empty the script cache. Nothing ran: send the source along.
-                reply, acked = self._send(call, state, this, timeout, in_full=True)
+                reply, acked = self._send(call, state, this, end, in_full=True)
             if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("OOM") and call.relaxed:
-                with self._pool.connection(timeout) as connection:
-                    reply = connection.exchange(call.relaxed, timeout, this)
+                with self._pool.connection(_left(end)) as connection:
+                    reply = connection.exchange(call.relaxed, _left(end), this)
             failure = _protocol.in_script_failure(reply)
             if failure is not None:
                 reply = UndoneError(failure)
@@ -133,7 +144,7 @@ class Runner:
             _raise_from_within(call, reply)
         except (redis_errors.RedisError, OSError) as error:
             state.sent = state.sent or this.sent
-            if self.prepare is not None and not this.sent:
+            if self.prepare is not None and not this.sent and isinstance(error, redis_errors.ConnectionError):
                 self._tested = False  # the server may have died: the next try starts it
             raise self._judge(call, state, error, this.sent) from error
         except BaseException:
@@ -161,38 +172,39 @@ class Runner:
         return BackendUnavailableError(f"{call.name}: {describe(error)}; nothing was written, repeating is safe")
 
     def _send(
-        self, call: Call, state: _Delivery, this: _io.Sent, timeout: float, *, in_full: bool
+        self, call: Call, state: _Delivery, this: _io.Sent, end: float, *, in_full: bool
     ) -> tuple[Any, int | None]:
         commands = call.commands(state.ambiguous, in_full)
-        if call.attempt is None or not self._durability.wanted:
-            with self._pool.connection(timeout) as connection:
-                return _last(connection.exchange(commands, timeout, this)), None
+        if not call.durable or not self._durability.wanted:
+            with self._pool.connection(_left(end)) as connection:
+                return _last(connection.exchange(commands, _left(end), this)), None
         wait = self._durability.command()
-        patience = timeout + self._durability.timeout
+        patience = self._durability.timeout
         if sum(len(part) for command in commands for part in command if isinstance(part, bytes)) > LARGE:
-            with self._pool.connection(timeout) as connection:
-                *replies, acked = connection.exchange([*commands, wait], patience, this)
+            with self._pool.connection(_left(end)) as connection:
+                *replies, acked = connection.exchange([*commands, wait], _left(end) + patience, this)
         else:
-            replies, acked = self._commits.exchange(commands, wait, patience, this)
+            replies, acked = self._commits.exchange(commands, wait, _left(end), patience, this)
         return _last(replies), _copies(acked)
 
-    def _self_test(self, timeout: float) -> None:
+    def _self_test(self, end: float) -> None:
         """Runs every command that the library uses, once a backend, before its first call.
 
         Raises:
             BackendError: The server lacks a command or a permission, or cannot be as durable as asked.
         """
-        with _io.held(self._testing, timeout):
+        with _io.Held(self._testing, _left(end), redis_errors.TimeoutError, "no answer in time"):
             if self._tested:
                 return
             if self.prepare is not None:
+                self.check_owner()
                 self.prepare()
             call = _protocol.probe(run_keys(self._namespace, f"probe-{RunId.new()}"))
             commands: list[Command] = call.commands(False, False)
             if self._durability.fsync:
                 commands = [*commands, ("WAITAOF", 1, 0, 1)]
-            with self._pool.connection(timeout) as connection:
-                replies = connection.exchange(commands, timeout, _io.Sent())
+            with self._pool.connection(_left(end)) as connection:
+                replies = connection.exchange(commands, _left(end), _io.Sent())
             problems = _problems(commands, replies)
             if any(not classify(problem, sent=False).retry for problem in problems):
                 found = "; ".join(dict.fromkeys(describe(problem) for problem in problems))
@@ -215,13 +227,19 @@ class Runner:
                 "this backend belongs to another process or event loop (a fork, a second asyncio.run): make one in each"
             )
 
-    def close(self) -> None:
+    def aclose(self) -> None:
         """Closes the connections. What is under way is answered first, or fails."""
         self._closed = True
         if self._owner is not None and self._owner != _io.owner():
             return
-        self._commits.close()
-        self._pool.close()
+        with self._testing:  # a server that is being started is there to be closed afterwards
+            self._commits.close()
+            self._pool.close()
+
+
+def _left(end: float) -> float:
+    """Returns the seconds until `end`; never none, since a timeout of 0 means all kinds of things."""
+    return max(0.001, end - _io.monotonic())
 
 
 def _last(replies: list[Any]) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -118,7 +119,7 @@ class RedisBackend:
 
     @classmethod
     def embedded(cls, path: str | os.PathLike[str] | None = None, **options: Any) -> Self:
-        """Makes a backend that owns a local server, started at first use and stopped by `close`.
+        """Makes a backend that owns a local server, started at first use and stopped by `aclose`.
 
         Args:
             path: A folder for the data, which then survives kill -9 of this process and of the server.
@@ -139,12 +140,10 @@ class RedisBackend:
         server = self._server
         assert server is not None
         _io.run_to_the_end(server.start)
-        self._runner.reconnect(connection_settings(
-            self._settings.connection_class,
-            {**self._settings.kwargs, "path": server.socket_path, "max_connections": self._settings.max_connections},
-            _io.Retry(NoBackoff(), 0),
-            _io.HANDSHAKE_TIMEOUT,
-        ))  # fmt: skip
+        if self._settings.kwargs.get("path") == server.socket_path:
+            return
+        self._settings = replace(self._settings, kwargs={**self._settings.kwargs, "path": server.socket_path})
+        self._runner.reconnect(self._settings)
 
     def __enter__(self) -> Self:
         return self
@@ -152,15 +151,19 @@ class RedisBackend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.aclose()
 
-    def close(self) -> None:
+    def aclose(self) -> None:
         """Closes the connections, and stops an embedded server when its last user closes. May be repeated."""
         try:
-            self._runner.close()
+            self._runner.aclose()
         finally:
             if self._server is not None:
                 _io.run_to_the_end(self._server.close)
+
+    def close(self) -> None:
+        """The same as `aclose`."""
+        self.aclose()
 
     def __repr__(self) -> str:
         return f"<RedisBackend with namespace {self.namespace!r}>"
@@ -175,7 +178,7 @@ class RedisBackend:
         """
         return RedisHistoryStore(self, RunId(run_id))
 
-    def runs(self, *, prefix: str = "") -> Iterator[RunInfo]:
+    def runs(self, *, prefix: str = "", retry: RetryPolicy | None = None) -> Iterator[RunInfo]:
         """Yields every run whose id starts with `prefix`: each once, in no order, without its messages.
 
         For maintenance: it walks over all keys of the server. A run that is written or deleted meanwhile
@@ -185,13 +188,13 @@ class RedisBackend:
             CorruptSnapshotError: A run's head is damaged; the error names it. It comes last, after all
                 runs that are well.
         """
-        if not isinstance(prefix, str):
-            raise SnapshotError("prefix is a str")
+        if prefix != "":
+            check_name(prefix, "prefix")
         seen: set[RunId] = set()
         damaged: CorruptSnapshotError | None = None
         cursor = 0
         while True:
-            reply, _ = self._runner.run(_protocol.scan(self.namespace, prefix, cursor), self.retry)
+            reply, _ = self._runner.run(_protocol.scan(self.namespace, prefix, cursor), retry or self.retry)
             cursor = int(reply[0])
             for key in reply[1]:
                 run_id = run_of_head(self.namespace, key)
@@ -200,7 +203,7 @@ class RedisBackend:
                     continue
                 seen.add(run_id)
                 try:
-                    info = self.store(run_id).info()
+                    info = self.store(run_id).info(retry=retry)
                 except CorruptSnapshotError as error:
                     if damaged is None:
                         damaged = error
@@ -214,7 +217,7 @@ class RedisBackend:
         if damaged is not None:
             raise damaged
 
-    def delete(self, run_id: str | uuid.UUID) -> bool:
+    def delete(self, run_id: str | uuid.UUID, *, retry: RetryPolicy | None = None) -> bool:
         """Deletes a run, damaged or not. Whoever holds its lease is fenced: no save of theirs comes after.
 
         Returns:
@@ -224,8 +227,8 @@ class RedisBackend:
             OutcomeUnknownError: It may have been deleted; `store(run_id).resolve(error.attempt)` says.
         """
         store = self.store(run_id)
-        with store._mine():
-            return store._delete(ANY, None, force=True)
+        with store._begin(retry):
+            return store._delete(ANY, retry, force=True)
 
 
 def _milliseconds(seconds: float | None) -> int | None:

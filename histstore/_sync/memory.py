@@ -35,7 +35,7 @@ class InMemoryHistoryStore(Generic[M]):
     """
 
     def __init__(self) -> None:
-        self._key = ("memory", str(RunId.new()))
+        self._key = ("memory", "", str(RunId.new()))
         self._base: Base | None = None
 
     @property

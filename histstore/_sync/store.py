@@ -16,8 +16,10 @@ from .._plan import SLACK, Plan, Target, Writer, grow, plan_append, plan_save
 from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, Where
 from .._retry import RetryPolicy
 from ..errors import (
+    BackendError,
     BackendUnavailableError,
     ConflictError,
+    CorruptSnapshotError,
     NotReplicatedError,
     OutcomeUnknownError,
     RevisionGoneError,
@@ -64,6 +66,7 @@ class _Pending:
         snapshot: The snapshot that was saved, if one was.
         pinned: Whether an append's messages are pinned.
         seen: Whether the store has seen what the write went onto.
+        before: The store's revision when it was sent.
     """
 
     attempt: Attempt
@@ -72,6 +75,7 @@ class _Pending:
     snapshot: ConversationSnapshot[Any] | None
     pinned: bool
     seen: bool
+    before: Revision | None
 
 
 class RedisHistoryStore(Generic[M]):
@@ -113,10 +117,16 @@ class RedisHistoryStore(Generic[M]):
     def __repr__(self) -> str:
         return f"<RedisHistoryStore of run {str(self.run_id)!r} at {self.revision}>"
 
-    def _mine(self) -> Any:
+    def _mine(self, retry: RetryPolicy | None) -> _io.Held:
         """Returns the lock that lets the calls take turns. Whoever may not use the backend must not wait for it."""
         self._backend._runner.check_owner()
-        return self._lock
+        text = "another call of this store was under way until the deadline; nothing was written"
+        return _io.Held(self._lock, self._policy(retry).deadline, BackendUnavailableError, text)
+
+    def _begin(self, retry: RetryPolicy | None) -> _io.Held:
+        """Begins a write: from now on an argumentless `resolve` speaks of this one."""
+        self._settled = None
+        return self._mine(retry)
 
     # ------------------------------------------------------------------------------------- loading
 
@@ -140,7 +150,7 @@ class RedisHistoryStore(Generic[M]):
         """
         if at is not None:
             return self._load_at(at, retry)
-        with self._mine():
+        with self._mine(retry):
             base = self._fetch(retry)
             self._seen(base)
             return self._give(base) if base is not None else None
@@ -149,7 +159,7 @@ class RedisHistoryStore(Generic[M]):
         version = at.version if isinstance(at, Revision) else at
         if type(version) is not int or not 0 < version < 10**15:
             raise SnapshotError("at= is a version from 1, or a Revision")
-        with self._mine():
+        with self._mine(retry):
             problem: BrokenChainError | None = None
             for _ in range(2):
                 try:
@@ -290,7 +300,8 @@ class RedisHistoryStore(Generic[M]):
             snapshot: The conversation.
             expected: A revision; None: the run is absent; SEEN: what the snapshot was loaded or saved as
                 or grew from, or, if it was built from scratch or comes from another run, `self.revision`;
-                ANY: whatever is there is overwritten.
+                ANY: whatever is there is overwritten. A run is known by namespace and id: to copy one to the
+                same id on another server, say None.
             retry: The policy for this call.
 
         Returns:
@@ -310,7 +321,7 @@ class RedisHistoryStore(Generic[M]):
             hint = ": a Page is not the whole conversation, load() it" if isinstance(snapshot, Page) else ""
             raise SnapshotError(f"save() takes a ConversationSnapshot, not a {type(snapshot).__name__}{hint}")
         _check_expected(expected)
-        with self._mine():
+        with self._begin(retry):
             self._settle(retry)
             if expected is ANY:
                 return self._whatever(lambda head: self._save_onto(head, snapshot, retry), retry)
@@ -369,7 +380,7 @@ class RedisHistoryStore(Generic[M]):
             raise SnapshotError("pinned is True or False")
         encoded = None if isinstance(meta, Keep) else _codec.encode_meta(_frozen_meta(meta))
         _check_expected(expected)
-        with self._mine():
+        with self._begin(retry):
             self._settle(retry)
             if expected is ANY:
                 return self._whatever(lambda head: self._append_onto(head, messages, pinned, encoded, retry), retry)
@@ -456,7 +467,7 @@ class RedisHistoryStore(Generic[M]):
                 return head.revision
             return revision
 
-        with self._mine():
+        with self._begin(retry):
             self._settle(retry)
             if expected is ANY:
                 return self._whatever(onto, retry)
@@ -490,15 +501,22 @@ class RedisHistoryStore(Generic[M]):
         policy = self._policy(retry)
         deadline = _io.monotonic() + policy.deadline
         races = 0
+        with self._begin(retry):
+            self._settle(retry)
         while True:
             before = self.load(retry=retry)
+            # Now, since `fn` may save the snapshot elsewhere, which gives it that run's revision.
+            seen = before.revision if before is not None else None
             after = _io.maybe_await(fn(before))
             if after is before:
-                return before.revision if before is not None else None
+                return seen
             try:
-                return self.save(after, expected=before.revision if before is not None else None, retry=retry)
+                return self.save(after, expected=seen, retry=retry)
             except OutcomeUnknownError as error:
-                revision = self.resolve(error.attempt, retry=retry)
+                try:
+                    revision = self.resolve(error.attempt, retry=retry)
+                except BackendError as cause:
+                    raise error from cause  # that the question failed says nothing of the save
                 if revision is not None:
                     return revision
                 lost: Exception = BackendUnavailableError("update: no answer in time; nothing was written")
@@ -583,24 +601,39 @@ class RedisHistoryStore(Generic[M]):
         """Plans, sends and remembers a save; None when there is nothing to write."""
         backend, where, lease = self._backend, self._where, self._carried()
         expected = parent.revision if parent is not None else None
-        for _ in range(self._policy(retry).attempts):
-            plan = plan_with(os.urandom(16))
-            if plan is None:
-                return None
-            keep = backend.keep_revisions if keep is None else keep
-            call = _protocol.save(where, plan, expected, lease, backend.ttl_ms, keep)
-            assert call.attempt is not None
-            self._pending = _Pending(call.attempt, plan, base, snapshot, pinned, seen)
-            reply, acked = self._deliver(call, retry)
-            revision = _protocol.read_save(where, plan, expected, lease, reply)
-            if revision is not None:
-                self._apply(_Pending(call.attempt, plan, base, snapshot, pinned, seen), revision)
-                if acked is not None and acked < backend.durability.wanted:
-                    raise NotReplicatedError(revision, acked, backend.durability.wanted)
-                return revision
-            # A refusal of this very save was lost on its way. It stays refused for good, so a new
-            # attempt can be made, which is told the reason.
-        raise BackendUnavailableError("save: its refusals were lost on their way; nothing was written")
+        plan = plan_with(os.urandom(16))
+        if plan is None:
+            return None
+        keep = backend.keep_revisions if keep is None else keep
+        call = _protocol.save(where, plan, expected, lease, backend.ttl_ms, keep)
+        assert call.attempt is not None
+        pending = self._pending = _Pending(call.attempt, plan, base, snapshot, pinned, seen, self.revision)
+        reply, acked = self._deliver(call, retry)
+        revision = _protocol.read_save(where, plan, expected, lease, reply)
+        if revision is None:
+            raise self._cancelled("save", parent, retry)
+        self._apply(pending, revision)
+        self._settled = revision
+        self._check_copies(revision, acked)
+        return revision
+
+    def _cancelled(self, what: str, parent: Head | None, retry: RetryPolicy | None) -> Exception:
+        """Returns why a write was refused whose refusal was lost on its way; or that it was resolved elsewhere.
+
+        Making another attempt of it instead would break the word of whoever was told "never".
+        """
+        if parent is not None:
+            self._confirm(parent, None, retry, seen=False)
+        else:
+            head = self._read_head(retry)
+            if head is not None:
+                return ConflictError(None, head.revision)
+        return BackendUnavailableError(f"{what}: it was settled as never applied; nothing was written, repeat it")
+
+    def _check_copies(self, revision: Revision, acked: int | None) -> None:
+        wanted = self._backend.durability.wanted
+        if acked is not None and acked < wanted:
+            raise NotReplicatedError(revision, acked, wanted)
 
     def _deliver(self, call: Call, retry: RetryPolicy | None) -> tuple[Any, int | None]:
         """Sends a write. What is in `_pending` stays there exactly while the outcome is open."""
@@ -623,7 +656,7 @@ class RedisHistoryStore(Generic[M]):
         """Remembers an applied write."""
         plan = write.plan
         # A write that is settled late must not take the store back to before what it loaded meanwhile.
-        moves = write.seen and (not late or self.revision == write.attempt.parent)
+        moves = write.seen and (not late or self.revision == write.before)
         if plan is None:
             if moves:
                 self._seen(None)
@@ -644,6 +677,7 @@ class RedisHistoryStore(Generic[M]):
         reply, _ = self._run(call, retry)
         _protocol.read_compare(self._where, parent.revision, lease, reply)
         if seen:
+            self._settled = parent.revision
             self._head = parent
             self._base = base if base is not None else self._base
 
@@ -658,32 +692,42 @@ class RedisHistoryStore(Generic[M]):
 
         Returns:
             The revision that the write made (of a delete: the revision that it deleted); None: it was not
-            applied and never will be. With nothing to settle: what was settled last.
+            applied and never will be. With nothing to settle: what this store's last write came to.
 
         Raises:
             RevisionGoneError: It can no longer be told; no copy of the write will be applied from now on.
+            NotReplicatedError: It was applied, but `Durability` is not reached.
             SnapshotError: The attempt is another run's.
         """
         if attempt is not None and (attempt.namespace, attempt.run_id) != self._where.key:
             raise SnapshotError(f"the attempt belongs to run {str(attempt.run_id)!r}: resolve it with that run's store")
-        with self._mine():
-            if attempt is None or attempt == self.unsettled:
-                self._settle(retry)
+        with self._mine(retry):
+            if self._pending is not None and attempt in (None, self.unsettled):
+                self._settled = self._settle(retry, durably=True)
                 return self._settled
-            reply, _ = self._run(_protocol.resolve(self._where, attempt), retry)
-            return _protocol.read_resolve(self._where, attempt, reply)
+            if attempt is None:
+                return self._settled
+            reply, acked = self._run(_protocol.resolve(self._where, attempt), retry)
+            revision = _protocol.read_resolve(self._where, attempt, reply)
+            if revision is not None:
+                self._check_copies(revision, acked)
+            return revision
 
-    def _settle(self, retry: RetryPolicy | None) -> None:
+    def _settle(self, retry: RetryPolicy | None, *, durably: bool = False) -> Revision | None:
+        """Settles what is open. What comes next waits for the copies itself, unless `durably`."""
         pending = self._pending
         if pending is None:
-            return
+            return None
         call = _protocol.resolve(self._where, pending.attempt)
-        reply, _ = self._run(call, retry)
-        self._pending = self._settled = None
+        reply, acked = self._run(call, retry)
+        self._pending = None
         revision = _protocol.read_resolve(self._where, pending.attempt, reply)
-        self._settled = revision
         if revision is not None:
             self._apply(pending, revision, late=True)
+            if durably:
+                self._settled = revision
+                self._check_copies(revision, acked)
+        return revision
 
     # ---------------------------------------------------------------------------- parts and history
 
@@ -704,7 +748,7 @@ class RedisHistoryStore(Generic[M]):
             CorruptSnapshotError: Stored bytes are not what was saved.
         """
         slice_bounds(start, stop, 0)
-        with self._mine():
+        with self._mine(retry):
             problem: BrokenChainError | None = None
             for _ in range(2):
                 try:
@@ -763,6 +807,7 @@ class RedisHistoryStore(Generic[M]):
 
         Raises:
             CorruptSnapshotError: An entry of the log is damaged.
+            RevisionGoneError: The run was deleted, or trimmed past what was yielded, and goes on without it.
         """
         if limit is not None and (type(limit) is not int or limit < 0):
             raise SnapshotError("limit is a whole number from 0, or None")
@@ -792,10 +837,19 @@ class RedisHistoryStore(Generic[M]):
             after = found[-1]
             left = None if left is None else left - len(found)
 
+    def _still(self, entry: Entry, retry: RetryPolicy | None) -> None:
+        """Raises RevisionGoneError if the log does not hold `entry` any more: the run was made anew meanwhile."""
+        loaded = self._read(_protocol.newest(self._where, entry.version + 1, 1), retry)
+        held = _chain.read_entries(loaded.items)
+        if not held or held[0].etag != entry.etag:
+            head = loaded.head
+            raise RevisionGoneError(entry.revision(), head.first if head else None, head.version if head else None)
+
     def trim(self, *, retry: RetryPolicy | None = None) -> Revision | None:
         """Drops past revisions now, and with them what was spliced away: until then `at=` reaches it.
 
-        Writes a new revision with the same content, unless there is nothing to drop.
+        Writes a new revision with the same content, unless there is nothing to drop. A snapshot that was loaded
+        before is of the old one: load again before the next save.
 
         Returns:
             The run's revision; None when it is absent.
@@ -803,7 +857,7 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             Exception: What `save` raises.
         """
-        with self._mine():
+        with self._begin(retry):
             self._settle(retry)
             head = self._read(_protocol.head_only(self._where), retry).head
             if head is None:
@@ -841,11 +895,14 @@ class RedisHistoryStore(Generic[M]):
             OutcomeUnknownError: It may have been deleted; `resolve()` says.
         """
         _check_expected(expected)
-        with self._mine():
+        with self._begin(retry):
             return self._delete(expected, retry, force=False)
 
     def _delete(self, expected: Revision | Expect | None, retry: RetryPolicy | None, *, force: bool) -> bool:
-        self._settle(retry)
+        try:
+            self._settle(retry)
+        except CorruptSnapshotError:
+            self._pending = None  # the damage that keeps it from being settled is what is to be deleted
         policy = self._policy(retry)
         wanted = self.revision if expected is SEEN else expected
         for tries in range(policy.attempts):
@@ -865,7 +922,7 @@ class RedisHistoryStore(Generic[M]):
             lease = self._carried()
             revision = there.revision or Revision(1, _chain.ABSENT)
             attempt = Attempt("delete", self._where.namespace, self.run_id, there.revision, revision, os.urandom(16))
-            self._pending = _Pending(attempt, None, None, None, False, True)
+            self._pending = _Pending(attempt, None, None, None, False, True, self.revision)
             call = _protocol.delete(self._where, attempt, there.etag, lease, force)
             reply, _ = self._deliver(call, retry)
             try:
@@ -875,9 +932,10 @@ class RedisHistoryStore(Generic[M]):
                     raise
                 _io.sleep(_pause(tries, policy))
                 continue
-            if deleted is not None:
-                self._seen(None)
-                return deleted
+            if deleted is None:
+                raise BackendUnavailableError("delete: it was settled as never applied; nothing was deleted, repeat it")
+            self._seen(None)
+            return deleted
         raise AssertionError("a policy has one attempt at least")
 
 

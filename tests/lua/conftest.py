@@ -8,13 +8,13 @@ import pytest
 import redis
 
 from ..support.servers import Server, server
-from .scenarios import FULL_MEMORY
+from .scenarios import OWN_SERVER
 from .world import World
 
 
 @pytest.fixture(scope="session")
 def own_server() -> Iterator[Server]:
-    """A server whose memory a test may fill up."""
+    """A server that a test may fill up, or demote."""
     with server() as running:
         yield running
 
@@ -26,7 +26,7 @@ def make_world(request: pytest.FixtureRequest, raw: redis.Redis, namespace: str)
 
     def make(name: str, sources: dict[str, str] | None = None) -> World:
         client = raw
-        if name in FULL_MEMORY:
+        if name in OWN_SERVER:
             client = request.getfixturevalue("own_server").client()
             own.append(client)
         return World(client, namespace, sources or {})

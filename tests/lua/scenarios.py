@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 import redis
 
 from histstore import _protocol
-from histstore._protocol import Carried
+from histstore._protocol import Call, Carried
 
 from .world import MINUTE_MS, QUARTER_MS, Delete, Reply, Save, World, commands, few
 
@@ -30,6 +31,11 @@ def scenario(story: Scenario) -> Scenario:
 def expect(reply: Reply, *wanted: object) -> None:
     """Holds a reply against the words it is to begin with."""
     assert reply[: len(wanted)] == list(wanted), f"{reply}, not {list(wanted)}"
+
+
+def _resolution(world: World, what: Save | Delete) -> Call:
+    assert what.call.attempt is not None
+    return _protocol.resolve(world.where, what.call.attempt)
 
 
 def _untouched(world: World, before: dict[bytes, bytes | None]) -> None:
@@ -272,6 +278,20 @@ def already_saved_needs_no_permission_for_its_write(world: World) -> None:
                 _untouched(world, before)
                 world.expire_alike(deadlines)
                 world.vanish()
+
+
+@scenario
+def touching_moves_no_deadline(world: World) -> None:
+    """The write for WAIT is to the list where there is one: head and log keep one deadline, to the millisecond."""
+    for ttl in (None, QUARTER_MS):
+        applied = _applied(world, ttl)
+        deadlines = world.deadlines()
+        with world.watching(world.keys.head, world.keys.log) as written:
+            for mine in applied:
+                _again_both_ways(world, mine)
+            assert not written(), "head or log was written to"
+        assert world.deadlines()[:2] == deadlines[:2]
+        world.vanish()
 
 
 # --------------------------------------------------------------------------- refused is refused for good
@@ -720,6 +740,16 @@ def a_resend_that_the_list_reaches_conflicts(world: World) -> None:
     expect(world.send(first, resend=True), "conflict", b"21", head.head.etag)
 
 
+@scenario
+def resolve_bears_a_version_that_is_no_number(world: World) -> None:
+    """Nobody can tell then how old the run is, so a first save's outcome is not known; no error, and it is marked."""
+    mine = world.plan(None, "b")
+    world.save(None, "a")
+    world.client.hset(world.keys.head, "version", "x")
+    expect(world.resolve(mine), "gone", b"x")
+    assert world.marked(mine)
+
+
 # ------------------------------------------------------------------------------- what a save leaves
 
 
@@ -799,6 +829,28 @@ def a_short_lived_successor_does_not_shorten_the_memory_of_a_delete(world: World
     assert world.client.pttl(world.keys.head) <= MINUTE_MS
     assert world.client.pttl(world.keys.etags) > QUARTER_MS - MINUTE_MS
     _again_both_ways(world, first)
+
+
+@scenario
+def a_compare_does_not_shorten_the_memory_of_a_delete(world: World) -> None:
+    """What is remembered of a deleted run outlives a successor whose short lifetime is renewed."""
+    first = world.plan(None, "old")
+    world.send(first)
+    world.delete(first.after)
+    new = world.save(None, "new", ttl=MINUTE_MS)
+    expect(world.compare(new, ttl=MINUTE_MS), "same")
+    assert 0 < world.client.pttl(world.keys.head) <= MINUTE_MS
+    assert world.client.pttl(world.keys.etags) > QUARTER_MS - MINUTE_MS
+    _again_both_ways(world, first)
+
+
+@scenario
+def a_compare_can_shorten_a_lifetime(world: World) -> None:
+    """Also that of the etags, where it is longer than a memory."""
+    base = world.save(None, "a", ttl=4 * QUARTER_MS)
+    expect(world.compare(base, ttl=MINUTE_MS), "same")
+    assert len(set(world.deadlines())) == 1, world.deadlines()
+    assert 0 < world.client.pttl(world.keys.head) <= MINUTE_MS
 
 
 @scenario
@@ -1000,6 +1052,120 @@ def a_resent_delete_that_the_list_reaches_conflicts(world: World) -> None:
 
 
 @scenario
+def an_applied_delete_is_not_a_conflict_after_the_list_was_evicted(world: World) -> None:
+    """Without a list nobody can tell: "gone", and no copy of it is applied from then on."""
+    mine = world.deletion(world.save(None, "a"))
+    world.send(mine)
+    new = world.save(None, "new")
+    world.client.delete(world.keys.etags)
+    expect(world.send(mine, resend=True), "gone", b"1", new.head.etag)
+    assert world.marked(mine)
+    assert world.load() == ["new"]
+
+
+def _damaged(world: World) -> Delete:
+    """Makes a run without a head, and plans its delete."""
+    world.save(None, "a")
+    world.client.delete(world.keys.head)
+    return world.deletion(None, read=b"")
+
+
+@scenario
+def an_applied_delete_of_a_damaged_run_is_not_a_conflict_once_the_list_is_full(world: World) -> None:
+    """It expected no etag that a list could hold, so a full list may have forgotten it."""
+    mine = _damaged(world)
+    expect(world.send(mine), "deleted")
+    new = world.saves(None, 256, full=True)
+    expect(world.send(mine, resend=True), "gone", b"256", new.head.etag)
+    assert world.marked(mine)
+
+
+@scenario
+def a_failed_write_does_not_deny_an_applied_delete_of_a_damaged_run(world: World) -> None:
+    """A save that fails half-way may cost a full list its oldest ticket, and leaves it one short of full."""
+    mine = _damaged(world)
+    expect(world.send(mine), "deleted")
+    base = world.saves(None, 255, full=True)
+    assert world.etags()[0] == mine.ticket
+    with world.limited() as without:
+        expect(world.send(world.plan(base, "x"), by=without(["XADD"])), "failed")
+    assert world.client.llen(world.keys.etags) == 255
+    expect(world.send(mine, resend=True), "gone", b"255", base.head.etag)
+
+
+@scenario
+def a_delete_of_a_damaged_run_is_told_of_a_lost_race_while_the_list_tells(world: World) -> None:
+    """The longest list that cannot have lost anything holds 254."""
+    mine = world.deletion(None, read=b"")
+    head = world.saves(None, 254, full=True)
+    expect(world.send(mine, resend=True), "conflict", b"254", head.head.etag)
+
+
+def _deleted(world: World) -> list[Callable[[], Delete]]:
+    """Returns ways to a delete that is done, by all paths on which a resend finds that out."""
+
+    def mine() -> Delete:
+        done = world.deletion(world.save(None, "a"))
+        expect(world.send(done), "deleted")
+        return done
+
+    def mine_below_a_successor() -> Delete:
+        done = mine()
+        world.save(None, "new")
+        return done
+
+    def anothers() -> Delete:
+        base = world.save(None, "a")
+        done = world.deletion(base)
+        world.delete(base)
+        return done
+
+    def nobodys() -> Delete:
+        done = world.deletion(world.save(None, "a"))
+        world.client.delete(world.keys.head, world.keys.log)
+        return done
+
+    return [mine, mine_below_a_successor, anothers, nobodys]
+
+
+@scenario
+def already_deleted_writes_something_for_wait(world: World) -> None:
+    """Row 23: a WAIT after "deleted" must not count replicas that have not got the delete."""
+    for way_to in _deleted(world):
+        mine = way_to()
+        with world.watching(*world.data_keys) as written:
+            expect(world.send(mine, resend=True), "deleted")
+            assert written(), way_to.__name__
+        world.vanish()
+
+
+@scenario
+def already_deleted_leaves_all_as_it_was(world: World) -> None:
+    """The write for WAIT changes nothing: neither the successor, nor what is remembered, nor for how long."""
+    for way_to in _deleted(world):
+        mine = way_to()
+        before, deadlines = world.dump(), world.deadlines()
+        expect(world.send(mine, resend=True), "deleted")
+        _untouched(world, before)
+        world.expire_alike(deadlines, way_to.__name__)
+        world.vanish()
+
+
+@scenario
+def already_deleted_needs_no_permission_for_its_write(world: World) -> None:
+    """A delete that is done is answered for though the write for WAIT is forbidden, and gives no lifetime by it."""
+    with world.limited() as without:
+        for denied in few(("PTTL", "PEXPIRE", "PERSIST")):
+            for way_to in _deleted(world):
+                mine = way_to()
+                before, deadlines = world.dump(), world.deadlines()
+                expect(world.send(mine, resend=True, by=without(denied)), "deleted")
+                _untouched(world, before)
+                world.expire_alike(deadlines, f"{way_to.__name__}, without {denied}")
+                world.vanish()
+
+
+@scenario
 def a_resent_delete_bears_a_list_of_a_foreign_type(world: World) -> None:
     """It is refused, by a word and not by an error, and marked."""
     mine = world.deletion(world.save(None, "a"))
@@ -1157,6 +1323,68 @@ def a_forced_delete_raises_the_fence_above_all(world: World) -> None:
     world.delete(base, force=True)
     seconds, _ = world.client.time()
     assert abs(int(world.head("fence") or 0) - seconds * 1000) < 60_000
+
+
+@scenario
+def a_delete_by_the_holder_leaves_the_lease(world: World) -> None:
+    """Who holds the run goes on holding it, and may make it anew; nobody else may."""
+    base = world.save(None, "a")
+    lease = world.grant("me", 9)
+    world.delete(base, lease=lease)
+    assert 0 < world.client.pttl(world.keys.lease) <= MINUTE_MS
+    expect(world.send(world.plan(None, "other")), "locked", b"me")
+    expect(world.send(world.plan(None, "new", lease=lease)), "saved")
+
+
+@scenario
+def a_forced_delete_fences_though_the_head_is_of_a_foreign_type(world: World) -> None:
+    """Damage of the head does not keep a forced delete from clearing it, nor from fencing whom the lease names."""
+    world.save(None, "a")
+    lease = world.grant("holder", 9, remember=False)
+    world.foreign(world.keys.head)
+    expect(world.send(world.deletion(None, force=True)), "deleted")
+    assert not world.client.exists(world.keys.lease, world.keys.log)
+    assert int(world.head("fence") or 0) > 9
+    expect(world.send(world.plan(None, "late", lease=lease)), "lost")
+
+
+@scenario
+def a_forced_delete_that_is_acknowledged_has_fenced(world: World) -> None:
+    """Row 22: whichever command was forbidden, once it or its resend says deleted, the holder has lost."""
+    failures: set[str] = set()
+    with world.limited() as without:
+        for denied in sorted(commands("delete")):
+            for remember in (False, True):
+                label = f"without {denied}, remember={remember}"
+                world.client.delete(*world.data_keys, world.keys.marks, world.keys.lease)
+                base = world.save(None, "a")
+                lease = world.grant("holder", 9, remember=remember)
+                mine = world.deletion(base, force=True)
+                reply = world.try_(mine, by=without([denied]))
+                if isinstance(reply, Exception) or reply[0] == "failed":
+                    failures.add(denied)
+                    assert world.load() == ["a"], f"{label}: {reply}"
+                    assert world.client.exists(world.keys.lease), f"{label}: {reply}"
+                    expect(world.compare(base, lease), "same")
+                else:
+                    expect(reply, "deleted")
+                expect(world.send(mine, resend=True), "deleted")
+                late = world.send(world.plan(None, "late", lease=lease))
+                assert late[0] == "lost", f"{label}: {late}"
+    assert failures >= {"TYPE", "HMGET", "TIME", "LREM", "RPUSH", "LTRIM", "PEXPIRE", "HSET", "DEL"}, failures
+
+
+@scenario
+def a_forced_delete_that_cannot_fence_leaves_the_lease(world: World) -> None:
+    """Where the run is absent, and the fence cannot be written, nobody else gets in between."""
+    lease = world.grant("holder", 9, remember=False)
+    with world.limited() as without:
+        for resend in (False, True):
+            reply = world.try_(world.deletion(None, force=True), resend, without(["HSET"]))
+            assert isinstance(reply, Exception), reply
+            assert 0 < world.client.pttl(world.keys.lease) <= MINUTE_MS, "the lease went, and no fence came"
+    expect(world.send(world.plan(None, "other")), "locked", b"holder")
+    expect(world.send(world.plan(None, "a", lease=lease)), "saved")
 
 
 @scenario
@@ -1348,7 +1576,7 @@ def no_forbidden_command_leaves_half_a_save(world: World) -> None:
     """
     failures: set[str] = set()
     with world.limited() as without:
-        for denied in sorted(commands("save")):
+        for denied in sorted(commands("save"), reverse=True):  # sooner at what the guards are about
             for way, way_to in _runs(world):
                 label = f"{way}, without {denied}"
                 world.client.delete(*world.data_keys, world.keys.marks)
@@ -1380,6 +1608,27 @@ def a_failed_save_leaves_lifetimes_as_they_were(world: World) -> None:
             assert _holds(world) == before, way
             world.expire_alike(deadlines, way)
             world.vanish()
+
+
+@scenario
+def a_failed_save_gives_no_lifetime_though_persist_is_forbidden(world: World) -> None:
+    """A run that is for ever stays so: what can give a lifetime must be able to take it off again."""
+    with world.limited() as without:
+        for denied in (["PERSIST"], ["XADD"], ["XADD", "PERSIST"]):
+            base = world.save(None, "a")
+            expect(world.send(world.plan(base, "b", ttl=MINUTE_MS), by=without(denied)), "failed")
+            assert world.deadlines() == [-1, -1, -1], f"without {denied}: {world.deadlines()}"
+            world.vanish()
+
+
+@scenario
+def a_failed_save_takes_no_lifetime_though_setting_one_is_forbidden(world: World) -> None:
+    """A lifetime that cannot be set cannot be put back either, so it is not taken off first."""
+    base = world.save(None, "a", ttl=QUARTER_MS)
+    deadlines = world.deadlines()
+    with world.limited() as without:
+        expect(world.send(world.plan(base, "b", ttl=2 * QUARTER_MS), by=without(["PEXPIREAT"])), "failed")
+    assert world.deadlines() == deadlines
 
 
 DELETE_WRITES: Final = ("LREM", "RPUSH", "LTRIM", "PEXPIRE", "HSET", "DEL")
@@ -1416,16 +1665,16 @@ def _full(world: World, full: bool) -> None:
     world.client.config_set("maxmemory", "1" if full else "0")
 
 
-FULL_MEMORY: Final[dict[str, Scenario]] = {}
+OWN_SERVER: Final[dict[str, Scenario]] = {}
 
 
-def full_memory(story: Scenario) -> Scenario:
-    """Registers a scenario that needs a server of its own, to fill it up."""
-    FULL_MEMORY[story.__name__] = scenario(story)
+def own_server(story: Scenario) -> Scenario:
+    """Registers a scenario that needs a server of its own, to fill it up or to demote it."""
+    OWN_SERVER[story.__name__] = scenario(story)
     return story
 
 
-@full_memory
+@own_server
 def a_save_into_full_memory_changes_nothing(world: World) -> None:
     """With full memory the first write of a save fails, so nothing was written; it succeeds when there is room."""
     try:
@@ -1448,7 +1697,7 @@ def a_save_into_full_memory_changes_nothing(world: World) -> None:
         _full(world, False)
 
 
-@full_memory
+@own_server
 def full_memory_denies_no_applied_save(world: World) -> None:
     """A resend and a resolve of an applied save need no memory, and leave run and lifetimes as they were."""
     try:
@@ -1466,7 +1715,24 @@ def full_memory_denies_no_applied_save(world: World) -> None:
         _full(world, False)
 
 
-@full_memory
+@own_server
+def full_memory_denies_no_applied_delete(world: World) -> None:
+    """A resend of a delete that is done needs no memory, and leaves everything as it was."""
+    try:
+        for way_to in _deleted(world):
+            mine = way_to()
+            before, deadlines = world.dump(), world.deadlines()
+            _full(world, True)
+            expect(world.send(mine, resend=True), "deleted")
+            _full(world, False)
+            _untouched(world, before)
+            world.expire_alike(deadlines, way_to.__name__)
+            world.vanish()
+    finally:
+        _full(world, False)
+
+
+@own_server
 def full_memory_takes_deletes(world: World) -> None:
     """Deleting is how memory is freed, so full memory does not forbid it, damaged runs included."""
     try:
@@ -1485,7 +1751,7 @@ def full_memory_takes_deletes(world: World) -> None:
         _full(world, False)
 
 
-@full_memory
+@own_server
 def full_memory_makes_no_unmarked_refusal(world: World) -> None:
     """Where no mark can be left, a resend is not refused and resolve does not say never: the outcome stays open."""
     try:
@@ -1495,9 +1761,96 @@ def full_memory_makes_no_unmarked_refusal(world: World) -> None:
         _full(world, True)
         for delivered in (mine, doomed):
             assert isinstance(world.try_(delivered, resend=True), Exception)
-            attempt = delivered.call.attempt
-            assert attempt is not None
-            assert isinstance(world.try_(_protocol.resolve(world.where, attempt)), Exception)
+            assert isinstance(world.try_(_resolution(world, delivered)), Exception)
             assert not world.marked(delivered)
     finally:
         _full(world, False)
+
+
+# ------------------------------------------------------------------ servers whose answer does not count
+
+
+@contextmanager
+def _demoted(world: World) -> Iterator[str]:
+    """The server is a replica meanwhile, whose data will be thrown away; yields what it says to writes."""
+    world.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        yield "read only replica"
+    finally:
+        world.client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+@contextmanager
+def _lonely(world: World) -> Iterator[str]:
+    """The server may take no writes meanwhile, for it may be a primary that was replaced; yields what it says."""
+    world.client.config_set("min-replicas-to-write", "1")
+    try:
+        yield "Not enough good replicas"
+    finally:
+        world.client.config_set("min-replicas-to-write", "0")
+
+
+Elsewhere = Callable[[World], AbstractContextManager[str]]
+
+
+def _confirms_no_save(world: World, elsewhere: Elsewhere) -> None:
+    def asked(what: Save) -> None:
+        before, deadlines = world.dump(), world.deadlines()
+        with elsewhere(world) as said:
+            for call, resend in ((what, True), (_resolution(world, what), False)):
+                reply = world.try_(call, resend)
+                assert isinstance(reply, Exception), reply
+                assert said in str(reply), reply
+        _untouched(world, before)
+        world.expire_alike(deadlines)
+        _again_both_ways(world, what)
+
+    for ttl in (None, QUARTER_MS):
+        applied = _applied(world, ttl)
+        for mine in applied:
+            asked(mine)
+        world.client.delete(world.keys.etags)
+        asked(applied[-1])  # without the list
+        world.delete(applied[-1].after)
+        mine = world.plan(None, "d", ttl=ttl)
+        world.send(mine)
+        world.delete(mine.after)
+        asked(mine)  # without a head
+        world.vanish()
+
+
+def _confirms_no_delete(world: World, elsewhere: Elsewhere) -> None:
+    for way_to in _deleted(world):
+        mine = way_to()
+        before = world.dump()
+        with elsewhere(world) as said:
+            reply = world.try_(mine, resend=True)
+            assert isinstance(reply, Exception), f"{way_to.__name__}: {reply}"
+            assert said in str(reply), f"{way_to.__name__}: {reply}"
+        _untouched(world, before)
+        expect(world.send(mine, resend=True), "deleted")
+        world.vanish()
+
+
+@own_server
+def a_read_only_server_denies_no_open_outcome_and_confirms_none(world: World) -> None:
+    """Row 10: a primary demoted to replica, whose data will be thrown away, must not answer saved or applied."""
+    _confirms_no_save(world, _demoted)
+
+
+@own_server
+def a_server_that_lacks_replicas_confirms_no_open_outcome(world: World) -> None:
+    """A primary that may have been replaced behind its back must not answer saved or applied."""
+    _confirms_no_save(world, _lonely)
+
+
+@own_server
+def a_read_only_server_confirms_no_delete(world: World) -> None:
+    """Row 10, for deletes, whoever deleted the run."""
+    _confirms_no_delete(world, _demoted)
+
+
+@own_server
+def a_server_that_lacks_replicas_confirms_no_delete(world: World) -> None:
+    """The same for a primary that may have been replaced."""
+    _confirms_no_delete(world, _lonely)

@@ -23,8 +23,8 @@ SOURCES: Final = {script.name: script.source for script in ALL}
 ALREADY_SAVED: Final = """\
 local newest = present and head_etag == etag
 if resend and newest or (resend or not present) and redis.call('LPOS', etags_key, etag) then
-  touch(newest and head_key or etags_key)
-  return {'saved', newest and head[9] or ''}
+  -- Rather the list than the head, whose deadline must stay that of the log to the millisecond.
+  return touch(known > 0 and etags_key or head_key) or {'saved', newest and head[9] or ''}
 end
 """
 LOG_LIVES: Final = "  redis.call('PEXPIREAT', log_key, deadline)\n"
@@ -42,7 +42,10 @@ COMPARE_ETAGS: Final = "if head_etag ~= etag then return {'conflict', head_etag 
 DELETE_ETAGS: Final = """\
 if head_etag ~= expected then
   -- Whether an earlier copy was applied can be told only while the list reaches back to what it expected.
-  local reaches = not resend or expected == '' or not listed or redis.call('LPOS', etags_key, expected)
+  local reaches = not resend
+  if resend and listed then
+    reaches = expected == '' and redis.call('LLEN', etags_key) < ETAGS - 1 or redis.call('LPOS', etags_key, expected)
+  end
   return refuse({reaches and 'conflict' or 'gone', head[1] or '', head_etag})
 end
 """
@@ -80,67 +83,99 @@ def moved(name: str, script: str, block: str, before: str, *fails: str) -> Guard
     return Guard(name, script, ((block, ""), (before, block + before)), fails)
 
 
-def touches(script: str) -> tuple[Guard, ...]:
-    """Returns the guards of `touch`, which two scripts have."""
-    writes, same, allowed = (
-        "already_saved_writes_something_for_wait",
-        "already_saved_leaves_run_and_lifetimes_as_they_were",
-        "already_saved_needs_no_permission_for_its_write",
-    )
-    lasting = "  elseif left == -1 and redis.pcall('PERSIST', key) == 0 then\n"
-    renewed = "    redis.pcall('PEXPIRE', key, math.max(left, 1))\n"
-    given = "    redis.pcall('PEXPIRE', key, MEMORY_MS)\n"
-    back = "    redis.pcall('PERSIST', key)\n"
+SAVED: Final = (
+    "already_saved_writes_something_for_wait",
+    "already_saved_leaves_run_and_lifetimes_as_they_were",
+    "already_saved_needs_no_permission_for_its_write",
+    "full_memory_denies_no_applied_save",
+    "a_read_only_server_denies_no_open_outcome_and_confirms_none",
+    "a_server_that_lacks_replicas_confirms_no_open_outcome",
+)
+DELETED: Final = (
+    "already_deleted_writes_something_for_wait",
+    "already_deleted_leaves_all_as_it_was",
+    "already_deleted_needs_no_permission_for_its_write",
+    "full_memory_denies_no_applied_delete",
+    "a_read_only_server_confirms_no_delete",
+    "a_server_that_lacks_replicas_confirms_no_delete",
+)
+
+
+def touches(script: str, told: tuple[str, ...]) -> tuple[Guard, ...]:
+    """Returns the guards of `touch`, which three scripts have, by the scenarios `told` of its answers."""
+    writes, same, allowed, full, read_only, lacking = told
+    caught = "    local reply = redis.pcall(...)\n    local word"
+    passed_on = "    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then refused = reply end\n"
+    read = "  local left = try('PTTL', key)\n"
+    lasting = "  elseif left == -1 and try('PERSIST', key) == 0 then\n"
+    renewed = "    try('PEXPIRE', key, math.max(left, 1))\n"
+    given = "    try('PEXPIRE', key, MEMORY_MS)\n"
+    back = "    try('PERSIST', key)\n"
+
+    def raising(line: str) -> str:
+        return line.replace("try(", "redis.call(")
+
     return (
+        cut("what may be forbidden is tried", script, caught, caught.replace("pcall", "call"), allowed),
+        cut("an answer that is no error", script, "type(reply) == 'table' and reply.err and string", "string", writes),
+        cut("a server that may not answer is heard", script, passed_on, "", read_only, lacking),
         cut(
-            "a lifetime that must not be read",
-            script,
-            "  if type(left) ~= 'number' then return end\n",
-            "",
-            allowed,
+            "a missing permission is passed over", script, passed_on,
+            "    if word then refused = reply end\n", allowed,
+        ),
+        cut("the word decides", script, "' ' .. word .. ' '", "' '", allowed),
+        cut("a demoted primary", script, "' READONLY ", "' ", read_only),
+        cut("a primary that lacks replicas", script, " NOREPLICAS ", " ", lacking),
+        cut(
+            "a refusal is handed on", script, "    try('PERSIST', key)\n  end\n  return refused\n",
+            "    try('PERSIST', key)\n  end\n", read_only, lacking,
         ),
         cut(
-            "reading a lifetime may be forbidden",
-            script,
-            "local left = redis.pcall('PTTL', key)",
-            "local left = redis.call('PTTL', key)",
-            allowed,
+            "a lifetime that must not be read", script,
+            "  if type(left) ~= 'number' then return refused end\n", "", allowed,
         ),
+        cut("reading a lifetime may be forbidden", script, read, raising(read), allowed),
         cut("a write for WAIT where there is a lifetime", script, "  if left >= 0 then\n", "  if false then\n", writes),
         cut(
-            "no lifetime is renewed where there is none",
-            script,
-            "  if left >= 0 then\n",
-            "  if left >= -1 then\n",
-            same,
+            "no lifetime is renewed where there is none", script,
+            "  if left >= 0 then\n", "  if left >= -1 then\n", same,
         ),
-        cut("the lifetime that there was", script, renewed, renewed.replace("math.max(left, 1)", "MEMORY_MS"), same),
-        cut(
-            "renewing may be forbidden",
-            script,
-            renewed,
-            renewed.replace("pcall", "call"),
-            allowed,
-        ),
+        cut("the lifetime that there was", script, renewed, renewed.replace("math.max(left, 1)", "60000"), same),
+        cut("renewing may be forbidden", script, renewed, raising(renewed), allowed),
         cut("a write for WAIT where there is no lifetime", script, lasting, "  elseif false then\n", writes),
-        cut(
-            "taking the lifetime off is proven possible",
-            script,
-            lasting,
-            "  elseif left == -1 then\n",
-            allowed,
-        ),
-        cut(
-            "taking the lifetime off may be forbidden",
-            script,
-            lasting,
-            lasting.replace("pcall", "call"),
-            allowed,
-        ),
-        cut("giving a lifetime may be forbidden", script, given, given.replace("pcall", "call"), allowed),
+        cut("taking the lifetime off is proven possible", script, lasting, "  elseif left == -1 then\n", allowed),
+        cut("taking the lifetime off may be forbidden", script, lasting, raising(lasting), allowed),
+        cut("giving a lifetime may be forbidden", script, given, raising(given), allowed),
         cut("giving a lifetime is the write", script, given, "", writes),
-        cut("the lifetime is taken off again", script, back, "", same, "full_memory_denies_no_applied_save"),
-    )
+        cut("the lifetime is taken off again", script, back, "", same, full),
+    )  # fmt: skip
+
+
+def answers(script: str, name: str, line: str, told: tuple[str, ...]) -> tuple[Guard, ...]:
+    """Returns the guards of a line, up to its `or`, that ends with `touch` before an answer."""
+    writes, _, _, _, read_only, lacking = told
+    start = line.index("touch(")
+    return (
+        cut(f"a write for WAIT, {name}", script, f"{line} or {{", line[:start] + "{", writes),
+        cut(
+            f"an answer that does not count is withheld, {name}", script,
+            f"{line} or {{", f"{line} and nil or {{", read_only, lacking,
+        ),
+    )  # fmt: skip
+
+
+def touched(script: str) -> tuple[Guard, ...]:
+    """Returns the guards of what `touch` is applied to, for saves."""
+    call = f"touch({'known' if script == 'save' else 'listed'} > 0 and etags_key or head_key)"
+    return (
+        *answers(script, "already saved", call, SAVED),
+        cut("a write for WAIT, without a list", script, call, "touch(etags_key)", SAVED[0]),
+        cut("a write for WAIT, without a head", script, call, "touch(head_key)", SAVED[0]),
+        cut(
+            "the head's deadline stays the log's", script, call, "touch(newest and head_key or etags_key)",
+            "touching_moves_no_deadline",
+        ),
+    )  # fmt: skip
 
 
 GUARDS: Final = (
@@ -216,22 +251,8 @@ GUARDS: Final = (
         "already_saved_writes_something_for_wait",
         "full_memory_denies_no_applied_save",
     ),
-    cut(
-        "a write for WAIT", "save",
-        "  touch(newest and head_key or etags_key)\n", "",
-        "already_saved_writes_something_for_wait",
-    ),
-    cut(
-        "a write for WAIT, without a list", "save",
-        "  touch(newest and head_key or etags_key)\n", "  touch(etags_key)\n",
-        "already_saved_writes_something_for_wait",
-    ),
-    cut(
-        "a write for WAIT, without a head", "save",
-        "  touch(newest and head_key or etags_key)\n", "  touch(head_key)\n",
-        "already_saved_writes_something_for_wait",
-    ),
-    *touches("save"),
+    *touched("save"),
+    *touches("save", SAVED),
     cut(
         "the time of the save", "save",
         "{'saved', newest and head[9] or ''}", "{'saved', head[9] or ''}",
@@ -418,7 +439,8 @@ GUARDS: Final = (
     ),
     cut(
         "gone, of a first save", "save",
-        "local reaches = known < ETAGS - 1 and known >= tonumber(present and at or '0')", "local reaches = true",
+        "local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)",
+        "local reaches = true",
         "a_resent_first_save_older_than_the_list_is_gone",
         "a_failed_write_does_not_make_a_full_list_look_complete",
         "evicted_etags_do_not_deny_an_applied_save",
@@ -435,12 +457,12 @@ GUARDS: Final = (
     ),
     cut(
         "gone, of a first save, where the list was evicted", "save",
-        "known >= tonumber(present and at or '0')", "true",
+        "known >= (tonumber(present and at or '0') or math.huge)", "true",
         "evicted_etags_do_not_deny_an_applied_save",
     ),
     cut(
         "a list as old as the run is no evicted one", "save",
-        "known >= tonumber(present and at or '0')", "known > tonumber(present and at or '0')",
+        "known >= (tonumber(present", "known > (tonumber(present",
         "a_short_list_that_is_as_old_as_the_run_tells",
     ),
     cut(
@@ -456,7 +478,7 @@ GUARDS: Final = (
     # --------------------------------------------------------------------------------- save: 5. set
     cut(
         "errors are caught", "save",
-        "local reply = redis.pcall(...)", "local reply = redis.call(...)",
+        "  local reply = redis.pcall(...)\n  if", "  local reply = redis.call(...)\n  if",
         "a_save_that_fails_half_way_changes_nothing", "a_first_save_that_fails_half_way_changes_nothing",
     ),
     cut(
@@ -520,12 +542,7 @@ GUARDS: Final = (
         "local deadline = text(now + (tonumber(ttl) or 1000))",
         "a_save_without_a_lifetime_leaves_one_alone", "without_a_lifetime_a_run_is_for_ever",
     ),
-    Guard(
-        "the lifetime of the log", "save",
-        (("  if present then expire(log_key, log_left) end\n", ""), (LOG_LIVES, "")),
-        ("one_deadline_for_all_keys",),
-    ),
-    cut("the lifetime of a new log", "save", LOG_LIVES, "", "one_deadline_for_all_keys"),
+    cut("the lifetime of the log", "save", LOG_LIVES, "", "one_deadline_for_all_keys"),
     Guard(
         "the lifetime of the head", "save",
         (("  expire(head_key, head_left)\n", ""), (HEAD_LIVES, "")),
@@ -546,7 +563,7 @@ GUARDS: Final = (
     ),
     cut(
         "lifetimes only where one is asked for", "save",
-        "if deadline then\n  -- Also", "if true then\n  -- Also",
+        "if deadline then\n  -- The head again", "if true then\n  -- The head again",
         "a_resend_finds_its_own_save",
     ),
     cut(
@@ -571,13 +588,13 @@ GUARDS: Final = (
     ),
     cut(
         "lifetimes are read", "save",
-        "if ttl ~= '' then\n  head_left", "if false then\n  head_left",
+        "if ttl ~= '' then head_left", "if false then head_left",
         "one_deadline_for_all_keys",
     ),
     Guard(
         "lifetimes are read before the first write", "save",
         (
-            ("redis.call('PTTL', head_key), redis.call('PTTL', log_key), redis.call('PTTL', etags_key)", "-1, -1, -1"),
+            ("redis.call('PTTL', head_key), redis.call('PTTL', etags_key)", "-1, -1"),
             ("expire(key, left)\n", "expire(key)\n    local left = redis.call('PTTL', key)\n"),
         ),
         ("no_forbidden_command_leaves_half_a_save",),
@@ -592,7 +609,8 @@ GUARDS: Final = (
     ),
     cut(
         "lifetimes are put back", "save",
-        "    write(left < 0 and {'PERSIST', key} or {'PEXPIRE', key, left}, 'PEXPIREAT'", "    write(nil, 'PEXPIREAT'",
+        "    write(left < 0 and {'PERSIST', key} or {'PEXPIREAT', key, text(now + left)}, 'PEXPIREAT'",
+        "    write(nil, 'PEXPIREAT'",
         "a_failed_save_leaves_lifetimes_as_they_were",
     ),
     cut(
@@ -602,8 +620,18 @@ GUARDS: Final = (
     ),
     cut(
         "the lifetime that there was is put back", "save",
-        "{'PERSIST', key} or {'PEXPIRE', key, left}", "{'PERSIST', key} or {'PEXPIRE', key, MEMORY_MS}",
+        "{'PEXPIREAT', key, text(now + left)}", "{'PEXPIREAT', key, text(now + MEMORY_MS)}",
         "a_failed_save_leaves_lifetimes_as_they_were",
+    ),
+    cut(
+        "a lifetime is only given where it is proven that it can be taken off", "save",
+        "    if left < 0 then write(nil, 'PERSIST', key) end\n", "",
+        "a_failed_save_gives_no_lifetime_though_persist_is_forbidden",
+    ),
+    cut(
+        "no lifetime is taken off where there is one", "save",
+        "    if left < 0 then write(nil, 'PERSIST', key) end\n", "    write(nil, 'PERSIST', key)\n",
+        "a_failed_save_takes_no_lifetime_though_setting_one_is_forbidden",
     ),
     cut(
         "the successor's etags do not expire", "save",
@@ -713,22 +741,8 @@ GUARDS: Final = (
         "{'applied', newest and head[3] or ''}", "{'applied', head[3] or ''}",
         "a_resend_finds_its_save_after_its_entry_was_trimmed",
     ),
-    cut(
-        "a write for WAIT", "resolve",
-        "  touch(newest and head_key or etags_key)\n", "",
-        "already_saved_writes_something_for_wait",
-    ),
-    cut(
-        "a write for WAIT, without a list", "resolve",
-        "  touch(newest and head_key or etags_key)\n", "  touch(etags_key)\n",
-        "already_saved_writes_something_for_wait",
-    ),
-    cut(
-        "a write for WAIT, without a head", "resolve",
-        "  touch(newest and head_key or etags_key)\n", "  touch(head_key)\n",
-        "already_saved_writes_something_for_wait",
-    ),
-    *touches("resolve"),
+    *touched("resolve"),
+    *touches("resolve", SAVED),
     cut(
         "never is marked", "resolve",
         "redis.call('HSET', marks_key, ticket, '1')\n", "",
@@ -750,30 +764,41 @@ GUARDS: Final = (
     ),
     cut(
         "gone, of a first save", "resolve",
-        "  reaches = known < ETAGS - 1 and known >= tonumber(head[2] and head[1] or '0')\n", "  reaches = true\n",
+        "  reaches = listed < ETAGS - 1 and listed >= (tonumber(head[2] and head[1] or '0') or math.huge)\n",
+        "  reaches = true\n",
         "a_resent_first_save_older_than_the_list_is_gone",
         "a_failed_write_does_not_make_a_full_list_look_complete",
         "evicted_etags_do_not_deny_an_applied_save",
     ),
     cut(
         "gone, of a first save, where a list that was full lost one", "resolve",
-        "reaches = known < ETAGS - 1", "reaches = known < ETAGS",
+        "reaches = listed < ETAGS - 1", "reaches = listed < ETAGS",
         "a_failed_write_does_not_make_a_full_list_look_complete",
     ),
     cut(
         "gone, of a first save, not too early", "resolve",
-        "reaches = known < ETAGS - 1", "reaches = known < ETAGS - 2",
+        "reaches = listed < ETAGS - 1", "reaches = listed < ETAGS - 2",
         "a_short_list_that_is_as_old_as_the_run_tells",
     ),
     cut(
         "gone, of a first save, where the list was evicted", "resolve",
-        "known >= tonumber(head[2] and head[1] or '0')", "true",
+        "listed >= (tonumber(head[2] and head[1] or '0') or math.huge)", "true",
         "evicted_etags_do_not_deny_an_applied_save",
     ),
     cut(
         "a list as old as the run is no evicted one", "resolve",
-        "known >= tonumber(head[2] and head[1] or '0')", "known > tonumber(head[2] and head[1] or '0')",
+        "listed >= (tonumber(", "listed > (tonumber(",
         "a_short_list_that_is_as_old_as_the_run_tells",
+    ),
+    cut(
+        "a version that is no number raises nothing", "resolve",
+        "(tonumber(head[2] and head[1] or '0') or math.huge)", "tonumber(head[2] and head[1] or '0')",
+        "resolve_bears_a_version_that_is_no_number",
+    ),
+    cut(
+        "a version that is no number tells nothing", "resolve",
+        "or math.huge)", "or 0)",
+        "resolve_bears_a_version_that_is_no_number",
     ),
     cut(
         "a first save has no parent to look for", "resolve",
@@ -876,7 +901,27 @@ GUARDS: Final = (
             f"  redis.call('PEXPIREAT', {name}_key, deadline)\n", "",
             "one_deadline_for_all_keys",
         )
-        for name in ("head", "log", "etags")
+        for name in ("head", "log")
+    ),
+    cut(
+        "the lifetime of the etags", "compare",
+        "if left <= tonumber(ttl) or left > MEMORY_MS then", "if false then",
+        "one_deadline_for_all_keys",
+    ),
+    cut(
+        "a lifetime that is renewed", "compare",
+        "left <= tonumber(ttl) or left > MEMORY_MS", "left > MEMORY_MS",
+        "one_deadline_for_all_keys",
+    ),
+    cut(
+        "the memory of a delete is not shortened", "compare",
+        "if left <= tonumber(ttl) or left > MEMORY_MS then", "if true then",
+        "a_compare_does_not_shorten_the_memory_of_a_delete",
+    ),
+    cut(
+        "a lifetime that is longer than a memory is shortened", "compare",
+        "left <= tonumber(ttl) or left > MEMORY_MS", "left <= tonumber(ttl)",
+        "a_compare_can_shorten_a_lifetime",
     ),
     # --------------------------------------------------------------------------------------- delete
     cut(
@@ -951,9 +996,17 @@ GUARDS: Final = (
     ),
     cut(
         "a resend for a run that is gone is done", "delete",
-        "{resend and 'deleted' or 'absent'}", "{'absent'}",
+        "  if resend then return touch(etags_key) or {'deleted'} end\n", "",
         "a_delete_resent_for_a_run_that_another_deleted_is_done",
     ),
+    cut(
+        "a first send for a run that is gone is told so", "delete",
+        "  if resend then return touch(etags_key)", "  if true then return touch(etags_key)",
+        "a_delete_of_an_absent_run_writes_nothing",
+    ),
+    *answers("delete", "absent", "  if resend then return touch(etags_key)", DELETED),
+    *answers("delete", "by the ticket", "etags_key, ticket) then return touch(etags_key)", DELETED),
+    *touches("delete", DELETED),
     cut(
         "a refused resend is marked", "delete",
         "    redis.call('HSET', marks_key, ticket, '1')\n", "",
@@ -1006,18 +1059,48 @@ GUARDS: Final = (
     ),
     cut(
         "gone is for resends", "delete",
-        "local reaches = not resend or ", "local reaches = ",
+        "local reaches = not resend\n", "local reaches = false\n",
         "a_resent_delete_older_than_the_list_is_gone",
     ),
     cut(
-        "a damaged run has no etag to look for", "delete",
-        " or expected == '' or", " or",
-        "a_resent_delete_that_the_list_reaches_conflicts",
+        "gone, where the list was evicted", "delete",
+        "local reaches = not resend\n", "local reaches = not resend or not listed\n",
+        "an_applied_delete_is_not_a_conflict_after_the_list_was_evicted",
+    ),
+    cut(
+        "the list is asked for resends only", "delete",
+        "if resend and listed then", "if listed then",
+        "a_resent_delete_older_than_the_list_is_gone",
     ),
     cut(
         "a list of a foreign type is not searched", "delete",
-        " or not listed or", " or",
+        "if resend and listed then", "if resend then",
         "a_resent_delete_bears_a_list_of_a_foreign_type",
+    ),
+    cut(
+        "a damaged run has no etag to look for", "delete",
+        "expected == '' and redis.call('LLEN', etags_key) < ETAGS - 1 or ", "",
+        "a_resent_delete_that_the_list_reaches_conflicts",
+    ),
+    cut(
+        "only a damaged run has no etag to look for", "delete",
+        "expected == '' and redis.call('LLEN'", "redis.call('LLEN'",
+        "a_late_delete_after_gone_is_not_applied",
+    ),
+    cut(
+        "gone, of a damaged run", "delete",
+        "redis.call('LLEN', etags_key) < ETAGS - 1", "true",
+        "an_applied_delete_of_a_damaged_run_is_not_a_conflict_once_the_list_is_full",
+    ),
+    cut(
+        "gone, of a damaged run, where a list that was full lost one", "delete",
+        "redis.call('LLEN', etags_key) < ETAGS - 1", "redis.call('LLEN', etags_key) < ETAGS",
+        "a_failed_write_does_not_deny_an_applied_delete_of_a_damaged_run",
+    ),
+    cut(
+        "gone, of a damaged run, not too early", "delete",
+        "redis.call('LLEN', etags_key) < ETAGS - 1", "redis.call('LLEN', etags_key) < ETAGS - 2",
+        "a_delete_of_a_damaged_run_is_told_of_a_lost_race_while_the_list_tells",
     ),
     cut(
         "gone, by what was expected", "delete",
@@ -1091,7 +1174,7 @@ GUARDS: Final = (
     ),
     cut(
         "errors are caught", "delete",
-        "local reply = redis.pcall(...)", "local reply = redis.call(...)",
+        "  local reply = redis.pcall(...)\n  if", "  local reply = redis.call(...)\n  if",
         "a_delete_that_fails_half_way_deletes_nothing",
     ),
     cut(
@@ -1136,13 +1219,41 @@ GUARDS: Final = (
     ),
     cut(
         "leaving a fence is proven possible", "delete",
-        "if healthy and head_fence > 0 then write('HSET', head_key, 'fence', text(head_fence)) end\n", "",
+        "(healthy and head_fence > 0) or ", "",
         "a_delete_that_fails_half_way_deletes_nothing",
     ),
     cut(
+        "fencing whom only the lease names is proven possible", "delete",
+        " or (fences and not foreign(head_key, 'hash')) then\n", " then\n",
+        "a_forced_delete_that_is_acknowledged_has_fenced",
+    ),
+    cut(
+        "the proof is a write", "delete",
+        "  write('HSET', head_key, 'fence', text(head_fence))\n", "",
+        "a_delete_that_fails_half_way_deletes_nothing", "a_forced_delete_that_is_acknowledged_has_fenced",
+    ),
+    cut(
         "a head of a foreign type gets no fence", "delete",
-        "if healthy and head_fence > 0 then", "if true then",
+        "if (healthy and head_fence > 0) or (fences and not foreign(head_key, 'hash')) then", "if true then",
         "a_delete_clears_damage",
+    ),
+    cut(
+        "a head of a foreign type gets no fence by force", "delete",
+        "(fences and not foreign(head_key, 'hash'))", "fences",
+        "a_forced_delete_fences_though_the_head_is_of_a_foreign_type",
+    ),
+    Guard(
+        "the clock is read before the first write", "delete",
+        (
+            ("local time = redis.call('TIME')\n", "local time = {'1', '1'}\n"),
+            ("local function fence_off()\n", "local function fence_off()\n  redis.call('TIME')\n"),
+        ),
+        ("a_forced_delete_that_is_acknowledged_has_fenced",),
+    ),
+    moved(
+        "the fence is written before the lease ends", "delete",
+        "  if fences then redis.call('DEL', lease_key) end\n", "  if head_fence > 0 then\n",
+        "a_forced_delete_that_cannot_fence_leaves_the_lease",
     ),
     cut(
         "leaving marks and etags to expire is proven possible", "delete",
@@ -1161,27 +1272,27 @@ GUARDS: Final = (
     ),
     cut(
         "a forced delete fences the holder", "delete",
-        "  if force and (lease[1] or head_fence > 0) then\n", "  if false then\n",
+        "local fences = force and (lease[1] or head_fence > 0)\n", "local fences = false\n",
         "a_forced_delete_fences_the_holder",
     ),
     cut(
         "only a forced delete fences the holder", "delete",
-        "  if force and (lease[1] or head_fence > 0) then\n", "  if lease[1] or head_fence > 0 then\n",
+        "local fences = force and (lease[1] or head_fence > 0)\n", "local fences = lease[1] or head_fence > 0\n",
         "the_holder_saves_and_deletes", "fences_survive_a_delete",
     ),
     cut(
         "a forced delete fences whom only the head names", "delete",
-        "  if force and (lease[1] or head_fence > 0) then\n", "  if force and lease[1] then\n",
+        "local fences = force and (lease[1] or head_fence > 0)\n", "local fences = force and lease[1]\n",
         "a_forced_delete_fences_a_holder_whose_lease_lapsed", "a_forced_delete_of_an_absent_run_fences_its_holder",
     ),
     cut(
         "a forced delete fences whom only the lease names", "delete",
-        "  if force and (lease[1] or head_fence > 0) then\n", "  if force and head_fence > 0 then\n",
+        "local fences = force and (lease[1] or head_fence > 0)\n", "local fences = force and head_fence > 0\n",
         "a_forced_delete_of_an_absent_run_fences_its_holder", "a_forced_delete_raises_the_fence_above_all",
     ),
     cut(
         "a forced delete leaves no fence where nobody held", "delete",
-        "  if force and (lease[1] or head_fence > 0) then\n", "  if force then\n",
+        "local fences = force and (lease[1] or head_fence > 0)\n", "local fences = force\n",
         "a_delete_leaves_only_memory", "a_delete_of_an_absent_run_writes_nothing",
     ),
     cut(
@@ -1206,8 +1317,23 @@ GUARDS: Final = (
     ),
     cut(
         "a forced delete ends the lease", "delete",
-        "    redis.call('DEL', lease_key)\n", "",
+        "  if fences then redis.call('DEL', lease_key) end\n", "",
         "a_forced_delete_fences_the_holder", "a_forced_delete_of_an_absent_run_fences_its_holder",
+    ),
+    cut(
+        "only a forced delete ends the lease", "delete",
+        "  if fences then redis.call('DEL', lease_key) end\n", "  redis.call('DEL', lease_key)\n",
+        "a_delete_by_the_holder_leaves_the_lease",
+    ),
+    cut(
+        "only a forced delete raises the fence", "delete",
+        "  if fences then head_fence, head_holder =", "  if true then head_fence, head_holder =",
+        "the_holder_saves_and_deletes", "fences_survive_a_delete",
+    ),
+    cut(
+        "a forced delete raises the fence", "delete",
+        "  if fences then head_fence, head_holder =", "  if false then head_fence, head_holder =",
+        "a_forced_delete_fences_the_holder",
     ),
     cut(
         "a delete leaves the fence of its lease", "delete",
@@ -1249,7 +1375,10 @@ NO_GUARDS: Final = {
     "probe": {"if type(reply) == 'table' and reply.err then": "test_probe.py"},
 }
 
-DECISION: Final = re.compile(r"\b(if|elseif|while)\b|\b(refuse|touch|fence_off|expire)\(|\b(reaches|there) = ")
+# Each line of `touch` that tries a command is one, too; at the start of a line it is the probe's, for test_probe.py.
+DECISION: Final = re.compile(
+    r"\b(if|elseif|while)\b|\b(refuse|touch|fence_off|expire)\(|(?<=\s)try\(|\b(reaches|there|fences|ELSEWHERE) = "
+)
 
 CASES: Final = [(guard, name) for guard in GUARDS for name in guard.fails]
 
