@@ -43,12 +43,12 @@ end
 
 if head_etag ~= etag then return {'conflict', head_etag and at or '', head_etag or ''} end
 if ttl ~= '' then
+  local left = redis.call('PTTL', etags_key)
   local time = redis.call('TIME')
   local deadline = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ttl))
   redis.call('PEXPIREAT', head_key, deadline)
   redis.call('PEXPIREAT', log_key, deadline)
   -- What is remembered of a deleted run is not forgotten sooner because its successor is short-lived.
-  local left = redis.call('PTTL', etags_key)
   if left <= tonumber(ttl) or left > MEMORY_MS then redis.call('PEXPIREAT', etags_key, deadline) end
 end
 return {'same', head[7] or ''}

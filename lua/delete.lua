@@ -43,15 +43,18 @@ local function touch(key)
   local refused
   local function try(...)
     local reply = redis.pcall(...)
-    local word = type(reply) == 'table' and reply.err and string.match(reply.err, '^%-?(%u+)')
-    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then refused = reply end
+    -- Redis 6 puts where it happened before the error's first word.
+    local word = type(reply) == 'table' and reply.err and string.match(reply.err, '^[^%u]*(%u+)')
+    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then
+      refused = redis.error_reply(string.match(reply.err, '%u.*'))
+    end
     return reply
   end
   local left = try('PTTL', key)
   if type(left) ~= 'number' then return refused end
   if left >= 0 then
     try('PEXPIRE', key, math.max(left, 1))
-  elseif left == -1 and try('PERSIST', key) == 0 then
+  elseif try('PERSIST', key) == 0 and left == -1 then
     try('PEXPIRE', key, MEMORY_MS)
     try('PERSIST', key)
   end
@@ -106,7 +109,9 @@ if head_etag ~= expected then
   -- Whether an earlier copy was applied can be told only while the list reaches back to what it expected.
   local reaches = not resend
   if resend and listed then
-    reaches = expected == '' and redis.call('LLEN', etags_key) < ETAGS - 1 or redis.call('LPOS', etags_key, expected)
+    local known = redis.call('LLEN', etags_key)
+    local whole = known < ETAGS - 1 and known >= (tonumber(head[1] or '0') or math.huge)
+    reaches = expected == '' and whole or redis.call('LPOS', etags_key, expected)
   end
   return refuse({reaches and 'conflict' or 'gone', head[1] or '', head_etag})
 end
@@ -120,6 +125,7 @@ local function write(...)
   return not failed
 end
 if not listed then write('DEL', etags_key) end
+if foreign(head_key, 'hash') then write('DEL', head_key) end
 if foreign(marks_key, 'hash') then write('DEL', marks_key) end
 if foreign(lease_key, 'hash') then write('DEL', lease_key) end
 -- Also the script's first write, and one that full memory cannot refuse: deleting is how memory is freed.
@@ -127,7 +133,7 @@ write('LREM', etags_key, 1, ticket)
 local pushed = write('RPUSH', etags_key, ticket)
 write('LTRIM', etags_key, -ETAGS, -1)
 write('PEXPIRE', marks_key, MEMORY_MS)
-if (healthy and head_fence > 0) or (fences and not foreign(head_key, 'hash')) then
+if (healthy and head_fence > 0) or fences then
   write('HSET', head_key, 'fence', text(head_fence))
 end
 write('DEL', head_key, log_key)

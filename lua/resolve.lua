@@ -21,15 +21,18 @@ local function touch(key)
   local refused
   local function try(...)
     local reply = redis.pcall(...)
-    local word = type(reply) == 'table' and reply.err and string.match(reply.err, '^%-?(%u+)')
-    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then refused = reply end
+    -- Redis 6 puts where it happened before the error's first word.
+    local word = type(reply) == 'table' and reply.err and string.match(reply.err, '^[^%u]*(%u+)')
+    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then
+      refused = redis.error_reply(string.match(reply.err, '%u.*'))
+    end
     return reply
   end
   local left = try('PTTL', key)
   if type(left) ~= 'number' then return refused end
   if left >= 0 then
     try('PEXPIRE', key, math.max(left, 1))
-  elseif left == -1 and try('PERSIST', key) == 0 then
+  elseif try('PERSIST', key) == 0 and left == -1 then
     try('PEXPIRE', key, MEMORY_MS)
     try('PERSIST', key)
   end
@@ -51,7 +54,7 @@ redis.call('PEXPIRE', marks_key, MEMORY_MS)
 local reaches
 if parent == '' then
   -- A list that was trimmed may be one short of full, after a failed save; one that is too short was evicted.
-  reaches = listed < ETAGS - 1 and listed >= (tonumber(head[2] and head[1] or '0') or math.huge)
+  reaches = listed < ETAGS - 1 and listed >= (tonumber(head[2] and (head[1] or '') or '0') or math.huge)
 else
   reaches = redis.call('LPOS', etags_key, parent)
 end

@@ -311,8 +311,12 @@ class GroupCommit:
     async def _commit(self, batch: Sequence[_Job], wait: Command, patience: float) -> None:
         timeout = max(job.timeout for job in batch)
         connection = await self._connected(timeout)
+        # Whoever left while the connection was being opened was told that nothing was sent.
+        batch = [job for job in batch if not job.answer.done()]
         for job in batch:
             job.state.sent = True
+        if not batch:
+            return
         replies = await connection.exchange([command for job in batch for command in job.commands], timeout, Sent())
         acked: Any
         try:

@@ -71,7 +71,7 @@ async def test_script_flush_between_calls_is_not_noticed(
             snapshot = await store.load()
             await store.save(snapshot)  # compare
             raw.script_flush()
-            assert await store.resolve(None) is None
+            assert await store.resolve(None) == store.revision  # what the last write came to
         assert entries(raw, "histstore", "run") == 5
         assert await contents(store) == list("01234")
         raw.script_flush()

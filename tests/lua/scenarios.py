@@ -1071,6 +1071,31 @@ def _damaged(world: World) -> Delete:
 
 
 @scenario
+def an_applied_delete_of_a_damaged_run_is_not_a_conflict_after_the_list_was_evicted(world: World) -> None:
+    """A list that is shorter than the run is old was lost, and with it what it knew."""
+    mine = _damaged(world)
+    expect(world.send(mine), "deleted")
+    base = world.saves(None, 3)
+    world.client.delete(world.keys.etags)
+    new = world.save(base, "after")
+    expect(world.send(mine, resend=True), "gone", b"4", new.head.etag)
+
+
+@scenario
+def a_delete_resent_to_a_run_whose_version_is_no_number_raises_nothing(world: World) -> None:
+    """What cannot be told is gone, and the late copy is marked."""
+    mine = _damaged(world)
+    expect(world.send(mine), "deleted")
+    world.save(None, "new")
+    world.client.lrem(world.keys.etags, 0, mine.ticket)  # type: ignore[arg-type]
+    world.client.hset(world.keys.head, "version", "x")
+    reply = world.try_(mine, resend=True)
+    assert isinstance(reply, list), f"it raised {reply}"
+    expect(reply, "gone", b"x")
+    assert world.marked(mine)
+
+
+@scenario
 def an_applied_delete_of_a_damaged_run_is_not_a_conflict_once_the_list_is_full(world: World) -> None:
     """It expected no etag that a list could hold, so a full list may have forgotten it."""
     mine = _damaged(world)

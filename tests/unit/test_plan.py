@@ -183,7 +183,7 @@ def test_random_histories_replay(seed: int) -> None:
             if known is not None:
                 dead = sum(len(e.body) + ENTRY_OVERHEAD for e in log.entries) - plan.head.size
                 live = max(plan.head.size, SLACK)
-                assert dead <= live + max(plan.head.size // 4, SLACK) + len(plan.entry.body), where
+                assert dead <= live * 3 // 2 + ENTRY_OVERHEAD + len(plan.entry.body), where
         found = log.read()
         assert found.items == remembered(messages), where
         assert found.pins == pins, where
