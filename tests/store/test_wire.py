@@ -115,6 +115,25 @@ async def test_a_load_of_an_unchanged_run(shell: Shell, server_url: str, typed: 
             await backend.delete(run)
 
 
+async def test_no_turn_of_a_window_is_dear(shell: Shell, server_url: str) -> None:
+    """A window of 100 messages of 1,000 bytes that was seeded by one save: at most 3,200 bytes in each of 150 turns."""
+    run = uuid.uuid4()
+    with threaded_proxy(server_url) as wire:
+        async with shell.from_url(wire.url) as backend:
+            store = backend.store(run)
+            snapshot = Snapshot([message(0, True, 100), *(message(n, True, 1000) for n in range(1, 100))])
+            await store.save(snapshot)
+            sent = []
+            for turn in range(150):
+                snapshot = snapshot.splice(1, 3).append(*(message(200 + 2 * turn + n, True, 1000) for n in (0, 1)))
+                wire.reset_counts()
+                await store.save(snapshot)
+                sent.append(wire.sent)
+            assert max(sent[1:]) <= 3200, f"turn {sent.index(max(sent))}: {max(sent)} bytes"
+            assert await backend.store(run).load() == snapshot
+            await backend.delete(run)
+
+
 async def test_a_load_that_is_behind_receives_what_is_missing(shell: Shell, server_url: str) -> None:
     """Two messages behind: the two messages, in one round trip."""
     run = uuid.uuid4()
