@@ -831,6 +831,7 @@ class RedisHistoryStore(Generic[M]):
                     and after is not None
                     and (found[0].version, found[0].etag) != (after.version - 1, after.parent)
                 ):
+                    await self._still(after, retry)
                     raise BrokenChainError(after.version, "an entry is missing or out of order")
             except BrokenChainError as error:
                 raise self._corrupt(error) from error
