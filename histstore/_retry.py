@@ -167,10 +167,13 @@ def classify(error: Exception, *, sent: bool) -> Fault:
         return Fault(definite=True, retry=not denied)
     if isinstance(error, redis_errors.ResponseError):
         text = str(error)
+        # Redis 6 wraps what a script raised. A foreign type is met before the script's first write.
+        if "WRONGTYPE" in text:
+            return FAULTS["WRONGTYPE"]
         # An error from inside a script names the script; only what our scripts undo is definite then.
         inside = "script: " in text or "user_script" in text
         for words, fault in FAULTS.items():
-            if text.startswith(words) and (not inside or words in ("WRONGTYPE", "NOSCRIPT")):
+            if text.startswith(words) and (not inside or words == "NOSCRIPT"):
                 return fault
         return Fault(definite=not sent, retry=True)
     return _UNKNOWN if sent else Fault(definite=True, retry=True)

@@ -166,7 +166,7 @@ class Runner:
         if call.attempt is not None and state.ambiguous:
             # Also after a definite refusal of a resend: that says nothing about the earlier copy.
             return OutcomeUnknownError(call.attempt)
-        if str(error).startswith("WRONGTYPE"):
+        if "WRONGTYPE" in str(error):
             return BrokenChainError(None, "a key of the run holds what histstore did not put there")
         return BackendUnavailableError(f"{call.name}: {describe(error)}; nothing was written, repeating is safe")
 
