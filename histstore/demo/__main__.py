@@ -125,6 +125,7 @@ def main() -> int:
         print("stopped; the workers and the server have been ended", file=sys.stderr)
         return stopped.status
     except KeyboardInterrupt:
+        print("stopped before the workers were started", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
