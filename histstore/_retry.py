@@ -89,6 +89,18 @@ class Durability:
             return ("WAITAOF", 1, self.replicas, milliseconds)
         return ("WAIT", self.replicas, milliseconds)
 
+    def copies(self, reply: Any) -> int:
+        """Returns how many of the copies wanted a reply to `command` confirms; 0 when its answer was lost.
+
+        A replica more does not stand in for the primary's own disk.
+        """
+        match reply:
+            case [int(local), int(replicas)]:
+                return min(local, int(self.fsync)) + min(replicas, self.replicas)
+            case int(replicas):
+                return min(replicas, self.replicas)
+        return 0
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:

@@ -28,13 +28,12 @@ log = logging.getLogger("histstore")
 class _Delivery(_io.Sent):
     """One call over all its tries."""
 
-    __slots__ = ("acked", "ambiguous", "error")
+    __slots__ = ("ambiguous", "error")
 
     def __init__(self) -> None:
         super().__init__()
         self.ambiguous = False
         self.error: Exception | None = None
-        self.acked: Any = None
 
 
 class Runner:
@@ -185,7 +184,7 @@ class Runner:
                 *replies, acked = connection.exchange([*commands, wait], _left(end) + patience, this)
         else:
             replies, acked = self._commits.exchange(commands, wait, _left(end), patience, this)
-        return _last(replies), _copies(acked)
+        return _last(replies), self._durability.copies(acked)
 
     def _self_test(self, end: float) -> None:
         """Runs every command that the library uses, once a backend, before its first call.
@@ -257,13 +256,6 @@ def _raise_from_within(call: Call, reply: Any) -> None:
     for part in reply:
         if isinstance(part, Exception) and not str(part).startswith("WRONGTYPE"):
             raise part
-
-
-def _copies(acked: Any) -> int:
-    """Returns how many copies a WAIT or WAITAOF confirmed; 0 when its answer was lost."""
-    if isinstance(acked, list):
-        return sum(acked)
-    return acked if isinstance(acked, int) else 0
 
 
 def _problems(commands: Sequence[Command], replies: Sequence[Any]) -> list[Exception]:

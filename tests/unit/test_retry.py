@@ -208,3 +208,21 @@ def test_what_is_not_retryable_is_not_tried_again() -> None:
     with pytest.raises(KeyError):
         Retrying(sleep=lambda _: None, after=seen.append, **tenacity_options(RetryPolicy(), 0.0))(fail)
     assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("durability", "reply", "copies"),
+    [
+        (Durability(replicas=1, fsync=True), [0, 2], 1),
+        (Durability(replicas=1, fsync=True), [1, 0], 1),
+        (Durability(replicas=1, fsync=True), [1, 3], 2),
+        (Durability(fsync=True), [0, 1], 0),
+        (Durability(fsync=True), [1, 0], 1),
+        (Durability(replicas=2), 3, 2),
+        (Durability(replicas=2), 1, 1),
+        (Durability(replicas=2), TimeoutError("lost"), 0),
+    ],
+)
+def test_a_replica_does_not_stand_in_for_the_disk(durability: Durability, reply: object, copies: int) -> None:
+    """Each kind of copy counts up to what was asked of it, so that `wanted` is only reached by all of them."""
+    assert durability.copies(reply) == copies
