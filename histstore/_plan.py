@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress, count
 from typing import Any, Final
 
@@ -168,7 +168,7 @@ def grow(base: Base | None, plan: Plan, revision: Revision, pins_appended: bool 
         pins_appended: Whether what an append added is pinned.
     """
     entry = plan.entry
-    head = Head(revision, plan.head.length, plan.head.size, plan.head.checkpoint, plan.head.logged, plan.head.meta)
+    head = replace(plan.head, revision=revision)
     added = len(plan.items)
     cost = (entry.version, len(entry.body) + ENTRY_OVERHEAD)
     plain = sum(type(item) is bytes for item in plan.items)
@@ -233,8 +233,6 @@ def _full(
     encoded = _all_bytes(items, parts)
     sizes = list(map(len, encoded))
     size = sum(sizes)
-    if size > writer.limit:
-        raise SnapshotTooLargeError(size, writer.limit)
     flips = [index for index, pin in enumerate(pins) if pin]
     empty = meta == _codec.encode_meta({})
     body = _codec.encode_body(_codec.Body(encoded, flips, None if empty else meta))

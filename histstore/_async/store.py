@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic
 
 from .. import _chain, _codec, _protocol
@@ -672,8 +672,7 @@ class RedisHistoryStore(Generic[M]):
         if write.snapshot is not None:
             add_origin(write.snapshot, self._where.key, Origin(revision, base))
         if moves:
-            known = plan.head
-            self._head = Head(revision, known.length, known.size, known.checkpoint, known.logged, known.meta)
+            self._head = replace(plan.head, revision=revision)
             if base is not None:
                 self._base = base
 
