@@ -2,9 +2,11 @@
 
 from ._async.backend import RedisBackend
 from ._async.jsonfile import JsonFileHistoryStore
+from ._async.lease import Lease
 from ._async.memory import InMemoryHistoryStore
 from ._async.store import RedisHistoryStore
 from ._async.trait import HistoryStore
+from ._async.turn import Turn
 from ._retry import Durability, RetryPolicy
 from .errors import (
     BackendError,
@@ -82,6 +84,7 @@ __all__ = [
     "InMemoryHistoryStore",
     "JSONValue",
     "JsonFileHistoryStore",
+    "Lease",
     "LeaseInfo",
     "LeaseLostError",
     "LockError",
@@ -109,6 +112,7 @@ __all__ = [
     "ToolResultContent",
     "ToolResultImage",
     "ToolResultText",
+    "Turn",
     "UnsupportedVersionError",
     "UrlSource",
     "UserBlock",

@@ -49,10 +49,11 @@ class Call:
     durable: bool = False
 
 
-def _script(
+def script_call(
     script: Script, keys: Sequence[bytes], args: Sequence[bytes | str | int], resend: int | None = None,
     attempt: Attempt | None = None, durable: bool = False,
 ) -> Call:  # fmt: skip
+    """Builds the call of a script; `resend` is the argument that tells a copy from the first request."""
     if not script.resend_safe:
         raise ValueError(f"{script.name} must not be sent twice, and what goes through the runner may be")
 
@@ -66,7 +67,7 @@ def _script(
     return Call(script.name, commands, attempt, durable=durable or attempt is not None)
 
 
-def _read(name: str, *commands: Command) -> Call:
+def read_call(name: str, *commands: Command) -> Call:
     """All or nothing, at one moment of the server."""
     batch: list[Command] = [("MULTI",), *commands, ("EXEC",)]
     return Call(name, lambda _again, _in_full: batch, relaxed=commands)
@@ -109,7 +110,7 @@ class Where:
         return CorruptSnapshotError(str(self.run_id), version, reason)
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     return bytes(value).decode(errors="replace")
 
 
@@ -129,16 +130,16 @@ def _refused(
         case [b"conflict", version, etag]:
             raise ConflictError(expected, _revision(version, etag))
         case [b"locked", holder, pttl]:
-            raise LockedError(_text(holder), max(0, int(pttl)) / 1000)
+            raise LockedError(as_text(holder), max(0, int(pttl)) / 1000)
         case [b"lost", fence]:
             raise LeaseLostError(lease.fence, int(fence) or None)
         case [b"gone", version, etag]:
             newest = _revision(version, etag)
             raise RevisionGoneError(requested, newest, newest)
         case [b"corrupt", version, reason]:
-            raise where.corrupt(int(version) if bytes(version).isdigit() else None, _text(reason))
+            raise where.corrupt(int(version) if bytes(version).isdigit() else None, as_text(reason))
         case [b"format", found]:
-            raise UnsupportedVersionError(_text(found), _chain.FORMAT)
+            raise UnsupportedVersionError(as_text(found), _chain.FORMAT)
     raise where.corrupt(None, "the server answered with what no script of this version says")
 
 
@@ -148,7 +149,7 @@ def _refused(
 def save(where: Where, plan: Plan, parent: Revision | None, lease: Carried, ttl: int | None, keep: int) -> Call:
     """Builds the save of a planned entry."""
     entry, keys = plan.entry, where.keys
-    return _script(
+    return script_call(
         SAVE,
         (keys.head, keys.log, keys.etags, keys.marks, keys.lease),
         (
@@ -176,7 +177,7 @@ def read_save(where: Where, plan: Plan, expected: Revision | None, lease: Carrie
 def compare(where: Where, expected: Revision, lease: Carried, ttl: int | None) -> Call:
     """Builds the save of content that did not change."""
     keys = where.keys
-    return _script(
+    return script_call(
         COMPARE,
         (keys.head, keys.log, keys.etags, keys.lease),
         (expected.etag, str(lease.fence) if lease.holder else "", lease.holder, "" if ttl is None else ttl),
@@ -195,7 +196,7 @@ def resolve(where: Where, attempt: Attempt) -> Call:
     """Builds the request that settles an attempt."""
     keys = where.keys
     parent = attempt.parent.etag if attempt.parent is not None else b""
-    return _script(RESOLVE, (keys.head, keys.etags, keys.marks), (attempt.ticket, parent), durable=True)
+    return script_call(RESOLVE, (keys.head, keys.etags, keys.marks), (attempt.ticket, parent), durable=True)
 
 
 def read_resolve(where: Where, attempt: Attempt, reply: Any) -> Revision | None:
@@ -231,7 +232,7 @@ def peek(where: Where) -> Call:
     """Builds the look before a delete. It bears damage: deleting is what clears it."""
     keys = where.keys
     types: list[Command] = [("TYPE", key) for key in (keys.head, keys.log, keys.etags, keys.marks, keys.lease)]
-    return _read("delete", *types, ("HMGET", keys.head, "version", "etag"))
+    return read_call("delete", *types, ("HMGET", keys.head, "version", "etag"))
 
 
 def read_peek(reply: Any) -> Peeked | None:
@@ -251,7 +252,7 @@ def read_peek(reply: Any) -> Peeked | None:
 def delete(where: Where, attempt: Attempt, expected: bytes, lease: Carried, force: bool) -> Call:
     """Builds a compare-and-delete; `expected` is the head's etag as it was read."""
     keys = where.keys
-    return _script(
+    return script_call(
         DELETE,
         (keys.head, keys.log, keys.etags, keys.marks, keys.lease),
         (
@@ -343,32 +344,32 @@ def load(where: Where, after: int | None) -> Call:
     """Builds the read of a run's head and of the entries after version `after`; None: of all."""
     keys = where.keys
     start = "-" if after is None else f"({after}-0"
-    return _read("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, start, "+"))
+    return read_call("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, start, "+"))
 
 
 def load_from(where: Where, version: int) -> Call:
     """Builds the read of a run's head and of the entries from version `version` on."""
     keys = where.keys
-    return _read("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, f"{version}-0", "+"))
+    return read_call("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, f"{version}-0", "+"))
 
 
 def load_at(where: Where, version: int) -> Call:
     """Builds the read of a run's head and of the entries up to version `version`."""
     keys = where.keys
-    return _read("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, "-", f"{version}-0"))
+    return read_call("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, "-", f"{version}-0"))
 
 
 def head_only(where: Where) -> Call:
     """Builds the read of a run's head, its meta, and the length of its log."""
     keys = where.keys
-    return _read("load", ("HMGET", keys.head, *_HEAD, "meta"), ("XLEN", keys.log))
+    return read_call("load", ("HMGET", keys.head, *_HEAD, "meta"), ("XLEN", keys.log))
 
 
 def newest(where: Where, before: int | None, count: int) -> Call:
     """Builds the read of a run's head with meta, and of its newest `count` entries below `before`."""
     keys = where.keys
     stop = "+" if before is None else f"({before}-0"
-    return _read("read", ("HMGET", keys.head, *_HEAD, "meta"), ("XREVRANGE", keys.log, stop, "-", "COUNT", count))
+    return read_call("read", ("HMGET", keys.head, *_HEAD, "meta"), ("XREVRANGE", keys.log, stop, "-", "COUNT", count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +438,7 @@ _INFO: Final = (*_HEAD, "meta", "created")
 def info(where: Where) -> Call:
     """Builds the read of what is known about a run without its messages."""
     keys = where.keys
-    return _read(
+    return read_call(
         "info",
         ("HMGET", keys.head, *_INFO),
         ("PTTL", keys.head),
@@ -469,7 +470,7 @@ def read_info(where: Where, reply: Any) -> RunInfo | None:
             raise BrokenChainError(raw.version, "the head holds no times")
         lease = None
         if holder is not None and lease_pttl > 0:
-            lease = LeaseInfo(_text(holder), int(fence), timestamp(since) or now, lease_pttl / 1000)
+            lease = LeaseInfo(as_text(holder), int(fence), timestamp(since) or now, lease_pttl / 1000)
         return RunInfo(
             where.run_id,
             head.revision,
@@ -507,6 +508,8 @@ def probe(keys: Keys) -> Call:
         ("TIME",),
         ("EXEC",),
         ("EVALSHA", "0" * 40, 1, scratch),
+        ("SUBSCRIBE", scratch),
+        ("UNSUBSCRIBE", scratch),
         ("INFO", "memory"),
         ("EVAL", PROBE.source, 1, scratch),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -209,14 +210,14 @@ class RetryableError(Exception):
         super().__init__(str(cause))
 
 
-def tenacity_options(policy: RetryPolicy, elapsed: float) -> dict[str, Any]:
+def tenacity_options(policy: RetryPolicy, left: float) -> dict[str, Any]:
     """Returns what to give tenacity for the tries after a first one that failed.
 
     Args:
         policy: The policy.
-        elapsed: Seconds that the call has taken so far.
+        left: Seconds until the call has to be over.
     """
-    left = max(0.0, policy.deadline - elapsed)
+    left = max(0.0, left)
     jitter = wait_random_exponential(multiplier=policy.base, max=policy.cap)
 
     def wait(state: Any) -> float:
@@ -227,5 +228,15 @@ def tenacity_options(policy: RetryPolicy, elapsed: float) -> dict[str, Any]:
         "stop": stop_after_attempt(policy.attempts) | stop_after_delay(left),
         "wait": wait,
         "retry": retry_if_exception_type(RetryableError),
+        "reraise": True,
+    }
+
+
+def listening_options(stop: Callable[[], bool]) -> dict[str, Any]:
+    """Returns what to give tenacity for connecting the doorbell: again and again, until `stop` says so."""
+    return {
+        "stop": lambda _state: stop(),
+        "wait": wait_random_exponential(multiplier=0.05, max=2.0),
+        "retry": retry_if_exception_type((redis_errors.RedisError, OSError)),
         "reraise": True,
     }

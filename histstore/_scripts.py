@@ -23,6 +23,9 @@ _COMMENT_OR_STRING: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+# Scripts cannot call one another: what several of them do alike is put into each.
+_INCLUDE: Final = re.compile(r"^-- include (\w+)$", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -38,7 +41,7 @@ class Script:
 
     @property
     def source(self) -> str:
-        """The text that is sent: the whole file, comments included."""
+        """The text that is sent: the whole file with what it includes, comments too."""
         return load(self.name)
 
     @property
@@ -55,7 +58,7 @@ def load(name: str) -> str:
         name: The script's name, without ``.lua``.
 
     Returns:
-        The file's text, unchanged.
+        The file's text, with the files in place of the lines that include them.
 
     Raises:
         ImportError: The script is in none of the places; the text names them.
@@ -65,9 +68,10 @@ def load(name: str) -> str:
     places = [package / "lua" / f"{name}.lua", Path(__file__).resolve().parent.parent / "lua" / f"{name}.lua"]
     for place in places:
         try:
-            return place.read_bytes().decode("utf-8")
+            source = place.read_bytes().decode("utf-8")
         except (FileNotFoundError, NotADirectoryError):
             continue
+        return _INCLUDE.sub(lambda found: load(f"include/{found[1]}").rstrip("\n"), source)
     searched = " and ".join(str(place) for place in places)
     raise ImportError(f"histstore's Lua script {name!r} is missing; looked for {searched}. Install histstore again.")
 
@@ -100,6 +104,9 @@ SAVE: Final = Script("save", resend_safe=True)
 RESOLVE: Final = Script("resolve", resend_safe=True)
 COMPARE: Final = Script("compare", resend_safe=True)
 DELETE: Final = Script("delete", resend_safe=True)
+ACQUIRE: Final = Script("acquire", resend_safe=True)
+RENEW: Final = Script("renew", resend_safe=True)
+RELEASE: Final = Script("release", resend_safe=True)
 PROBE: Final = Script("probe", resend_safe=False)
 
-ALL: Final = (SAVE, RESOLVE, COMPARE, DELETE, PROBE)
+ALL: Final = (SAVE, RESOLVE, COMPARE, DELETE, ACQUIRE, RENEW, RELEASE, PROBE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -107,6 +108,16 @@ def connection_settings(
     except (ValueError, RedisError):
         raise SnapshotError("a connection option has a value of no use") from None
     return settings
+
+
+def keep_alive(sock: Any) -> None:
+    """Lets the system ask, while nothing is said, whether the other end is still there: for half a minute at most."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):  # macOS has other names for some
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _no_handshake(_connection: Any) -> None:

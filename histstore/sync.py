@@ -6,9 +6,11 @@ Values and errors are the same classes in both. No call starts a thread or an ev
 from ._retry import Durability, RetryPolicy
 from ._sync.backend import RedisBackend
 from ._sync.jsonfile import JsonFileHistoryStore
+from ._sync.lease import Lease
 from ._sync.memory import InMemoryHistoryStore
 from ._sync.store import RedisHistoryStore
 from ._sync.trait import HistoryStore
+from ._sync.turn import Turn
 from .errors import (
     BackendError,
     BackendUnavailableError,
@@ -85,6 +87,7 @@ __all__ = [
     "InMemoryHistoryStore",
     "JSONValue",
     "JsonFileHistoryStore",
+    "Lease",
     "LeaseInfo",
     "LeaseLostError",
     "LockError",
@@ -112,6 +115,7 @@ __all__ = [
     "ToolResultContent",
     "ToolResultImage",
     "ToolResultText",
+    "Turn",
     "UnsupportedVersionError",
     "UrlSource",
     "UserBlock",

@@ -42,13 +42,16 @@ if carries then
 end
 
 if head_etag ~= etag then return {'conflict', head_etag and at or '', head_etag or ''} end
-if ttl ~= '' then
+local lasts = tonumber(ttl)
+if lasts then
+  -- A run does not expire under its holder.
+  if carries then lasts = math.max(lasts, redis.call('PTTL', lease_key)) end
   local left = redis.call('PTTL', etags_key)
   local time = redis.call('TIME')
-  local deadline = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ttl))
+  local deadline = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + lasts)
   redis.call('PEXPIREAT', head_key, deadline)
   redis.call('PEXPIREAT', log_key, deadline)
   -- What is remembered of a deleted run is not forgotten sooner because its successor is short-lived.
-  if left <= tonumber(ttl) or left > MEMORY_MS then redis.call('PEXPIREAT', etags_key, deadline) end
+  if left <= lasts or left > MEMORY_MS then redis.call('PEXPIREAT', etags_key, deadline) end
 end
 return {'same', head[7] or ''}

@@ -100,7 +100,7 @@ if not force then
   end
   if carries then
     local mine = tonumber(fence)
-    if mine < head_fence or (mine == head_fence and head_holder ~= '' and head_holder ~= holder) then
+    if mine < head_fence or (mine == head_fence and head[4] and head[4] ~= holder) then
       return refuse({'lost', text(head_fence)})
     end
   end

@@ -141,7 +141,12 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local head_left, etags_left
-if ttl ~= '' then head_left, etags_left = redis.call('PTTL', head_key), redis.call('PTTL', etags_key) end
+local lasts = tonumber(ttl)
+if lasts then
+  head_left, etags_left = redis.call('PTTL', head_key), redis.call('PTTL', etags_key)
+  -- A run does not expire under its holder.
+  if carries then lasts = math.max(lasts, redis.call('PTTL', lease_key)) end
+end
 
 -- Where a reader must start: "version:checkpoint" for each retained version that changed it.
 local spans = {}
@@ -164,7 +169,7 @@ write(not present and {'HDEL', head_key, 'format'}, 'HSET', head_key, 'format', 
 write(nil, 'LREM', etags_key, 1, etag)
 write({'LREM', etags_key, -1, etag}, 'RPUSH', etags_key, etag)
 if known >= ETAGS then write(nil, 'LTRIM', etags_key, -ETAGS, -1) end
-local deadline = ttl ~= '' and text(now + tonumber(ttl))
+local deadline = lasts and text(now + lasts)
 if deadline then
   -- One deadline for all: a run that expires key by key would look damaged.
   local function expire(key, left)
@@ -172,7 +177,7 @@ if deadline then
     write(left < 0 and {'PERSIST', key} or {'PEXPIREAT', key, text(now + left)}, 'PEXPIREAT', key, deadline)
   end
   -- What is remembered of a deleted run is not forgotten sooner because its successor is short-lived.
-  if etags_left <= tonumber(ttl) or etags_left > MEMORY_MS then expire(etags_key, etags_left) end
+  if etags_left <= lasts or etags_left > MEMORY_MS then expire(etags_key, etags_left) end
   expire(head_key, head_left)
 elseif not present then
   -- What a deleted run left behind expires; its successor does not.

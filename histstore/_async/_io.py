@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import hiredis
@@ -15,7 +14,7 @@ from redis.asyncio.retry import Retry as Retry
 from tenacity import AsyncRetrying
 
 from .._protocol import Command
-from .._settings import ConnectionSettings, check_handshake
+from .._settings import ConnectionSettings, check_handshake, keep_alive
 from ..errors import BackendError
 
 T = TypeVar("T")
@@ -51,7 +50,7 @@ class Held:
 
     __slots__ = ("_error", "_lock", "_text", "_timeout")
 
-    def __init__(self, lock: asyncio.Lock, timeout: float, error: type[Exception], text: str) -> None:
+    def __init__(self, lock: asyncio.Lock, timeout: float, error: Callable[[str], Exception], text: str) -> None:
         self._error = error
         self._lock = lock
         self._timeout = timeout
@@ -169,9 +168,53 @@ class Connection:
             raise redis_errors.ConnectionError("more answers than requests: what answers there is no Redis server")
         return found
 
+    async def listen(self, command: Command, heard: Callable[[Any], None]) -> None:
+        """Sends a command, and from then on hands over what the server says, for as long as the connection lasts.
+
+        Raises:
+            redis.exceptions.ConnectionError: The connection broke.
+        """
+        transport = self._inner._writer.transport
+        listener = _Listener(transport.get_protocol(), self._replies, heard)
+        transport.set_protocol(listener)
+        transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
+        await listener.lost
+
+    def keep_alive(self) -> None:
+        """Lets the system notice when the other end is gone, on a connection that mostly waits."""
+        keep_alive(self._inner._writer.get_extra_info("socket"))
+
     async def close(self) -> None:
         """Closes the connection. Nothing is awaited that could hang."""
         await self._inner.disconnect(nowait=True)
+
+
+class _Listener(asyncio.Protocol):
+    """Hands over messages as they arrive: through a stream and a task they would come two turns of the loop later."""
+
+    def __init__(self, former: asyncio.BaseProtocol, replies: hiredis.Reader, heard: Callable[[Any], None]) -> None:
+        self._former = former
+        self._replies = replies
+        self._heard = heard
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        """Hands over the messages that are complete."""
+        try:
+            self._replies.feed(data)
+            while (message := self._replies.gets()) is not False:
+                self._heard(message)
+        except hiredis.ProtocolError as error:
+            self._end(error)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Ends the listening."""
+        self._former.connection_lost(error)
+        self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_exception(redis_errors.ConnectionError(f"the connection broke: {error or 'it was closed'}"))
 
 
 class Pool:
@@ -189,34 +232,41 @@ class Pool:
         """How many connections wait to be used."""
         return len(self._idle)
 
-    @asynccontextmanager
-    async def connection(self, timeout: float) -> AsyncIterator[Connection]:
+    def connection(self, timeout: float) -> Lent:
         """Lends a connection. It is closed unless the body leaves cleanly: its replies may be pending.
 
         Raises:
             redis.exceptions.RedisError: None could be opened; nothing was sent.
         """
+        return Lent(self, timeout)
+
+    async def borrow(self, timeout: float) -> Connection:
+        """Returns a connection, to be given back."""
         end = monotonic() + timeout
-        try:
-            async with asyncio.timeout(timeout):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise redis_errors.TimeoutError("all connections are in use: raise max_connections") from None
+        if self._slots.locked():
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise redis_errors.TimeoutError("all connections are in use: raise max_connections") from None
+        else:
+            await self._slots.acquire()
         self.busy += 1
-        connection = None
-        clean = False
         try:
-            connection = await self._get(max(0.001, end - monotonic()))
-            yield connection
-            clean = True
-        finally:
+            return await self._get(max(0.001, end - monotonic()))
+        except BaseException:
             self.busy -= 1
             self._slots.release()
-            if connection is not None:
-                if clean and not self._closed:
-                    self._idle.append(connection)
-                else:
-                    await connection.close()
+            raise
+
+    async def give_back(self, connection: Connection, clean: bool) -> None:
+        """Takes a connection back."""
+        self.busy -= 1
+        self._slots.release()
+        if clean and not self._closed:
+            self._idle.append(connection)
+        else:
+            await connection.close()
 
     async def _get(self, timeout: float) -> Connection:
         while self._idle:
@@ -237,6 +287,23 @@ class Pool:
         self._closed = True
         while self._idle:
             await self._idle.pop().close()
+
+
+class Lent:
+    """A connection while it is lent. A class, because every call goes through one."""
+
+    __slots__ = ("_connection", "_pool", "_timeout")
+
+    def __init__(self, pool: Pool, timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._pool.borrow(self._timeout)
+        return self._connection
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        await self._pool.give_back(self._connection, kind is None)
 
 
 class _Job:

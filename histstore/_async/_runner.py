@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -24,14 +25,21 @@ LARGE: Final = 1 << 16
 log = logging.getLogger("histstore")
 
 
-class _Delivery(_io.Sent):
-    """One call over all its tries."""
+class Delivery(_io.Sent):
+    """One call over all its tries.
 
-    __slots__ = ("ambiguous", "error")
+    Attributes:
+        ambiguous: Whether a try was sent and not answered: it may have been applied, or may still arrive.
+        began: When the last try began, by `_io.monotonic`.
+        error: What the last try failed with.
+    """
+
+    __slots__ = ("ambiguous", "began", "error")
 
     def __init__(self) -> None:
         super().__init__()
         self.ambiguous = False
+        self.began = 0.0
         self.error: Exception | None = None
 
 
@@ -71,8 +79,16 @@ class Runner:
         """Connections in use, and idle ones."""
         return self._pool.busy, self._pool.idle
 
-    async def run(self, call: Call, policy: RetryPolicy, delivery: _io.Sent | None = None) -> tuple[Any, int | None]:
+    async def run(
+        self, call: Call, policy: RetryPolicy, delivery: Delivery | None = None, within: float = math.inf
+    ) -> tuple[Any, int | None]:
         """Returns the reply to `call`, and how many copies confirmed it if it is a durable write.
+
+        Args:
+            call: What to send.
+            policy: When to try again.
+            delivery: Is told what became of the tries, also where this raises.
+            within: Seconds after which the answer is of no use; the policy's deadline may be sooner.
 
         Raises:
             BackendUnavailableError: The server could not be used, and nothing was written.
@@ -81,15 +97,15 @@ class Runner:
             BackendError: This backend is closed, or belongs to another process or event loop.
         """
         self.check_owner()
-        started = _io.monotonic()
-        state = _Delivery()
+        deadline = _io.monotonic() + min(policy.deadline, within)
+        state = Delivery() if delivery is None else delivery
         try:
             try:
-                return await self._try(call, policy, state, started)
+                return await self._try(call, state, deadline)
             except RetryableError as first:
                 if policy.attempts == 1:
                     raise
-                return await self._retry(call, policy, state, started, first)
+                return await self._retry(call, policy, state, deadline, first)
         except RetryableError as error:
             raise self._failure(call, state, error.cause) from error.cause
         except OutcomeUnknownError:
@@ -99,30 +115,65 @@ class Runner:
                 # Whatever went wrong afterwards, in a self-test say, tells nothing of the copy that was sent.
                 raise OutcomeUnknownError(call.attempt) from error
             raise
-        finally:
-            if delivery is not None:
-                delivery.sent = state.sent
+
+    async def together(self, calls: Sequence[Call], timeout: float) -> list[Any]:
+        """Returns the replies to calls that are sent at once, in one try; errors of the server are values.
+
+        Raises:
+            RedisError: They could not be sent, or were not answered within `timeout` seconds.
+        """
+        self.check_owner()
+        end = _io.monotonic() + timeout
+        async with self._pool.connection(timeout) as connection:
+            replies = await connection.exchange(_commands(calls, in_full=False), _left(end), _io.Sent())
+            unknown = [at for at, reply in enumerate(replies) if str(reply).startswith("NOSCRIPT")]
+            if unknown:
+                again = _commands([calls[at] for at in unknown], in_full=True)
+                for at, reply in zip(unknown, await connection.exchange(again, _left(end), _io.Sent()), strict=True):
+                    replies[at] = reply
+        return replies
+
+    async def connect(self) -> _io.Connection:
+        """Returns a connection of the caller's own, to listen on.
+
+        Raises:
+            RedisError: There is none.
+        """
+        self.check_owner()
+        connection = _io.Connection(self._settings)
+        try:
+            await connection.open(self.try_timeout)
+            connection.keep_alive()
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    @property
+    def try_timeout(self) -> float:
+        """Seconds that one try waits for its answer."""
+        return self._settings.try_timeout
 
     async def _retry(
-        self, call: Call, policy: RetryPolicy, state: _Delivery, started: float, first: RetryableError
+        self, call: Call, policy: RetryPolicy, state: Delivery, deadline: float, first: RetryableError
     ) -> tuple[Any, int | None]:
         pending: RetryableError | None = first
-        options = tenacity_options(policy, _io.monotonic() - started)
+        options = tenacity_options(policy, deadline - _io.monotonic())
         async for attempt in _io.Retrying(sleep=_io.sleep, **options):
             with attempt:
                 if pending is not None:
                     # The plain first try was tenacity's first; it only pauses for it here.
                     error, pending = pending, None
                     raise error
-                return await self._try(call, policy, state, started)
+                return await self._try(call, state, deadline)
         raise AssertionError("tenacity ends with a result or an error")
 
-    async def _try(self, call: Call, policy: RetryPolicy, state: _Delivery, started: float) -> tuple[Any, int | None]:
+    async def _try(self, call: Call, state: Delivery, deadline: float) -> tuple[Any, int | None]:
         self.check_owner()
         now = _io.monotonic()
-        if now >= started + policy.deadline:
+        if now >= deadline:
             raise RetryableError(state.error or redis_errors.TimeoutError("the deadline has passed"))
-        end = min(now + self._settings.try_timeout, started + policy.deadline)
+        end = min(now + self._settings.try_timeout, deadline)
         this = _io.Sent()
         try:
             if not self._tested:
@@ -151,17 +202,17 @@ class Runner:
         state.sent = True
         return reply, acked
 
-    def _judge(self, call: Call, state: _Delivery, error: Exception, sent: bool) -> Exception:
+    def _judge(self, call: Call, state: Delivery, error: Exception, sent: bool) -> Exception:
         """Returns what a failed try means: try again, or give up."""
         fault = classify(error, sent=sent)
-        if call.attempt is not None and not fault.definite:
+        if not fault.definite:
             state.ambiguous = True
         state.error = error
         if fault.retry:
             return RetryableError(error)
         return self._failure(call, state, error)
 
-    def _failure(self, call: Call, state: _Delivery, error: Exception) -> Exception:
+    def _failure(self, call: Call, state: Delivery, error: Exception) -> Exception:
         if call.attempt is not None and state.ambiguous:
             # Also after a definite refusal of a resend: that says nothing about the earlier copy.
             return OutcomeUnknownError(call.attempt)
@@ -170,9 +221,10 @@ class Runner:
         return BackendUnavailableError(f"{call.name}: {describe(error)}; nothing was written, repeating is safe")
 
     async def _send(
-        self, call: Call, state: _Delivery, this: _io.Sent, end: float, *, in_full: bool
+        self, call: Call, state: Delivery, this: _io.Sent, end: float, *, in_full: bool
     ) -> tuple[Any, int | None]:
         commands = call.commands(state.ambiguous, in_full)
+        state.began = _io.monotonic()
         if not call.durable or not self._durability.wanted:
             async with self._pool.connection(_left(end)) as connection:
                 return _last(await connection.exchange(commands, _left(end), this)), None
@@ -225,14 +277,23 @@ class Runner:
                 "this backend belongs to another process or event loop (a fork, a second asyncio.run): make one in each"
             )
 
+    @property
+    def owned(self) -> bool:
+        """Whether it was used, and not in another process or event loop than this one."""
+        return self._owner is not None and self._owner == _io.owner()
+
     async def aclose(self) -> None:
         """Closes the connections. What is under way is answered first, or fails."""
         self._closed = True
-        if self._owner is not None and self._owner != _io.owner():
+        if self._owner is not None and not self.owned:
             return
         async with self._testing:  # a server that is being started is there to be closed afterwards
             await self._commits.close()
             await self._pool.close()
+
+
+def _commands(calls: Sequence[Call], *, in_full: bool) -> list[Command]:
+    return [command for call in calls for command in call.commands(False, in_full)]
 
 
 def _left(end: float) -> float:

@@ -20,6 +20,7 @@ from ..embedded import EmbeddedServer
 from ..errors import CorruptSnapshotError, SnapshotError
 from ..snapshot import ANY, RunId, RunInfo, check_name
 from . import _io
+from ._leases import Leases
 from ._runner import Runner
 from .store import RedisHistoryStore
 
@@ -88,6 +89,7 @@ class RedisBackend:
             _io.HANDSHAKE_TIMEOUT,
         )
         self._runner = Runner(self._settings, self.durability, self.namespace)
+        self._leases = Leases(self._runner, self.namespace, self.retry)
         self._server: EmbeddedServer | None = None
 
     @classmethod
@@ -153,8 +155,13 @@ class RedisBackend:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections, and stops an embedded server when its last user closes. May be repeated."""
+        """Gives up what leases are still held, and closes the connections. May be repeated.
+
+        An embedded server is stopped when its last user closes.
+        """
         try:
+            if self._runner.owned:
+                await self._leases.close()
             await self._runner.aclose()
         finally:
             if self._server is not None:
@@ -227,7 +234,23 @@ class RedisBackend:
         """
         store = self.store(run_id)
         async with store._begin(retry):
-            return await store._delete(ANY, retry, force=True)
+            deleted = await store._delete(ANY, None, retry, force=True)
+        await self._leases.break_lease(store._where, retry)  # whoever waits for the run is served
+        return deleted
+
+    async def break_lease(self, run_id: str | uuid.UUID, *, retry: RetryPolicy | None = None) -> bool:
+        """Takes a run's lease from whoever holds it, and hands the run to the next who waits.
+
+        The holder is fenced: no save of theirs comes after. So is one whose lease has lapsed while nobody was
+        granted the run since. For a worker that hangs and goes on renewing.
+
+        Returns:
+            Whether there was a holder.
+
+        Raises:
+            BackendUnavailableError: The server could not be used; repeating is safe.
+        """
+        return await self._leases.break_lease(self.store(run_id)._where, retry)
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic
 
 from .. import _chain, _codec, _protocol
 from .._chain import Base, BrokenChainError, Entry, Head
 from .._keys import run_keys
+from .._leasing import Lost
 from .._plan import SLACK, Plan, Target, Writer, grow, plan_append, plan_save
 from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, Where
 from .._retry import RetryPolicy
@@ -19,6 +21,7 @@ from ..errors import (
     BackendUnavailableError,
     ConflictError,
     CorruptSnapshotError,
+    LeaseLostError,
     NotReplicatedError,
     OutcomeUnknownError,
     RevisionGoneError,
@@ -46,6 +49,9 @@ from ..snapshot import (
     slice_bounds,
 )
 from . import _io
+from ._runner import Delivery
+from .lease import Lease, LeaseScope
+from .turn import TurnScope
 
 if TYPE_CHECKING:
     from .backend import RedisBackend
@@ -228,7 +234,7 @@ class RedisHistoryStore(Generic[M]):
         return await self._read(_protocol.load_from(self._where, head.checkpoint if head is not None else 0), retry)
 
     async def _run(
-        self, call: Call, retry: RetryPolicy | None, delivery: _io.Sent | None = None
+        self, call: Call, retry: RetryPolicy | None, delivery: Delivery | None = None
     ) -> tuple[Any, int | None]:
         try:
             return await self._backend._runner.run(call, self._policy(retry), delivery)
@@ -291,6 +297,7 @@ class RedisHistoryStore(Generic[M]):
         snapshot: ConversationSnapshot[M],
         *,
         expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
         retry: RetryPolicy | None = None,
     ) -> Revision:
         """Saves a conversation, if the run is still where it is expected to be.
@@ -303,6 +310,7 @@ class RedisHistoryStore(Generic[M]):
                 or grew from, or, if it was built from scratch or comes from another run, `self.revision`;
                 ANY: whatever is there is overwritten. A run is known by namespace and id: to copy one to the
                 same id on another server, say None.
+            lease: The lease that the save carries; None: that of the `lock` or `turn` that this is called in.
             retry: The policy for this call.
 
         Returns:
@@ -311,6 +319,7 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             ConflictError: The run is not at the expected revision. Nothing was written.
             LockedError: Another worker holds the run's lease. Nothing was written.
+            LeaseLostError: The lease that the save carries is not held any more. Nothing was written.
             SnapshotError: The snapshot cannot be saved.
             NotReplicatedError: Saved, but `Durability` was not reached.
             RevisionGoneError: An answer was lost, and the run's memory has since gone with it: whether this
@@ -322,32 +331,37 @@ class RedisHistoryStore(Generic[M]):
             hint = ": a Page is not the whole conversation, load() it" if isinstance(snapshot, Page) else ""
             raise SnapshotError(f"save() takes a ConversationSnapshot, not a {type(snapshot).__name__}{hint}")
         _check_expected(expected)
+        lease = self._carrying(lease)
         async with self._begin(retry):
             await self._settle(retry)
             if expected is ANY:
-                return await self._whatever(lambda head: self._save_onto(head, snapshot, retry), retry)
+                return await self._whatever(lambda head: self._save_onto(head, snapshot, lease, retry), retry)
             origin = find_origin(snapshot, self._where.key)
             if not isinstance(expected, Expect):
                 wanted = expected
             else:
                 wanted = origin[0].revision if origin is not None else self.revision
-            return await self._save_onto(await self._head_at(wanted, origin, retry), snapshot, retry)
+            return await self._save_onto(await self._head_at(wanted, origin, retry), snapshot, lease, retry)
 
     async def _save_onto(
-        self, parent: Head | None, snapshot: ConversationSnapshot[Any], retry: RetryPolicy | None
+        self,
+        parent: Head | None,
+        snapshot: ConversationSnapshot[Any],
+        lease: Lease | None,
+        retry: RetryPolicy | None,
     ) -> Revision:
         base, shared = self._base_at(parent, find_origin(snapshot, self._where.key))
         messages, pins, length = parts(snapshot)
         target = Target(messages, pins, length, snapshot.meta, shared)
 
         def plan(op: bytes) -> Plan | None:
-            return plan_save(parent, base, target, self._writer(op))
+            return plan_save(parent, base, target, self._writer(op, lease))
 
-        revision = await self._commit(plan, parent, base, retry, snapshot=snapshot)
+        revision = await self._commit(plan, parent, base, lease, retry, snapshot=snapshot)
         if revision is not None:
             return revision
         assert parent is not None  # only content that a parent already has is unchanged
-        await self._confirm(parent, base, retry)
+        await self._confirm(parent, base, lease, retry)
         add_origin(snapshot, self._where.key, Origin(parent.revision, base))
         return parent.revision
 
@@ -357,6 +371,7 @@ class RedisHistoryStore(Generic[M]):
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
         expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
         retry: RetryPolicy | None = None,
     ) -> Revision:
         """Adds messages at the end. Only they travel, and the conversation need not be at hand.
@@ -367,6 +382,7 @@ class RedisHistoryStore(Generic[M]):
             meta: The run's meta from now on; KEEP: as it is.
             expected: As for `save`; SEEN is `self.revision`. With ANY, `self.revision` does not move past
                 messages that this store has not seen.
+            lease: As for `save`.
             retry: The policy for this call.
 
         Returns:
@@ -381,15 +397,16 @@ class RedisHistoryStore(Generic[M]):
             raise SnapshotError("pinned is True or False")
         encoded = None if isinstance(meta, Keep) else _codec.encode_meta(_frozen_meta(meta))
         _check_expected(expected)
+        lease = self._carrying(lease)
         async with self._begin(retry):
             await self._settle(retry)
             if expected is ANY:
                 return await self._whatever(
-                    lambda head: self._append_onto(head, messages, pinned, encoded, retry), retry
+                    lambda head: self._append_onto(head, messages, pinned, encoded, lease, retry), retry
                 )
             wanted = self.revision if isinstance(expected, Expect) else expected
             return await self._append_onto(
-                await self._head_at(wanted, None, retry), messages, pinned, encoded, retry, seen=True
+                await self._head_at(wanted, None, retry), messages, pinned, encoded, lease, retry, seen=True
             )
 
     async def _append_onto(
@@ -398,6 +415,7 @@ class RedisHistoryStore(Generic[M]):
         messages: tuple[Any, ...],
         pinned: bool,
         meta: bytes | None,
+        lease: Lease | None,
         retry: RetryPolicy | None,
         seen: bool = False,
     ) -> Revision:
@@ -409,15 +427,15 @@ class RedisHistoryStore(Generic[M]):
                 base.length + len(messages),
                 self._meta_of(parent) if meta is None else _chain.decode_meta(meta),
             )
-            plan = lambda op: plan_save(parent, base, target, self._writer(op))  # noqa: E731
+            plan = lambda op: plan_save(parent, base, target, self._writer(op, lease))  # noqa: E731
         else:
-            plan = lambda op: plan_append(parent, messages, pinned, meta, self._writer(op))  # noqa: E731
+            plan = lambda op: plan_append(parent, messages, pinned, meta, self._writer(op, lease))  # noqa: E731
         seen = seen or parent is None or parent.revision == self.revision
-        revision = await self._commit(plan, parent, base, retry, pinned=pinned, seen=seen)
+        revision = await self._commit(plan, parent, base, lease, retry, pinned=pinned, seen=seen)
         if revision is not None:
             return revision
         assert parent is not None
-        await self._confirm(parent, base if seen else None, retry, seen=seen)
+        await self._confirm(parent, base if seen else None, lease, retry, seen=seen)
         return parent.revision
 
     async def splice(
@@ -428,6 +446,7 @@ class RedisHistoryStore(Generic[M]):
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
         expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
         retry: RetryPolicy | None = None,
     ) -> Revision:
         """Puts `messages` in place of those from `start` to `stop`: list-slice indices.
@@ -442,6 +461,7 @@ class RedisHistoryStore(Generic[M]):
             pinned: Whether the new messages are pinned. The others keep their pins.
             meta: The run's meta from now on; KEEP: as it is.
             expected: As for `append`.
+            lease: As for `save`.
             retry: The policy for this call.
 
         Returns:
@@ -453,6 +473,7 @@ class RedisHistoryStore(Generic[M]):
         frozen = None if isinstance(meta, Keep) else _frozen_meta(meta)
         slice_bounds(start, stop, 0)
         _check_expected(expected)
+        lease = self._carrying(lease)
 
         async def onto(head: Head | None, seen: bool = False) -> Revision:
             base = await self._base_of(head, retry)
@@ -464,11 +485,11 @@ class RedisHistoryStore(Generic[M]):
             target = Target(values, pins, length, after.meta)
             seen = seen or head is None or head.revision == self.revision
             revision = await self._commit(
-                lambda op: plan_save(head, base, target, self._writer(op)), head, base, retry, seen=seen
+                lambda op: plan_save(head, base, target, self._writer(op, lease)), head, base, lease, retry, seen=seen
             )
             if revision is None:
                 assert head is not None
-                await self._confirm(head, base, retry, seen=seen)
+                await self._confirm(head, base, lease, retry, seen=seen)
                 return head.revision
             return revision
 
@@ -486,6 +507,7 @@ class RedisHistoryStore(Generic[M]):
             ConversationSnapshot[M] | None | Awaitable[ConversationSnapshot[M] | None],
         ],
         *,
+        lease: Lease | None = None,
         retry: RetryPolicy | None = None,
     ) -> Revision | None:
         """Loads, lets `fn` change the conversation, saves; again when a rival was faster.
@@ -493,6 +515,7 @@ class RedisHistoryStore(Generic[M]):
         Args:
             fn: Gets the snapshot, or None when the run is absent, and returns the one to save. It may be
                 async, and may run again. Returning what it was given saves nothing.
+            lease: As for `save`.
             retry: The policy for this call; its deadline also bounds the tries after lost races.
 
         Returns:
@@ -516,7 +539,7 @@ class RedisHistoryStore(Generic[M]):
             if after is before:
                 return seen
             try:
-                return await self.save(after, expected=seen, retry=retry)
+                return await self.save(after, expected=seen, lease=lease, retry=retry)
             except OutcomeUnknownError as error:
                 try:
                     revision = await self.resolve(error.attempt, retry=retry)
@@ -587,17 +610,34 @@ class RedisHistoryStore(Generic[M]):
                 raise ConflictError(head.revision, base.head.revision if base is not None else None)
         return base
 
-    def _writer(self, op: bytes) -> Writer:
-        return Writer(op, self._carried().fence, self._backend.max_snapshot_bytes)
+    def _writer(self, op: bytes, lease: Lease | None) -> Writer:
+        return Writer(op, _carried(lease).fence, self._backend.max_snapshot_bytes)
 
-    def _carried(self) -> Carried:
-        return NO_LEASE
+    def _carrying(self, given: object) -> Lease | None:
+        """Returns the lease that a write carries.
+
+        Raises:
+            LeaseLostError: It is known to be lost.
+            SnapshotError: What was given is no lease of this run.
+        """
+        if given is None:
+            lease = self._backend._leases.of(self._where)
+        elif not isinstance(given, Lease):
+            raise SnapshotError(f"lease= is what `store.lock()` gives when it is entered, not a {type(given).__name__}")
+        elif given._where.key != self._where.key:
+            raise SnapshotError(f"the lease is of run {str(given.run_id)!r}, and the store of {str(self.run_id)!r}")
+        else:
+            lease = given
+        if lease is not None:
+            lease._refuse_if_over()
+        return lease
 
     async def _commit(
         self,
         plan_with: Callable[[bytes], Plan | None],
         parent: Head | None,
         base: Base | None,
+        lease: Lease | None,
         retry: RetryPolicy | None,
         *,
         snapshot: ConversationSnapshot[Any] | None = None,
@@ -606,31 +646,34 @@ class RedisHistoryStore(Generic[M]):
         keep: int | None = None,
     ) -> Revision | None:
         """Plans, sends and remembers a save; None when there is nothing to write."""
-        backend, where, lease = self._backend, self._where, self._carried()
+        backend, where, carried = self._backend, self._where, _carried(lease)
         expected = parent.revision if parent is not None else None
         plan = plan_with(os.urandom(16))
         if plan is None:
             return None
         keep = backend.keep_revisions if keep is None else keep
-        call = _protocol.save(where, plan, expected, lease, backend.ttl_ms, keep)
+        call = _protocol.save(where, plan, expected, carried, backend.ttl_ms, keep)
         assert call.attempt is not None
         pending = self._pending = _Pending(call.attempt, plan, base, snapshot, pinned, seen, self.revision)
         reply, acked = await self._deliver(call, retry)
-        revision = _protocol.read_save(where, plan, expected, lease, reply)
+        with _telling(lease):
+            revision = _protocol.read_save(where, plan, expected, carried, reply)
         if revision is None:
-            raise await self._cancelled("save", parent, retry)
+            raise await self._cancelled("save", parent, lease, retry)
         self._apply(pending, revision)
         self._settled = revision
         self._check_copies(revision, acked)
         return revision
 
-    async def _cancelled(self, what: str, parent: Head | None, retry: RetryPolicy | None) -> Exception:
+    async def _cancelled(
+        self, what: str, parent: Head | None, lease: Lease | None, retry: RetryPolicy | None
+    ) -> Exception:
         """Returns why a write was refused whose refusal was lost on its way; or that it was resolved elsewhere.
 
         Making another attempt of it instead would break the word of whoever was told "never".
         """
         if parent is not None:
-            await self._confirm(parent, None, retry, seen=False)
+            await self._confirm(parent, None, lease, retry, seen=False)
         else:
             head = await self._read_head(retry)
             if head is not None:
@@ -644,7 +687,7 @@ class RedisHistoryStore(Generic[M]):
 
     async def _deliver(self, call: Call, retry: RetryPolicy | None) -> tuple[Any, int | None]:
         """Sends a write. What is in `_pending` stays there exactly while the outcome is open."""
-        delivery = _io.Sent()
+        delivery = Delivery()
         known = False
         try:
             answer = await self._run(call, retry, delivery)
@@ -676,16 +719,111 @@ class RedisHistoryStore(Generic[M]):
             if base is not None:
                 self._base = base
 
-    async def _confirm(self, parent: Head, base: Base | None, retry: RetryPolicy | None, seen: bool = True) -> None:
+    async def _confirm(
+        self,
+        parent: Head,
+        base: Base | None,
+        lease: Lease | None,
+        retry: RetryPolicy | None,
+        seen: bool = True,
+    ) -> None:
         """Proves that the run is still at `parent`, for a save that has nothing to write."""
-        lease = self._carried()
-        call = _protocol.compare(self._where, parent.revision, lease, self._backend.ttl_ms)
+        call = _protocol.compare(self._where, parent.revision, _carried(lease), self._backend.ttl_ms)
         reply, _ = await self._run(call, retry)
-        _protocol.read_compare(self._where, parent.revision, lease, reply)
+        with _telling(lease):
+            _protocol.read_compare(self._where, parent.revision, _carried(lease), reply)
         if seen:
             self._settled = parent.revision
             self._head = parent
             self._base = base if base is not None else self._base
+
+    # ------------------------------------------------------------------------------ leases and turns
+
+    def lock(
+        self,
+        *,
+        ttl: float = 30.0,
+        acquire_timeout: float | None = None,
+        renew: bool = True,
+        cancel: bool = True,
+        retry: RetryPolicy | None = None,
+    ) -> LeaseScope:
+        """Returns a context manager that holds the run's lease: one worker at a time, in the order in which they came.
+
+        Inside, saves of this run carry the lease by themselves, in the task that entered and in tasks that it
+        starts; `lease=` hands it over by name. Others' saves of the run are refused with LockedError.
+
+        When it is lost, `lease.lost` becomes true, and the task that entered is cancelled once; the exit raises
+        LeaseLostError. A cancellation by somebody else goes before that, and another error of the body gets a note.
+        Being cancelled while waiting leaves nothing behind.
+
+        Args:
+            ttl: Seconds that the lease lives without being renewed: how long others wait if this process dies.
+            acquire_timeout: Seconds to wait for it at most; 0: try once; None: wait for ever.
+            renew: Whether it is renewed in the background, at a third of `ttl`. If not, it is lost after `ttl`.
+            cancel: Whether the task that entered is cancelled when it is lost. Say False where entry and exit may be
+                in different tasks: async generators, fixtures, streaming responses.
+            retry: The policy for the requests that take it.
+
+        Raises:
+            LockTimeoutError: Others held it until `acquire_timeout`.
+            LockError: It is already held here.
+            LeaseLostError: At the exit: it was lost meanwhile.
+            BackendUnavailableError: The server could not be used.
+            SnapshotError: An argument is out of range.
+        """
+        for name, value in (("renew", renew), ("cancel", cancel)):
+            if type(value) is not bool:
+                raise SnapshotError(f"{name} is True or False")
+        if type(ttl) not in (int, float) or not 0.01 <= ttl <= 86400 * 365:
+            raise SnapshotError("ttl is a number of seconds, from 0.01 to a year")
+        if acquire_timeout is not None and (
+            type(acquire_timeout) not in (int, float) or not 0 <= acquire_timeout <= 86400 * 365
+        ):
+            raise SnapshotError("acquire_timeout is a number of seconds from 0 to a year, or None")
+        self._backend._runner.check_owner()
+        return LeaseScope(self._backend._leases, self._where, ttl, acquire_timeout, renew, cancel, retry)
+
+    def turn(
+        self,
+        *,
+        ttl: float = 30.0,
+        acquire_timeout: float | None = None,
+        expected: Revision | Expect | None = ANY,
+        cancel: bool = True,
+        retry: RetryPolicy | None = None,
+    ) -> TurnScope[M]:
+        """Returns a context manager for one turn: it takes the lease, loads, and saves on a clean exit.
+
+        Nothing is saved on an exception; what was appended before it is still in `turn.snapshot`.
+
+        Args:
+            ttl: As for `lock`.
+            acquire_timeout: As for `lock`.
+            expected: What the run has to be at, or ConflictError before any work is done; SEEN: `self.revision`;
+                ANY: whatever it is at.
+            cancel: As for `lock`.
+            retry: The policy for the calls of the turn.
+
+        Raises:
+            ConflictError: The run is not at the expected revision.
+            Exception: What `lock`, `load` and `save` raise.
+        """
+        _check_expected(expected)
+        scope = self.lock(ttl=ttl, acquire_timeout=acquire_timeout, cancel=cancel, retry=retry)
+        return TurnScope(self, scope, expected, retry)
+
+    def _pends(self, snapshot: ConversationSnapshot[Any], at: Revision | None) -> bool:
+        """Whether saving `snapshot` at a revision that this store has seen would write something. No I/O."""
+        if at is None:
+            return bool(snapshot.messages or snapshot.meta)
+        head = self._base.head if self._base is not None else None
+        if head is None or head.revision != at:
+            return True
+        base, shared = self._base_at(head, find_origin(snapshot, self._where.key))
+        messages, pins, length = parts(snapshot)
+        target = Target(messages, pins, length, snapshot.meta, shared)
+        return plan_save(head, base, target, self._writer(b"\0" * 16, None)) is not None
 
     # ------------------------------------------------------------------------------ open outcomes
 
@@ -864,6 +1002,7 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             Exception: What `save` raises.
         """
+        lease = self._carrying(None)
         async with self._begin(retry):
             await self._settle(retry)
             head = (await self._read(_protocol.head_only(self._where), retry)).head
@@ -878,19 +1017,26 @@ class RedisHistoryStore(Generic[M]):
                     raise ConflictError(None, None)
                 target = Target(base.messages(), base.pins, base.length, self._meta_of(base.head))
                 revision = await self._commit(
-                    lambda op: plan_save(base.head, base, target, self._writer(op), full=True),
-                    base.head, base, retry, seen=base.head.revision == self.revision, keep=0,
+                    lambda op: plan_save(base.head, base, target, self._writer(op, lease), full=True),
+                    base.head, base, lease, retry, seen=base.head.revision == self.revision, keep=0,
                 )  # fmt: skip
                 assert revision is not None  # a full checkpoint is always written
                 return revision
 
             return await self._whatever(rewrite, retry)
 
-    async def delete(self, *, expected: Revision | Expect | None = ANY, retry: RetryPolicy | None = None) -> bool:
+    async def delete(
+        self,
+        *,
+        expected: Revision | Expect | None = ANY,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> bool:
         """Deletes the run, damaged or not. Obeys leases.
 
         Args:
             expected: As for `append`; with None an existing run is a conflict.
+            lease: As for `save`.
             retry: The policy for this call.
 
         Returns:
@@ -902,10 +1048,13 @@ class RedisHistoryStore(Generic[M]):
             OutcomeUnknownError: It may have been deleted; `resolve()` says.
         """
         _check_expected(expected)
+        lease = self._carrying(lease)
         async with self._begin(retry):
-            return await self._delete(expected, retry, force=False)
+            return await self._delete(expected, lease, retry, force=False)
 
-    async def _delete(self, expected: Revision | Expect | None, retry: RetryPolicy | None, *, force: bool) -> bool:
+    async def _delete(
+        self, expected: Revision | Expect | None, lease: Lease | None, retry: RetryPolicy | None, *, force: bool
+    ) -> bool:
         try:
             await self._settle(retry)
         except CorruptSnapshotError:
@@ -926,14 +1075,14 @@ class RedisHistoryStore(Generic[M]):
                 there = Peeked(b"", None)  # by force: the run's lease may have a holder to fence, run or no run
             if wanted is not ANY and there.revision != wanted:
                 raise ConflictError(wanted if isinstance(wanted, Revision) else None, there.revision)
-            lease = self._carried()
             revision = there.revision or Revision(1, _chain.ABSENT)
             attempt = Attempt("delete", self._where.namespace, self.run_id, there.revision, revision, os.urandom(16))
             self._pending = _Pending(attempt, None, None, None, False, True, self.revision)
-            call = _protocol.delete(self._where, attempt, there.etag, lease, force)
+            call = _protocol.delete(self._where, attempt, there.etag, _carried(lease), force)
             reply, _ = await self._deliver(call, retry)
             try:
-                deleted = _protocol.read_delete(self._where, attempt, lease, reply)
+                with _telling(lease):
+                    deleted = _protocol.read_delete(self._where, attempt, _carried(lease), reply)
             except ConflictError:
                 if wanted is not ANY or tries + 1 == policy.attempts:
                     raise
@@ -944,6 +1093,21 @@ class RedisHistoryStore(Generic[M]):
             self._seen(None)
             return deleted
         raise AssertionError("a policy has one attempt at least")
+
+
+def _carried(lease: Lease | None) -> Carried:
+    return lease._carried if lease is not None else NO_LEASE
+
+
+@contextmanager
+def _telling(lease: Lease | None) -> Iterator[None]:
+    """Lets a lease know when the server says that it is lost."""
+    try:
+        yield
+    except LeaseLostError as error:
+        if lease is not None:
+            lease._leases.lose(lease, Lost(error.current))
+        raise
 
 
 def _advance(loaded: Loaded, base: Base) -> Base | None:

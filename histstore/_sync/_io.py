@@ -1,17 +1,20 @@
 """The blocking half of what the two shells do differently: sockets, threads' locks, pauses.
 
-No thread and no event loop is started to serve a call. Threads may share a backend.
+No event loop is started to serve a call, and no thread except for leases (`_tasks`). Threads may share a backend.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import select
+import socket
+import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import hiredis
@@ -21,7 +24,7 @@ from redis.retry import Retry as Retry
 from tenacity import Retrying as Retrying
 
 from .._protocol import Command
-from .._settings import TRY_TIMEOUT, ConnectionSettings, check_handshake
+from .._settings import TRY_TIMEOUT, ConnectionSettings, check_handshake, keep_alive
 
 T = TypeVar("T")
 
@@ -54,7 +57,7 @@ class Held:
 
     __slots__ = ("_error", "_lock", "_text", "_timeout")
 
-    def __init__(self, lock: threading.Lock, timeout: float, error: type[Exception], text: str) -> None:
+    def __init__(self, lock: threading.Lock, timeout: float, error: Callable[[str], Exception], text: str) -> None:
         self._error = error
         self._lock = lock
         self._timeout = timeout
@@ -95,6 +98,13 @@ class Sent:
         self.sent = False
 
 
+def _left(deadline: float) -> float:
+    left = deadline - monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
 class Connection:
     """One connection: opened by redis-py, then spoken over directly.
 
@@ -106,12 +116,21 @@ class Connection:
         self._settings = settings
         self._inner = settings.make()
         self._replies = hiredis.Reader(replyError=redis_errors.ResponseError)
+        self._poll = select.poll()
+        self._tls = False
 
     def open(self, timeout: float) -> None:
         """Connects, authenticates and selects the database, within `timeout` seconds each."""
         bound = min(timeout, self._settings.connect_timeout)
         self._inner.socket_connect_timeout = self._inner.socket_timeout = bound
         self._inner.connect()
+        sock = self._inner._sock
+        self._poll.register(sock, select.POLLIN)
+        self._tls = isinstance(sock, ssl.SSLSocket)
+        # With a timeout, Python polls before each operation and changes the socket's mode each time it is set.
+        # What TLS has read ahead a poll does not see, so there the timeouts are Python's.
+        if not self._tls:
+            sock.setblocking(False)
         provider = self._inner.credential_provider
         credentials = provider.get_credentials() if provider is not None else None
         commands = self._settings.handshake(self._inner, credentials)
@@ -121,12 +140,7 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether the server has neither closed the connection nor sent what nobody asked for."""
-        sock = self._inner._sock
-        if sock is None:
-            return False
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return not poll.poll(0)
+        return self._inner._sock is not None and not self._poll.poll(0)
 
     def exchange(self, commands: Sequence[Command], timeout: float, state: Sent) -> list[Any]:
         """Sends commands and returns their replies; an error reply is returned, not raised.
@@ -135,21 +149,15 @@ class Connection:
             redis.exceptions.ConnectionError: The connection broke.
             redis.exceptions.TimeoutError: No full answer within `timeout` seconds.
         """
-        sock, replies = self._inner._sock, self._replies
+        replies = self._replies
         payload = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
         deadline = monotonic() + timeout
         found: list[Any] = []
         try:
             state.sent = True
-            sock.settimeout(timeout)
-            sock.sendall(payload)
+            self._send(payload, deadline)
             while len(found) < len(commands):
-                # Anew before each read: an answer that trickles in must not outlast the deadline.
-                left = deadline - monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                sock.settimeout(left)
-                data = sock.recv(READ_SIZE)
+                data = self._receive(deadline)
                 if not data:
                     raise redis_errors.ConnectionError("the server closed the connection")
                 replies.feed(data)
@@ -162,6 +170,64 @@ class Connection:
         if len(found) != len(commands):
             raise redis_errors.ConnectionError("more answers than requests: what answers there is no Redis server")
         return found
+
+    def _send(self, payload: bytes, deadline: float) -> None:
+        sock = self._inner._sock
+        if self._tls:
+            sock.settimeout(_left(deadline))
+            sock.sendall(payload)
+            return
+        sent = 0
+        while True:
+            try:
+                sent += sock.send(payload[sent:] if sent else payload)
+            except BlockingIOError:
+                room = select.poll()
+                room.register(sock, select.POLLOUT)
+                room.poll(math.ceil(_left(deadline) * 1000))
+            if sent == len(payload):
+                return
+
+    def _receive(self, deadline: float) -> bytes:
+        sock = self._inner._sock
+        # Anew before each read: an answer that trickles in must not outlast the deadline.
+        if self._tls:
+            sock.settimeout(_left(deadline))
+        elif not self._poll.poll(math.ceil(_left(deadline) * 1000)):
+            raise TimeoutError
+        try:
+            return bytes(sock.recv(READ_SIZE))
+        except BlockingIOError:
+            return self._receive(deadline)
+
+    def listen(self, command: Command, heard: Callable[[Any], None]) -> None:
+        """Sends a command, and from then on hands over what the server says, for as long as the connection lasts.
+
+        Raises:
+            redis.exceptions.ConnectionError: The connection broke, or was interrupted.
+        """
+        sock = self._inner._sock
+        try:
+            sock.setblocking(True)
+            sock.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
+            while data := sock.recv(READ_SIZE):
+                self._replies.feed(data)
+                while (message := self._replies.gets()) is not False:
+                    heard(message)
+        except (OSError, hiredis.ProtocolError) as error:
+            raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
+        raise redis_errors.ConnectionError("the server closed the connection")
+
+    def keep_alive(self) -> None:
+        """Lets the system notice when the other end is gone, on a connection that mostly waits."""
+        keep_alive(self._inner._sock)
+
+    def interrupt(self) -> None:
+        """Ends a `listen` in another thread."""
+        sock = self._inner._sock
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -184,29 +250,35 @@ class Pool:
         """How many connections wait to be used."""
         return len(self._idle)
 
-    @contextmanager
-    def connection(self, timeout: float) -> Iterator[Connection]:
+    def connection(self, timeout: float) -> Lent:
         """Lends a connection. It is closed unless the body leaves cleanly: its replies may be pending.
 
         Raises:
             redis.exceptions.RedisError: None could be opened; nothing was sent.
         """
+        return Lent(self, timeout)
+
+    def borrow(self, timeout: float) -> Connection:
+        """Returns a connection, to be given back."""
         end = monotonic() + timeout
         if not self._slots.acquire(timeout=timeout):
             raise redis_errors.TimeoutError("all connections are in use: raise max_connections")
-        connection = None
-        clean = False
         self._change_busy(1)
         try:
-            connection = self._get(max(0.001, end - monotonic()))
-            yield connection
-            clean = True
+            return self._get(max(0.001, end - monotonic()))
+        except BaseException:
+            self._change_busy(-1)
+            self._slots.release()
+            raise
+
+    def give_back(self, connection: Connection, clean: bool) -> None:
+        """Takes a connection back."""
+        try:
+            if clean and not self._closed:
+                self._idle.append(connection)
+            else:
+                connection.close()
         finally:
-            if connection is not None:
-                if clean and not self._closed:
-                    self._idle.append(connection)
-                else:
-                    connection.close()
             self._change_busy(-1)
             self._slots.release()
 
@@ -236,6 +308,23 @@ class Pool:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+
+class Lent:
+    """A connection while it is lent. A class, because every call goes through one."""
+
+    __slots__ = ("_connection", "_pool", "_timeout")
+
+    def __init__(self, pool: Pool, timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+
+    def __enter__(self) -> Connection:
+        self._connection = self._pool.borrow(self._timeout)
+        return self._connection
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        self._pool.give_back(self._connection, kind is None)
 
 
 class _Job:

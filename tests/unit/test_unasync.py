@@ -167,7 +167,8 @@ class TestCheck:
     def root(self, tool: ModuleType, tmp_path: Path) -> Path:
         for folder in (tool.SOURCE, tool.TARGET):
             (tmp_path / folder).mkdir(parents=True)
-            (tmp_path / folder / "_io.py").write_text("")
+            for name in tool.HANDWRITTEN:
+                (tmp_path / folder / name).write_text("")
         (tmp_path / tool.SOURCE / "a.py").write_text("async def f() -> None: ...\n")
         assert tool.main([], tmp_path) == 0
         assert tool.main(["--check"], tmp_path) == 0

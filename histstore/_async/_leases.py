@@ -1,0 +1,379 @@
+"""All leases of a backend: taking them, renewing them together, losing them, giving them up."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis import exceptions as redis_errors
+
+from .. import _leasing
+from .._leasing import Granted, Lost, Ring, Taken, Ticket, new_holder
+from .._protocol import Call, Carried, Where
+from .._retry import RetryPolicy
+from ..errors import BackendError, BackendUnavailableError, HistoryStoreError, LockTimeoutError
+from . import _io, _tasks
+from ._doorbell import Doorbell
+from ._runner import Delivery, Runner
+from .lease import Lease
+
+PATIENCE: Final = 1.0
+"""Seconds for which a request about a lease is tried, however little time is left for it to be of use."""
+
+RENEWAL_TIMEOUT: Final = 2.0
+"""Seconds that renewals wait for their answer: a lease that is taken meanwhile has to be renewed in its turn."""
+
+DRIFT: Final = 0.001
+"""By how much two clocks may disagree on how much time has passed."""
+FRESH: Final = 60.0
+"""Seconds after an answer of the server for which its clock is reckoned by it."""
+
+log = logging.getLogger("histstore")
+
+
+_HELD: ContextVar[tuple[Lease, ...]] = ContextVar("histstore_held", default=())
+
+
+@dataclass(slots=True, eq=False)
+class _Acquisition:
+    """One way to a lease.
+
+    Attributes:
+        where: The run.
+        ticket: Its name.
+        open: Whether the server may know of it: a lease, a place in the queue, a request on its way.
+        late: Whether a copy of a request may still arrive after it was given up.
+        queued: Whether it asked for a place in the queue.
+        began: When the last request was sent.
+        until: When the lease's time is over, once it is granted.
+        claimed: Whether it was granted for its full time.
+    """
+
+    where: Where
+    ticket: Ticket
+    open: bool = False
+    late: bool = False
+    queued: bool = False
+    began: float = 0.0
+    until: float = 0.0
+    claimed: bool = True
+
+
+class _Turnstile:
+    """Where those of one process that want one lease pass one after the other.
+
+    So they stand in the queue in the order in which they came.
+    """
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = _io.Lock()
+        self.users = 0
+
+
+class Leases:
+    """All leases of a backend, held and waited for."""
+
+    def __init__(self, runner: Runner, namespace: str, policy: RetryPolicy) -> None:
+        self._runner = runner
+        self._policy = policy
+        self._doorbell = Doorbell(runner, namespace)
+        self._held: dict[str, Lease] = {}
+        self._ways: set[_Acquisition] = set()
+        self._guard = _tasks.Guard()
+        self._alarm = _tasks.Alarm(self._renew, "histstore-renewal")
+        self._jobs = _tasks.Jobs()
+        self._turnstiles: dict[bytes, _Turnstile] = {}
+        self._closed = False
+
+    def of(self, where: Where) -> Lease | None:
+        """Returns the lease of a run that this task is in; None: it is in none."""
+        for lease in reversed(_HELD.get()):
+            if lease._leases is self and lease._where.key == where.key and not lease._ended:
+                return lease
+        return None
+
+    async def send(self, call: Call, within: float, delivery: Delivery, policy: RetryPolicy | None = None) -> Any:
+        """Returns the reply to a request about a lease, which is not tried for much longer than it is of use."""
+        policy = self._policy if policy is None else policy
+        reply, _ = await self._runner.run(call, policy, delivery, max(within, PATIENCE))
+        return reply
+
+    # ---------------------------------------------------------------------------------- taking one
+
+    async def acquire(
+        self, where: Where, ttl: float, timeout: float | None, renews: bool, policy: RetryPolicy | None
+    ) -> tuple[Lease, bool]:
+        """Returns a run's lease, and whether copies of what asked for it may still arrive.
+
+        Whoever stops waiting for it, or fails, leaves neither lease nor place in the queue behind.
+        """
+        way = _Acquisition(where, Ticket(new_holder(), round(ttl * 1000), self._doorbell.channel))
+        deadline = None if timeout is None else _io.monotonic() + timeout
+        with self._guard:
+            self._ways.add(way)
+        try:
+            for _ in range((policy or self._policy).attempts):
+                granted = await (self._once(way, policy) if timeout == 0 else self._wait(way, deadline, policy))
+                if way.until > _io.monotonic():
+                    break
+            else:
+                raise BackendUnavailableError("lock: answers take longer than the lease lives: choose a longer ttl")
+            carried = Carried(granted.fence, way.ticket.holder)
+            lease = Lease(self, where, carried, ttl, renews, way.until, way.claimed)
+            with self._guard:
+                self._held[lease.holder] = lease
+            if way.claimed:
+                self._alarm.set(lease._next)
+            else:
+                await self._alarm.at_once()
+            if self._closed:
+                raise BackendError("this backend was closed while the lease was taken")
+            return lease, way.late
+        except BaseException:
+            with self._guard:
+                self._held.pop(way.ticket.holder, None)
+            self._abandon(way)
+            raise
+        finally:
+            with self._guard:
+                self._ways.discard(way)
+
+    async def _once(self, way: _Acquisition, policy: RetryPolicy | None) -> Granted:
+        answer = await self._ask(way, None, policy)
+        if isinstance(answer, Taken):
+            raise LockTimeoutError(answer.holder, answer.expires_in)
+        return answer
+
+    async def _wait(self, way: _Acquisition, deadline: float | None, policy: RetryPolicy | None) -> Granted:
+        key, holder = way.where.keys.lease, way.ticket.holder
+        waiter = self._doorbell.expect(key, holder)
+        try:
+            turnstile = self._turnstile(key)
+            try:
+                async with _io.Held(turnstile.lock, _left(deadline, 1e9), _late, ""):
+                    answer = await self._join(way, deadline, policy)
+            finally:
+                self._passed(key, turnstile)
+            while isinstance(answer, Taken):
+                waiter.ask_at = float("inf")
+                waiter.arm(answer.expires_in, answer.rank or 0)
+                asked, answered = way.began, _io.monotonic()
+                while not waiter.handed and _io.monotonic() < waiter.ask_at:
+                    if deadline is not None and _io.monotonic() >= deadline:
+                        left = max(0.0, answer.expires_in - (_io.monotonic() - answered))
+                        raise LockTimeoutError(answer.holder, left)
+                    await _tasks.wait(waiter.event, _left(deadline, waiter.ask_at - _io.monotonic()))
+                    waiter.event.clear()
+                    if self._closed:
+                        raise BackendError("this backend was closed while the lease was waited for")
+                ring, waiter.handed = waiter.handed, None
+                if (
+                    ring is not None
+                    and _tasks.CLAIMS_LATER
+                    and _valid_until(ring, answer, asked) > _io.monotonic() + ring.expires_in / 2
+                ):
+                    way.until, way.claimed = _valid_until(ring, answer, asked), False
+                    return Granted(ring.fence)
+                answer = await self._ask(way, deadline, policy)
+            return answer
+        finally:
+            self._doorbell.forget(key, holder)
+
+    async def _join(self, way: _Acquisition, deadline: float | None, policy: RetryPolicy | None) -> Granted | Taken:
+        """Asks for the lease, and for a place in the queue if another holds it."""
+        way.queued = self._doorbell.listening
+        answer = await self._ask(way, deadline, policy)
+        if isinstance(answer, Taken) and not way.queued:
+            # Whoever stands in the queue has to be able to hear.
+            await self._doorbell.open(_left(deadline, self._runner.try_timeout))
+            way.queued = True
+            answer = await self._ask(way, deadline, policy)
+        return answer
+
+    def _turnstile(self, key: bytes) -> _Turnstile:
+        """Returns what lets those of this process that want one lease ask for it one after the other."""
+        with self._guard:
+            turnstile = self._turnstiles.get(key)
+            if turnstile is None:
+                turnstile = self._turnstiles[key] = _Turnstile()
+            turnstile.users += 1
+            return turnstile
+
+    def _passed(self, key: bytes, turnstile: _Turnstile) -> None:
+        with self._guard:
+            turnstile.users -= 1
+            if not turnstile.users:
+                del self._turnstiles[key]
+
+    async def _ask(self, way: _Acquisition, deadline: float | None, policy: RetryPolicy | None) -> Granted | Taken:
+        if self._closed:
+            raise BackendError("this backend is closed: make a new one")
+        delivery = Delivery()
+        answered = False
+        within = _left(deadline, math.inf)
+        try:
+            call = _leasing.acquire(way.where, way.ticket, queue=way.queued)
+            answer = _leasing.read_acquire(way.where, await self.send(call, within, delivery, policy))
+            answered = True
+        finally:
+            way.open = way.open or delivery.sent
+            way.late = way.late or delivery.ambiguous or (delivery.sent and not answered)
+            way.began = delivery.began
+        way.until, way.claimed = way.began + way.ticket.ttl_ms / 1000, True
+        if answer is None:
+            raise BackendUnavailableError("lock: it was settled as given up; nothing was acquired, repeat it")
+        if isinstance(answer, Taken) and not way.queued and not way.late:
+            way.open = False
+        return answer
+
+    def _abandon(self, way: _Acquisition) -> None:
+        """Leaves nothing of a way to a lease on the server."""
+        if way.open and not self._closed:
+            way.open = False
+            place, within = way.ticket.place if way.queued else "", way.ticket.ttl_ms / 1000
+            carried = Carried(0, way.ticket.holder)
+            self._jobs.start(functools.partial(self._give_up, way.where, carried, place, way.late, within))
+
+    async def _give_up(self, where: Where, carried: Carried, place: str, late: bool, within: float) -> Lost | None:
+        """Ends a lease or the wait for one; returns whose it was, if it was another's. Does not raise."""
+        delivery = Delivery()
+        try:
+            call = _leasing.release(where, carried.holder, place, late=late)
+            lost = _leasing.read_over(where, carried, await self.send(call, min(within, 5 * PATIENCE), delivery))
+        except HistoryStoreError as error:
+            log.warning("a lease of run %r was not given up, and lapses: %s", str(where.run_id), error)
+            return None
+        # An earlier copy of this may have given it up, and somebody else have it since.
+        return None if delivery.ambiguous else lost
+
+    # --------------------------------------------------------------------------------- holding it
+
+    def carry(self, lease: Lease) -> None:
+        """Lets this task's saves carry a lease."""
+        # Those that have ended are still there where a task was started in one and outlived it.
+        _HELD.set((*(held for held in _HELD.get() if not held._ended), lease))
+
+    async def end(self, lease: Lease, late: bool, scope: _tasks.Scope, error: BaseException | None) -> None:
+        """Gives a lease up; whoever is cancelled meanwhile leaves at once, and it is given up all the same."""
+        within = max(lease.remaining(), PATIENCE)
+        lease._ended = True
+        with self._guard:
+            self._held.pop(lease.holder, None)
+        _HELD.set(tuple(held for held in _HELD.get() if held is not lease))
+        try:
+            if self._closed:
+                return
+            give_up = functools.partial(self._give_up, lease._where, lease._carried, "", late, within)
+            lost = await scope.finish(give_up, self._jobs, error)
+            if lost is not None and lease._lost is None:
+                lease._lost = lost
+        finally:
+            lease._over.set()
+
+    def lose(self, lease: Lease, lost: Lost) -> None:
+        """Tells a lease, and the body that works under it, that it is not held any more."""
+        with self._guard:
+            if lease._lost is not None or lease._ended:
+                return
+            lease._lost = lost
+            self._held.pop(lease.holder, None)
+        lease._over.set()
+        lease._interrupt()
+
+    async def _renew(self) -> float | None:
+        """Renews what is due; returns when to look again."""
+        now = _io.monotonic()
+        with self._guard:
+            held = list(self._held.values())
+        for lease in held:
+            if lease._claimed and not lease._renews and lease._until <= now:
+                self.lose(lease, Lost(None))
+        # Those that are nearly due come along: one request for many.
+        due = [
+            lease for lease in held if (lease._renews or not lease._claimed) and lease._next <= now + lease._ttl / 10
+        ]
+        if due:
+            # Of one whose time is over, since this process stood still, the whole time counts: it has a last try.
+            shortest = min(lease._until - now if lease._until > now else lease._ttl for lease in held)
+            timeout = max(0.02, min(self._runner.try_timeout, RENEWAL_TIMEOUT, shortest / 3))
+            calls = [_leasing.renew(lease._where, lease._carried, round(lease._ttl * 1000)) for lease in due]
+            try:
+                replies = await self._runner.together(calls, timeout)
+            except (redis_errors.RedisError, OSError, BackendError) as error:
+                replies = [error] * len(due)
+            for lease, reply in zip(due, replies, strict=True):
+                self._renewed(lease, reply, now)
+        with self._guard:
+            return min((lease._next for lease in self._held.values()), default=None)
+
+    def _renewed(self, lease: Lease, reply: Any, began: float) -> None:
+        try:
+            if isinstance(reply, Exception):
+                raise reply
+            lost = _leasing.read_over(lease._where, lease._carried, reply)
+        except (redis_errors.RedisError, OSError, HistoryStoreError) as error:
+            log.debug("a lease of run %r was not renewed: %s", str(lease.run_id), error)
+            now = _io.monotonic()
+            if now >= lease._until:
+                self.lose(lease, Lost(None))
+            # Again soon, and more often the less time is left; at the end of it at the latest.
+            lease._next = now + max(0.01, min(lease._ttl / 12, (lease._until - now) / 3))
+            return
+        if lost is None:
+            lease._renewed(began)
+        else:
+            self.lose(lease, lost)
+
+    # ----------------------------------------------------------------------------- breaking, closing
+
+    async def break_lease(self, where: Where, policy: RetryPolicy | None) -> bool:
+        """Fences whoever holds a run, or was the last to, and serves the next waiter."""
+        reply = await self.send(_leasing.occupied(where), math.inf, Delivery(), policy)
+        found = _leasing.read_occupied(where, reply)
+        if not found.holder and not found.waiting:
+            return False
+        # By name: a copy of this that comes late must not break the lease of whoever comes next.
+        await self.send(_leasing.release(where, found.holder, force=True), math.inf, Delivery(), policy)
+        return bool(found.holder)
+
+    async def close(self) -> None:
+        """Gives up all leases and all waiting, and waits until that is done."""
+        with self._guard:
+            held, ways = list(self._held.values()), list(self._ways)
+        for way in ways:
+            way.late = way.late or way.open  # what it has asked may be on its way just now
+            self._abandon(way)
+        self._closed = True
+        for lease in held:
+            # Its body works on without it: nobody renews it from now on.
+            give_up = functools.partial(self._give_up, lease._where, lease._carried, "", True, PATIENCE)
+            self.lose(lease, Lost(None))
+            self._jobs.start(give_up)
+        await self._doorbell.close()
+        await self._alarm.close()
+        await self._jobs.close()
+
+
+def _left(deadline: float | None, most: float) -> float:
+    return most if deadline is None else max(0.0, min(most, deadline - _io.monotonic()))
+
+
+def _valid_until(ring: Ring, before: Taken, asked: float) -> float:
+    """Returns until when a lease that was handed over is surely held, by this process's clock.
+
+    The doorbell may have rung long ago, while this process stood still. What tells is how far the server's clock
+    has come since it answered a request that was sent at `asked`: no less time can have passed here since then.
+    """
+    since = (ring.at_ms - before.at_ms) / 1000
+    latest = asked + since * (1 - DRIFT) + ring.expires_in
+    return min(latest, _io.monotonic() + ring.expires_in) if 0 <= since <= FRESH else 0.0
+
+
+def _late(_text: str) -> LockTimeoutError:
+    return LockTimeoutError(None, None)

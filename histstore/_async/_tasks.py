@@ -1,0 +1,222 @@
+"""The asyncio half of what the two shells do differently about work in the background, and about cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from . import _io
+
+T = TypeVar("T")
+
+Event = asyncio.Event
+
+
+CLAIMS_LATER: Final = True
+"""Whether the body of a lease that was handed over begins while the claim is on its way: the loop takes the answer."""
+
+
+class Guard:
+    """Stands where the blocking twin holds a lock for a few statements: nothing else runs between two awaits."""
+
+    def __enter__(self) -> None:
+        """Enters."""
+
+    def __exit__(self, *_error: object) -> None:
+        """Leaves."""
+
+
+async def wait(event: asyncio.Event, seconds: float | None) -> None:
+    """Waits until `event` is set, or until so many seconds have passed."""
+    if event.is_set() or (seconds is not None and seconds <= 0):
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+class Alarm:
+    """Runs work at the time that it is set to, in a task of its own, and never twice at once.
+
+    Args:
+        work: What to run. Returns when to run it again, by `_io.monotonic`; None: not before it is set again.
+        name: The task's name.
+    """
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, float | None]], name: str) -> None:
+        self._work = work
+        self._name = name
+        self._when: float | None = None
+        self._handle: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def set(self, when: float) -> None:
+        """Runs the work at `when` at the latest."""
+        if self._closed or (self._when is not None and self._when <= when):
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+        self._when = when
+        self._handle = asyncio.get_running_loop().call_at(when, self._fire)
+
+    async def at_once(self) -> None:
+        """Begins the work now. When this returns, what it sends first has been sent, as a rule."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=self._name)
+        else:
+            self.set(_io.monotonic())
+        await asyncio.sleep(0)
+
+    def _fire(self) -> None:
+        self._when = self._handle = None
+        if self._task is None:  # else it looks at everything once more before it ends
+            self._task = asyncio.create_task(self._run(), name=self._name)
+
+    async def _run(self) -> None:
+        try:
+            again = await self._work()
+        finally:
+            self._task = None
+        if again is not None:
+            self.set(again)
+
+    async def close(self) -> None:
+        """Ends the work that is under way, and runs none any more."""
+        self._closed = True
+        if self._handle is not None:
+            self._handle.cancel()
+        await _end(self._task)
+
+
+class Routine:
+    """Runs a function that goes on until it returns or is ended, in a task of its own."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        self._work = work
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Starts it."""
+        self._task = asyncio.create_task(self._work(), name=self._name)
+
+    async def end(self, connection: _io.Connection | None) -> None:
+        """Ends it, whatever it waits for.
+
+        Args:
+            connection: What it may be reading from.
+        """
+        await _end(self._task)
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+
+
+class Jobs:
+    """Work that goes on to its end, whoever stops waiting for it. It must not raise."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Starts some."""
+        task = asyncio.create_task(work(), name="histstore-release")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """Waits for all of it."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+
+class Scope:
+    """The task that runs a leased body, and the right to cancel it once.
+
+    Cancellation in asyncio is a count (`Task.cancelling`), not a flag: whoever adds to it takes the same off again, and
+    what is left over is somebody else's wish to stop, which goes before ours. The rules are those of
+    `asyncio.timeout` and `asyncio.TaskGroup`.
+
+    Args:
+        cancel: Whether the body is cancelled when the lease is lost.
+    """
+
+    __slots__ = ("_before", "_cancelled", "_closed", "_task", "_wanted")
+
+    def __init__(self, cancel: bool) -> None:
+        self._wanted = cancel
+        self._task: asyncio.Task[Any] | None = None
+        self._before = 0
+        self._cancelled = False
+        self._closed = False
+
+    def enter(self) -> None:
+        """The body begins, in this task."""
+        if self._wanted:
+            self._task = asyncio.current_task()
+            self._before = self._task.cancelling() if self._task is not None else 0
+
+    def interrupt(self) -> None:
+        """The lease is lost: cancels the body, unless it is the body that has just found out."""
+        task = self._task
+        if task is None or self._closed or self._cancelled or task is asyncio.current_task():
+            return
+        self._cancelled = True
+        task.cancel("the lease was lost")
+
+    def leave(self) -> None:
+        """The body has ended: from now on nothing is cancelled, and our own request is taken back."""
+        if not self._closed and self._cancelled and self._task is not None:
+            self._task.uncancel()
+        self._closed = True
+
+    def stopped(self, error: BaseException | None) -> bool:
+        """Whether what came out of the body is our own request to stop, and nobody else's. Asked after `leave`."""
+        return isinstance(error, asyncio.CancelledError) and self._ours
+
+    @property
+    def _ours(self) -> bool:
+        return self._cancelled and self._task is not None and self._task.cancelling() <= self._before
+
+    async def finish(
+        self, work: Callable[[], Coroutine[Any, Any, T]], jobs: Jobs, error: BaseException | None
+    ) -> T | None:
+        """Returns what `work`, which may be repeated, comes to. Who is cancelled leaves at once; it is done anyway.
+
+        A task of its own from the start would do, too, but costs as much as the request in it.
+
+        Args:
+            work: What has to be done.
+            jobs: Where it is done when this is cancelled.
+            error: What came out of the body.
+
+        Returns:
+            None: the body is being thrown away, and nothing may be awaited in it any more.
+        """
+        if isinstance(error, GeneratorExit):
+            with contextlib.suppress(RuntimeError):  # its loop may be gone, too; then the lease lapses
+                asyncio.get_running_loop()
+                jobs.start(work)
+            return None
+        try:
+            if self._ours and not isinstance(error, asyncio.CancelledError):
+                await self._absorb()
+            return await work()
+        except asyncio.CancelledError:
+            jobs.start(work)
+            raise
+
+    async def _absorb(self) -> None:
+        """Lets our own request arrive that was taken back too late: until Python 3.13 it comes at the next await."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if not self._ours:
+                raise

@@ -1,0 +1,170 @@
+# Generated from histstore/_async/_doorbell.py by tools/unasync.py; do not edit.
+"""The doorbell: how those who wait in this process hear that a run was handed to them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from redis import exceptions as redis_errors
+
+from .._leasing import Ring, new_channel, read_ring
+from .._retry import listening_options
+from ..errors import BackendError
+from . import _io, _tasks
+from ._runner import Runner
+
+MARGIN: Final = 0.002
+"""Seconds after the end of a lease at which its waiters ask: the server counts in whole milliseconds."""
+STAGGER: Final = 0.005
+"""Seconds between the times at which one waiter and the next in the queue ask."""
+
+log = logging.getLogger("histstore")
+
+
+class Waiter:
+    """One who waits for a run's lease.
+
+    Attributes:
+        event: Set when one of the others has changed.
+        handed: What the doorbell said when the run was handed over; it has to be claimed.
+        ask_at: When to ask, if the doorbell has not rung by then.
+    """
+
+    __slots__ = ("ask_at", "event", "handed")
+
+    def __init__(self) -> None:
+        self.event = _tasks.Event()
+        self.handed: Ring | None = None
+        self.ask_at = float("inf")
+
+    def arm(self, expires_in: float, rank: int) -> None:
+        """Sets when to ask: after the lease's end, in the order of the queue."""
+        when = _io.monotonic() + expires_in + MARGIN + rank * STAGGER
+        sooner = when < self.ask_at
+        self.ask_at = when
+        if sooner:
+            self.event.set()
+
+
+class Doorbell:
+    """One subscription for all waiters of a backend, opened when the first of them has to wait.
+
+    What it says is advice. A waiter that hears nothing asks when the lease that it waits for has ended.
+    """
+
+    def __init__(self, runner: Runner, namespace: str) -> None:
+        self.channel = new_channel(namespace)
+        self._runner = runner
+        self._waiters: dict[bytes, dict[str, Waiter]] = {}
+        self._guard = _tasks.Guard()
+        self._routine = _tasks.Routine(self._listen, "histstore-doorbell")
+        self._connection: _io.Connection | None = None
+        self._tried = _tasks.Event()
+        self._closing = _tasks.Event()
+        self._active = False
+        self.listening = False
+
+    def expect(self, key: bytes, holder: str) -> Waiter:
+        """Begins to wait for the lease `key`. To be done before the server is asked: it may answer at once."""
+        waiter = Waiter()
+        with self._guard:
+            self._waiters.setdefault(key, {})[holder] = waiter
+        return waiter
+
+    def forget(self, key: bytes, holder: str) -> None:
+        """Ends the wait."""
+        with self._guard:
+            waiters = self._waiters.get(key, {})
+            waiters.pop(holder, None)
+            if not waiters:
+                self._waiters.pop(key, None)
+
+    def open(self, timeout: float) -> None:
+        """Returns when the doorbell can be heard, or after a failed try to hear it, or after `timeout` seconds."""
+        if self.listening:
+            return
+        with self._guard:
+            if not self._active and not self._closing.is_set():
+                self._active = True
+                self._tried.clear()
+                self._routine.start()
+        _tasks.wait(self._tried, timeout)
+
+    def _listen(self) -> None:
+        while self._wanted():
+            try:
+                connection = self._connect()
+                connection.listen(("SUBSCRIBE", self.channel), self._heard)
+            except (redis_errors.RedisError, OSError, BackendError) as error:
+                log.debug("the doorbell is silent: %s", error)
+            finally:
+                self.listening = False
+                if self._connection is not None:
+                    self._connection.close()
+                    self._connection = None
+                self._tried.set()
+
+    def _connect(self) -> _io.Connection:
+        for attempt in _io.Retrying(sleep=self._pause, **listening_options(self._gone)):
+            with attempt:
+                self._connection = self._runner.connect()
+                return self._connection
+        raise AssertionError("tenacity ends with a result or an error")
+
+    def _pause(self, seconds: float) -> None:
+        self._tried.set()
+        _tasks.wait(self._closing, seconds)
+
+    def _wanted(self) -> bool:
+        """Decides whether to listen on; whoever begins to wait after a "no" starts it anew."""
+        with self._guard:
+            self._active = not self._gone()
+            return self._active
+
+    def _gone(self) -> bool:
+        """Whether nobody is left to listen."""
+        return self._closing.is_set() or not self._waiters
+
+    def _all(self) -> list[Waiter]:
+        return [waiter for waiters in self._waiters.values() for waiter in waiters.values()]
+
+    def _heard(self, message: Any) -> None:
+        match message:
+            case [b"message", _, data]:
+                ring = read_ring(data)
+                if ring is not None:
+                    self._ring(ring)
+            case [b"subscribe", _, _]:
+                self._subscribed()
+            case Exception():
+                log.warning("the doorbell stays silent, and waiting for leases takes longer: %s", message)
+                self._tried.set()
+
+    def _subscribed(self) -> None:
+        missed = self._tried.is_set()
+        self.listening = True
+        self._tried.set()
+        if missed:
+            # Whatever rang while nobody listened, each waiter finds out by asking.
+            with self._guard:
+                for waiter in self._all():
+                    waiter.arm(-1.0, 0)
+
+    def _ring(self, ring: Ring) -> None:
+        with self._guard:
+            waiters = self._waiters.get(ring.key, {})
+            if ring.holder is None:
+                for place, waiter in enumerate(waiters.values()):
+                    waiter.arm(ring.expires_in, ring.rank + place)
+            elif ring.holder in waiters:
+                waiters[ring.holder].handed = ring
+                waiters[ring.holder].event.set()
+
+    def close(self) -> None:
+        """Stops listening, and wakes all who wait."""
+        self._closing.set()
+        with self._guard:
+            for waiter in self._all():
+                waiter.event.set()
+        self._routine.end(self._connection)

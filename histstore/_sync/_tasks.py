@@ -1,0 +1,157 @@
+"""The blocking half of what the two shells do differently about work in the background, and about cancellation.
+
+Two threads serve a backend's leases, and only while there is something to do: one renews them all, one listens to
+the doorbell for all who wait. Nothing is cancelled: a lost lease is told by `check`, by saves and at the exit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from . import _io
+
+T = TypeVar("T")
+
+Event = threading.Event
+Guard = threading.Lock
+
+CLAIMS_LATER: Final = False
+"""Whether the body of a lease that was handed over begins while the claim is on its way. It would take a thread."""
+
+IDLE: Final = 5.0
+"""Seconds that a thread waits for work before it ends."""
+
+
+def wait(event: threading.Event, seconds: float | None) -> None:
+    """Waits until `event` is set, or until so many seconds have passed."""
+    event.wait(None if seconds is None else min(max(0.0, seconds), threading.TIMEOUT_MAX))
+
+
+class Alarm:
+    """Runs work at the time that it is set to, in a thread of its own, and never twice at once.
+
+    Args:
+        work: What to run. Returns when to run it again, by `_io.monotonic`; None: not before it is set again.
+        name: The thread's name.
+    """
+
+    def __init__(self, work: Callable[[], float | None], name: str) -> None:
+        self._work = work
+        self._name = name
+        self._changed = threading.Condition()
+        self._when: float | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def set(self, when: float) -> None:
+        """Runs the work at `when` at the latest."""
+        with self._changed:
+            if self._closed or (self._when is not None and self._when <= when):
+                return
+            self._when = when
+            if self._thread is None:
+                # A daemon: a program that forgets to close must be able to end.
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+            else:
+                self._changed.notify()
+
+    def at_once(self) -> None:
+        """Begins the work now."""
+        self.set(_io.monotonic())
+
+    def _run(self) -> None:
+        while self._due():
+            again = self._work()
+            if again is not None:
+                self.set(again)
+
+    def _due(self) -> bool:
+        """Waits for the next time; False: there is none for long, or it is closed."""
+        with self._changed:
+            while not self._closed:
+                left = None if self._when is None else self._when - _io.monotonic()
+                if left is not None and left <= 0:
+                    self._when = None
+                    return True
+                if not self._changed.wait(IDLE if left is None else left) and self._when is None:
+                    break
+            self._thread = None
+            return False
+
+    def close(self) -> None:
+        """Waits for the work that is under way, and runs none any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+
+class Routine:
+    """Runs a function that goes on until it returns or is ended, in a thread of its own."""
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        self._work = work
+        self._name = name
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts it."""
+        self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        self._thread.start()
+
+    def end(self, connection: _io.Connection | None) -> None:
+        """Ends it, whatever it waits for.
+
+        Args:
+            connection: What it may be reading from.
+        """
+        if connection is not None:
+            connection.interrupt()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+
+class Jobs:
+    """Work that goes on to its end. It must not raise. Here it is done when it is started."""
+
+    def start(self, work: Callable[[], T]) -> T:
+        """Does some."""
+        return work()
+
+    def close(self) -> None:
+        """Waits for all of it."""
+
+
+class Scope:
+    """A leased body. Nothing cancels it.
+
+    Args:
+        cancel: Of no effect here.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, cancel: bool) -> None:
+        """Makes one."""
+
+    def enter(self) -> None:
+        """The body begins."""
+
+    def interrupt(self) -> None:
+        """The lease is lost; the body finds out by itself."""
+
+    def leave(self) -> None:
+        """The body has ended."""
+
+    def stopped(self, error: BaseException | None) -> bool:
+        """Whether what came out of the body is our own doing."""
+        return False
+
+    def finish(self, work: Callable[[], T], jobs: Jobs, error: BaseException | None) -> T | None:
+        """Returns what `work` comes to."""
+        return work()

@@ -1,0 +1,182 @@
+# Generated from histstore/_async/lease.py by tools/unasync.py; do not edit.
+"""A lease as its holder sees it, and the scope in which it is held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from .. import _leasing
+from .._leasing import Lost
+from .._protocol import Carried, Where
+from .._retry import RetryPolicy
+from ..errors import LeaseLostError, LockError
+from ..snapshot import RunId
+from . import _io, _tasks
+from ._runner import Delivery
+
+if TYPE_CHECKING:
+    from ._leases import Leases
+
+
+class Lease:
+    """A run's lease: while it is held, nobody else can save the run. Made by `RedisHistoryStore.lock`.
+
+    Compare-and-set protects the data; the lease protects the minutes of work that a turn costs.
+    """
+
+    def __init__(
+        self, leases: Leases, where: Where, carried: Carried, ttl: float, renews: bool, until: float, claimed: bool
+    ) -> None:
+        self._leases = leases
+        self._where = where
+        self._carried = carried
+        self._ttl = ttl
+        self._renews = renews
+        self._until = until
+        self._claimed = claimed
+        self._next = until - ttl * 2 / 3 if renews or not claimed else until
+        self._interrupt: Callable[[], None] = lambda: None
+        self._lost: Lost | None = None
+        self._ended = False
+        self._over = _tasks.Event()
+
+    @property
+    def run_id(self) -> RunId:
+        """The run."""
+        return self._where.run_id
+
+    @property
+    def fence(self) -> int:
+        """The fencing token: higher than that of every lease of the run before."""
+        return self._carried.fence
+
+    @property
+    def holder(self) -> str:
+        """Who holds it: host, process, and a random part."""
+        return self._carried.holder
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is known to be another's by now, or its time is over.
+
+        A lease whose time is over because this process stood still is renewed when it goes on, if nobody else has
+        taken or waits for the run.
+        """
+        return self._lost is not None or (not self._ended and self.remaining() <= 0)
+
+    def remaining(self) -> float:
+        """Returns the seconds for which it is surely held if it is not renewed, counted from when it was asked for."""
+        if self._lost is not None or self._ended:
+            return 0.0
+        return max(0.0, self._until - _io.monotonic())
+
+    def check(self) -> None:
+        """Raises if it is not held any more. No I/O.
+
+        Raises:
+            LeaseLostError: It is not.
+        """
+        if self._ended or self.lost:
+            raise self._error()
+
+    def wait_lost(self) -> bool:
+        """Waits until it is lost or given up; returns whether it was lost. Cancelling it is harmless."""
+        _tasks.wait(self._over, None)
+        return self._lost is not None
+
+    def renew(self) -> None:
+        """Prolongs it by its full time from now.
+
+        Cancelling it is harmless: the lease lives on, for the old or for the new time.
+
+        Raises:
+            LeaseLostError: It is another's, or was given up.
+            BackendUnavailableError: The server could not be used before the lease's time was over.
+        """
+        self._refuse_if_over()
+        delivery = Delivery()
+        reply = self._leases.send(
+            _leasing.renew(self._where, self._carried, round(self._ttl * 1000)), self.remaining(), delivery
+        )
+        lost = _leasing.read_over(self._where, self._carried, reply)
+        if lost is not None:
+            self._leases.lose(self, lost)
+            raise self._error()
+        self._renewed(delivery.began)
+
+    def _renewed(self, began: float) -> None:
+        self._claimed = True
+        self._until = max(self._until, began + self._ttl)
+        self._next = began + self._ttl / 3 if self._renews else self._until
+
+    def _refuse_if_over(self) -> None:
+        """Raises where the server need not be asked."""
+        if self._lost is not None or self._ended:
+            raise self._error()
+
+    def _error(self) -> LeaseLostError:
+        return LeaseLostError(self.fence, self._lost.current if self._lost is not None else None)
+
+    def __repr__(self) -> str:
+        state = "lost" if self._lost is not None else "given up" if self._ended else f"{self.remaining():.1f} s left"
+        return f"<Lease of run {str(self.run_id)!r} with fence {self.fence}: {state}>"
+
+
+class LeaseScope:
+    """What `RedisHistoryStore.lock` returns: the lease is held while it is entered.
+
+    On loss, if `cancel` says so, the task that entered is cancelled once. The exit takes that request back and raises
+    LeaseLostError instead; a cancellation by somebody else goes before it, and an error of the body gets a note.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        where: Where,
+        ttl: float,
+        acquire_timeout: float | None,
+        renew: bool,
+        cancel: bool,
+        policy: RetryPolicy | None,
+    ) -> None:
+        self._leases = leases
+        self._where = where
+        self._ttl = ttl
+        self._timeout = acquire_timeout
+        self._renew = renew
+        self._scope = _tasks.Scope(cancel)
+        self._policy = policy
+        self._late = False
+        self._lease: Lease | None = None
+
+    def __enter__(self) -> Lease:
+        if self._lease is not None:
+            raise LockError("this lock() was entered before: call lock() anew each time")
+        if self._leases.of(self._where) is not None:
+            raise LockError(f"run {str(self._where.run_id)!r} is already leased here: use that lease, or leave it")
+        self._lease, self._late = self._leases.acquire(self._where, self._ttl, self._timeout, self._renew, self._policy)
+        self._scope.enter()
+        self._lease._interrupt = self._scope.interrupt
+        self._leases.carry(self._lease)
+        return self._lease
+
+    def leave(self) -> None:
+        """The body has ended: a loss cancels nothing any more."""
+        self._scope.leave()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        lease = self._lease
+        assert lease is not None
+        self.leave()
+        self._leases.end(lease, self._late, self._scope, error)
+        if lease._lost is None:
+            return
+        lost = lease._error()
+        if error is None or self._scope.stopped(error):
+            raise lost from error
+        if not isinstance(error, LeaseLostError):
+            error.add_note(str(lost))

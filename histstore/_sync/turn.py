@@ -1,0 +1,142 @@
+# Generated from histstore/_async/turn.py by tools/unasync.py; do not edit.
+"""One turn of a conversation: under the lease, loaded inside it, saved at its end."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic
+
+from .._retry import RetryPolicy
+from ..errors import ConflictError, SnapshotError
+from ..snapshot import ANY, SEEN, Attempt, ConversationSnapshot, Expect, M, Revision
+from .lease import Lease, LeaseScope
+
+if TYPE_CHECKING:
+    from .store import RedisHistoryStore
+
+
+class Turn(Generic[M]):
+    """One worker's turn. Made by `RedisHistoryStore.turn`.
+
+    Attributes:
+        lease: The lease that it is taken under.
+        revision: What the run was loaded as, or last saved as; None: the run is absent.
+        snapshot: The conversation, with what was appended; also after the turn has ended.
+    """
+
+    def __init__(
+        self,
+        store: RedisHistoryStore[M],
+        lease: Lease,
+        snapshot: ConversationSnapshot[M] | None,
+        retry: RetryPolicy | None,
+    ) -> None:
+        self._store = store
+        self._retry = retry
+        self._open: tuple[Attempt, ConversationSnapshot[M]] | None = None
+        self.lease = lease
+        self.revision: Revision | None = snapshot.revision if snapshot is not None else None
+        self.snapshot: ConversationSnapshot[M] = snapshot if snapshot is not None else ConversationSnapshot()
+        self._saved = self.snapshot
+
+    @property
+    def messages(self) -> tuple[M, ...]:
+        """The messages of `snapshot`."""
+        return self.snapshot.messages
+
+    def append(self, *messages: M, pinned: bool = False) -> None:
+        """Adds messages at the end, to be saved with the next save."""
+        self.snapshot = self.snapshot.append(*messages, pinned=pinned)
+
+    def replace(self, snapshot: ConversationSnapshot[M]) -> None:
+        """Puts another conversation in place of `snapshot`, to be saved with the next save."""
+        if not isinstance(snapshot, ConversationSnapshot):
+            raise SnapshotError(f"replace() takes a ConversationSnapshot, not a {type(snapshot).__name__}")
+        self.snapshot = snapshot
+
+    def save(self) -> Revision | None:
+        """Saves what is pending, and goes on.
+
+        A save whose outcome is open, of this turn, is settled first.
+
+        Returns:
+            The run's new revision; None: nothing was pending.
+
+        Raises:
+            LeaseLostError: The lease is not held any more. Nothing was written.
+            Exception: What `RedisHistoryStore.save` raises.
+        """
+        self.lease._refuse_if_over()
+        settled = self._settle()
+        if self.snapshot is self._saved and not self._store._pends(self.snapshot, self.revision):
+            return settled
+        snapshot = self.snapshot
+        try:
+            revision = self._store.save(snapshot, expected=self.revision, lease=self.lease, retry=self._retry)
+        except BaseException:
+            attempt = self._store.unsettled
+            self._open = (attempt, snapshot) if attempt is not None else None
+            raise
+        self.revision, self._saved = revision, snapshot
+        return revision
+
+    def _settle(self) -> Revision | None:
+        if self._open is None:
+            return None
+        attempt, snapshot = self._open
+        revision = self._store.resolve(attempt, retry=self._retry)
+        self._open = None
+        if revision is not None:
+            self.revision, self._saved = revision, snapshot
+        return revision
+
+    def __repr__(self) -> str:
+        return f"<Turn of run {str(self._store.run_id)!r} at {self.revision}>"
+
+
+class TurnScope(Generic[M]):
+    """What `RedisHistoryStore.turn` returns: the turn is taken while it is entered."""
+
+    def __init__(
+        self,
+        store: RedisHistoryStore[M],
+        scope: LeaseScope,
+        expected: Revision | Expect | None,
+        retry: RetryPolicy | None,
+    ) -> None:
+        self._store = store
+        self._scope = scope
+        self._expected = expected
+        self._retry = retry
+        self._turn: Turn[M] | None = None
+
+    def __enter__(self) -> Turn[M]:
+        seen = self._store.revision
+        lease = self._scope.__enter__()
+        try:
+            # Inside the lease: what was loaded before it was granted may be a rival's past.
+            snapshot = self._store.load(retry=self._retry)
+            actual = snapshot.revision if snapshot is not None else None
+            wanted = seen if self._expected is SEEN else self._expected
+            if wanted is not ANY and wanted != actual:
+                raise ConflictError(wanted if isinstance(wanted, Revision) else None, actual)
+        except BaseException as error:
+            self._scope.__exit__(type(error), error, error.__traceback__)
+            raise
+        self._turn = Turn(self._store, lease, snapshot, self._retry)
+        return self._turn
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        turn = self._turn
+        assert turn is not None
+        if error is None:
+            # From here on a loss is told by the save itself; to cancel it would leave its outcome open.
+            self._scope.leave()
+            try:
+                turn.save()
+            except BaseException as failed:
+                self._scope.__exit__(type(failed), failed, failed.__traceback__)
+                raise
+        self._scope.__exit__(kind, error, trace)
