@@ -103,13 +103,13 @@ def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
     raise where.corrupt(None, "the server answered with what no script of this version says")
 
 
-def renew(where: Where, lease: Carried, ttl_ms: int) -> Call:
-    """Builds the request that prolongs a lease."""
+def renew(where: Where, lease: Carried, ttl_ms: int, *, claim: bool = False) -> Call:
+    """Builds the request that prolongs a lease; `claim`: one that was handed over, for the first time."""
     keys = where.keys
     return script_call(
         RENEW,
         (keys.head, keys.log, keys.etags, keys.lease, keys.queue),
-        (lease.holder, str(lease.fence), str(ttl_ms)),
+        (lease.holder, str(lease.fence), str(ttl_ms), "1" if claim else "0"),
     )
 
 

@@ -42,7 +42,7 @@ end
 if lease[1] == holder then
   redis.call('PEXPIRE', lease_key, lasts)
   outlive(lasts)
-  ring(lasts)
+  ring(lasts, false)
   return {'granted', lease[2]}
 end
 

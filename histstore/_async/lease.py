@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import _leasing
 from .._leasing import Lost
-from .._protocol import Carried, Where
+from .._protocol import Call, Carried, Where
 from .._retry import RetryPolicy
 from ..errors import LeaseLostError, LockError
 from ..snapshot import RunId
@@ -96,14 +96,15 @@ class Lease:
         """
         self._refuse_if_over()
         delivery = Delivery()
-        reply = await self._leases.send(
-            _leasing.renew(self._where, self._carried, round(self._ttl * 1000)), self.remaining(), delivery
-        )
+        reply = await self._leases.send(self._renewal(), self.remaining(), delivery)
         lost = _leasing.read_over(self._where, self._carried, reply)
         if lost is not None:
             self._leases.lose(self, lost)
             raise self._error()
         self._renewed(delivery.began)
+
+    def _renewal(self) -> Call:
+        return _leasing.renew(self._where, self._carried, round(self._ttl * 1000), claim=not self._claimed)
 
     def _renewed(self, began: float) -> None:
         self._claimed = True

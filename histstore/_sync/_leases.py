@@ -303,7 +303,7 @@ class Leases:
             # Of one whose time is over, since this process stood still, the whole time counts: it has a last try.
             shortest = min(lease._until - now if lease._until > now else lease._ttl for lease in held)
             timeout = max(0.02, min(self._runner.try_timeout, RENEWAL_TIMEOUT, shortest / 3))
-            calls = [_leasing.renew(lease._where, lease._carried, round(lease._ttl * 1000)) for lease in due]
+            calls = [lease._renewal() for lease in due]
             try:
                 replies = self._runner.together(calls, timeout)
             except (redis_errors.RedisError, OSError, BackendError) as error:

@@ -25,7 +25,7 @@ local function hand_off()
     local claim = math.min(tonumber(ttl or 0), CLAIM_MS)
     local fence = text(math.max(head_fence + 1, time))
     -- The server writes to whom it has a message for in the reverse order: the one that is next is told last.
-    ring(claim)
+    ring(claim, false)
     -- Where nobody listens the waiter is gone, or asks again as soon as it listens. An error tells nothing of that.
     if ttl and tell(channel, claim, 0, waiter, fence, time) ~= 0 then
       grant(waiter, claim, time)

@@ -2,8 +2,8 @@
 
 local MEMORY_MS = 900000 -- how long an absent run's fence, and marks, are remembered
 local QUEUE_MS = 60000 -- how long a queue outlives the lease that it waits for
-local NEAR = 2 -- processes that are told how long the run is taken: to wake them all would delay the one that is next
-local ROW = 64 -- waiters among whom they are looked for
+local ROW = 1024 -- waiters that may be told how long the run is taken
+local NEAR, NEAR_ROW = 2, 16 -- at a hand-off: so many processes, of so many waiters. To wake all would delay the next one
 
 -- Numbers leave Lua through this: tostring(1e14) is "1e+14".
 local function text(number) return string.format('%.0f', number) end
@@ -36,12 +36,13 @@ end
 
 -- Tells the next waiters how long the run is taken, and which of them comes when: they ask again if nobody has told
 -- them more by then. It is advice: where it is lost, or may not be given, they come when they had thought before.
-local function ring(lasts)
+local function ring(lasts, all)
+  local processes, row = all and ROW or NEAR, all and ROW or NEAR_ROW
   local told = {}
   local count = 0
-  for rank, place in ipairs(redis.call('LRANGE', queue_key, 0, ROW - 1)) do
+  for rank, place in ipairs(redis.call('LRANGE', queue_key, 0, row - 1)) do
     local channel = string.match(place, '^%d+ (%S+) ')
-    if channel and count < NEAR and not told[channel] then
+    if channel and count < processes and not told[channel] then
       told[channel] = true
       -- One that nobody listens to does not count: its waiters are gone.
       if tell(channel, lasts, rank - 1, '-', '0', 0) ~= 0 then count = count + 1 end
