@@ -64,22 +64,20 @@ class Alarm:
 
     async def at_once(self) -> None:
         """Begins the work now. When this returns, what it sends first has been sent, as a rule."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self._name)
-        else:
-            self.set(_io.monotonic())
+        self._begin()
         await asyncio.sleep(0)
 
     def _fire(self) -> None:
         self._when = self._handle = None
-        if self._task is None:  # else it looks at everything once more before it ends
+        self._begin()
+
+    def _begin(self) -> None:
+        # Work that is under way looks at everything once more before it ends.
+        if not self._closed and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run(), name=self._name)
 
     async def _run(self) -> None:
-        try:
-            again = await self._work()
-        finally:
-            self._task = None
+        again = await self._work()
         if again is not None:
             self.set(again)
 
@@ -124,12 +122,13 @@ class Jobs:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
-        """Starts some."""
-        task = asyncio.create_task(work(), name="histstore-release")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def start(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Starts some. Where the loop is gone already, nothing can be done: a lease lapses by itself."""
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            task = asyncio.create_task(work(), name="histstore-release")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
         """Waits for all of it."""
@@ -201,9 +200,7 @@ class Scope:
             None: the body is being thrown away, and nothing may be awaited in it any more.
         """
         if isinstance(error, GeneratorExit):
-            with contextlib.suppress(RuntimeError):  # its loop may be gone, too; then the lease lapses
-                asyncio.get_running_loop()
-                jobs.start(work)
+            jobs.start(work)
             return None
         try:
             if self._ours and not isinstance(error, asyncio.CancelledError):

@@ -119,9 +119,9 @@ class Routine:
 class Jobs:
     """Work that goes on to its end. It must not raise. Here it is done when it is started."""
 
-    def start(self, work: Callable[[], T]) -> T:
+    def start(self, work: Callable[[], object]) -> None:
         """Does some."""
-        return work()
+        work()
 
     def close(self) -> None:
         """Waits for all of it."""
