@@ -103,7 +103,7 @@ class LockedError(LockError):
 
 
 class LeaseLostError(LockError):
-    """A newer holder exists, or the lease lapsed. This call wrote nothing.
+    """A newer holder exists, or the lease lapsed. A save that this answers wrote nothing.
 
     Attributes:
         fence: The fencing token of the lease that was lost.
@@ -115,7 +115,7 @@ class LeaseLostError(LockError):
         self.current = current
         now = "it lapsed" if current is None else f"the run is at fence {current} now"
         super().__init__(
-            f"the lease with fence {fence} was lost ({now}); nothing was written: "
+            f"the lease with fence {fence} was lost ({now}): saves that carry it are refused and write nothing; "
             "stop this work, and take the lease anew"
         )
 

@@ -138,4 +138,7 @@ class TurnScope(Generic[M]):
             except BaseException as failed:
                 await self._scope.__aexit__(type(failed), failed, failed.__traceback__)
                 raise
+            # The turn is saved: that the lease was lost after that is no failure of it.
+            await self._scope.give_up(None)
+            return
         await self._scope.__aexit__(kind, error, trace)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -213,8 +214,11 @@ class Leases:
                 del self._turnstiles[key]
 
     def _ask(self, way: _Acquisition, deadline: float | None, policy: RetryPolicy | None) -> Granted | Taken:
-        if self._closed:
-            raise BackendError("this backend is closed: make a new one")
+        with self._guard:
+            if self._closed:
+                raise BackendError("this backend is closed: make a new one")
+            # From here on it may be on its way, and whoever closes the backend meanwhile has to give it up.
+            known, way.open = way.open, True
         delivery = Delivery()
         answered = False
         within = _left(deadline, math.inf)
@@ -223,7 +227,7 @@ class Leases:
             answer = _leasing.read_acquire(way.where, self.send(call, within, delivery, policy))
             answered = True
         finally:
-            way.open = way.open or delivery.sent
+            way.open = known or delivery.sent
             way.late = way.late or delivery.ambiguous or (delivery.sent and not answered)
             way.began = delivery.began
         way.until, way.claimed = way.began + way.ticket.ttl_ms / 1000, True
@@ -235,11 +239,15 @@ class Leases:
 
     def _abandon(self, way: _Acquisition) -> None:
         """Leaves nothing of a way to a lease on the server."""
-        if way.open and not self._closed:
+        with self._guard:
+            if not way.open or self._closed:  # who closes the backend has done it
+                return
             way.open = False
-            place, within = way.ticket.place if way.queued else "", way.ticket.ttl_ms / 1000
-            carried = Carried(0, way.ticket.holder)
-            self._jobs.start(functools.partial(self._give_up, way.where, carried, place, way.late, within))
+        self._jobs.start(self._retreat(way, way.late))
+
+    def _retreat(self, way: _Acquisition, late: bool) -> Callable[[], Lost | None]:
+        place, within = way.ticket.place if way.queued else "", way.ticket.ttl_ms / 1000
+        return functools.partial(self._give_up, way.where, Carried(0, way.ticket.holder), place, late, within)
 
     def _give_up(self, where: Where, carried: Carried, place: str, late: bool, within: float) -> Lost | None:
         """Ends a lease or the wait for one; returns whose it was, if it was another's. Does not raise."""
@@ -346,11 +354,10 @@ class Leases:
     def close(self) -> None:
         """Gives up all leases and all waiting, and waits until that is done."""
         with self._guard:
-            held, ways = list(self._held.values()), list(self._ways)
+            self._closed = True
+            held, ways = list(self._held.values()), [way for way in self._ways if way.open]
         for way in ways:
-            way.late = way.late or way.open  # what it has asked may be on its way just now
-            self._abandon(way)
-        self._closed = True
+            self._jobs.start(self._retreat(way, True))  # what it has asked may be on its way just now
         for lease in held:
             # Its body works on without it: nobody renews it from now on.
             give_up = functools.partial(self._give_up, lease._where, lease._carried, "", True, PATIENCE)

@@ -167,13 +167,21 @@ class LeaseScope:
         """The body has ended: a loss cancels nothing any more."""
         self._scope.leave()
 
+    def give_up(self, error: BaseException | None) -> Lease:
+        """Gives the lease up. If it was lost it says so; whether that matters is the caller's to know.
+
+        Args:
+            error: What came out of the body.
+        """
+        assert self._lease is not None
+        self.leave()
+        self._leases.end(self._lease, self._late, self._scope, error)
+        return self._lease
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease = self._lease
-        assert lease is not None
-        self.leave()
-        self._leases.end(lease, self._late, self._scope, error)
+        lease = self.give_up(error)
         if lease._lost is None:
             return
         lost = lease._error()

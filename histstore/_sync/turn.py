@@ -139,4 +139,7 @@ class TurnScope(Generic[M]):
             except BaseException as failed:
                 self._scope.__exit__(type(failed), failed, failed.__traceback__)
                 raise
+            # The turn is saved: that the lease was lost after that is no failure of it.
+            self._scope.give_up(None)
+            return
         self._scope.__exit__(kind, error, trace)

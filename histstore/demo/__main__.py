@@ -34,8 +34,9 @@ class _StoppedError(Exception):
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m histstore.demo",
-        description="Worker processes take the turns of many conversations at once. One is killed, one is frozen, "
-        "and rivals collide. Then every message is accounted for. Exit status 0: each is stored once, in order.",
+        description="Worker processes take the turns of many conversations at once. One is killed, one is frozen, one "
+        "is frozen with a lease that another then takes over, and rivals collide. Then every message is accounted for. "
+        "Exit status 0: each is stored once, in order, and no stale save was taken.",
     )
     parser.add_argument(
         "--input", type=Path, metavar="FILE", help='conversations, one {"run": name, "messages": [...]} a line'
@@ -104,12 +105,12 @@ def main() -> int:
     arguments = _arguments()
     try:
         transcripts = carried() if arguments.input is None else load(arguments.input)
-        turns = sum(each.turns for each in transcripts)
+        turns = [each.turns for each in transcripts]
         seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
         script = Script.write(seed, arguments.workers, turns)
         messages = sum(len(each.messages) for each in transcripts)
         print(
-            f"{len(transcripts):,} conversations, {messages:,} messages, {turns:,} turns; "
+            f"{len(transcripts):,} conversations, {messages:,} messages, {sum(turns):,} turns; "
             f"{script.workers} worker processes, seed {seed}",
             file=sys.stderr,
         )

@@ -61,6 +61,14 @@ def problems(demo: Supervisor) -> list[str]:
         found.append("not one worker killed and one frozen")
     if story.stale not in ("conflict", "never"):
         found.append(f"the frozen worker's stale save was not refused: {story.stale or 'it was never sent'}")
+    if demo.script.zombie:
+        if story.undead != "lost":
+            met = story.undead or "it was never sent"
+            found.append(f"the zombie's save was not refused for the lease that it had lost: {met}")
+        if not story.stands:
+            found.append("the turn of the zombie's new holder is not what is stored")
+    if story.leased["conflict"]:
+        found.append(f"{story.leased['conflict']:,} conflicts under a lease, which one worker at a time holds")
     known = story.count["saved"] + story.count["applied"]
     if story.arrived is not None:
         known += story.arrived
@@ -74,22 +82,29 @@ def table(demo: Supervisor) -> str:
     story, account, script = demo.story, demo.story.account, demo.script
     order = "each once, in order" if account.perfect else "NOT each once, in order"
     open_ = story.count["applied"] + story.count["never"]
+    foreign = [("foreign", f"{account.foreign:,}", "messages that no conversation has")]
+    answers = [("answers lost", f"{open_:,}", f"{story.count['applied']:,} had been stored, resolve() said")]
+    leased = [("leased turns", f"{story.leased['saved'] + story.leased['applied']:,}", _waited(story))]
+    again = story.count["lost"] - (story.undead == "lost")
+    lost = [("leases lost", f"{again:,}", "beside the zombie's: by workers that stood still, too; refused")]
+    zombie = [("zombie", f"{story.zombies}", _zombie(demo)), ("new holder", f"{int(bool(story.heir))}", _heir(story))]
     rows = [
         ("conversations", f"{len(demo.transcripts):,}", f"by {script.workers} worker processes, seed {script.seed}"),
         ("messages", f"{account.right:,} of {account.expected:,}", order),
         ("lost", f"{account.lost:,}", ""),
         ("doubled", f"{account.doubled:,}", ""),
         ("out of order", f"{account.misplaced:,}", ""),
+        *(foreign if account.foreign else []),
         ("saves", f"{story.versions:,}", "stored, one a turn" if account.perfect else "stored"),
         ("conflicts", f"{story.count['conflict']:,}", "a rival was faster: refused, nothing written"),
         ("retries", f"{story.count['retry']:,}", "loaded again, then took the turn that was next"),
+        *(leased if script.zombie else []),
+        *(lost if again else []),
+        *(answers if open_ else []),
         ("killed", f"{story.kills}", _killed(demo)),
         ("frozen", f"{story.freezes}", _frozen(demo)),
+        *(zombie if script.zombie else []),
     ]
-    if account.foreign:
-        rows.insert(5, ("foreign", f"{account.foreign:,}", "messages that no conversation has"))
-    if open_:
-        rows.insert(-2, ("answers lost", f"{open_:,}", f"{story.count['applied']:,} had been stored, resolve() said"))
     rows += _bytes(demo)
     rows.append(("time", f"{story.seconds:.1f} s", ""))
     width = max(len(value) for _, value, _ in rows)
@@ -124,6 +139,24 @@ def _killed(demo: Supervisor) -> str:
 def _frozen(demo: Supervisor) -> str:
     outcome = {"conflict": "refused", "never": "never applied"}.get(demo.story.stale, "NOT refused")
     return f"worker {demo.script.frozen}, for {demo.story.frozen_for:.1f} s: its stale save {outcome}"
+
+
+def _waited(story: Story) -> str:
+    if story.leased["conflict"]:
+        return f"NOT one worker at a time: {story.leased['conflict']:,} conflicts"
+    return f"in line, one worker at a time: no conflict, and {story.waited:.1f} s to wait at most"
+
+
+def _zombie(demo: Supervisor) -> str:
+    refused = "refused, lease lost" if demo.story.undead == "lost" else "NOT refused, lease lost or not"
+    return f"worker {demo.script.zombie}, frozen in its leased turn: its save {refused}"
+
+
+def _heir(story: Story) -> str:
+    if story.heir is None:
+        return "NOBODY took the zombie's lease over"
+    stands = "stands" if story.stands else "does NOT stand"
+    return f"worker {story.heir}, granted the zombie's run after {story.inherited:.1f} s: its turn {stands}"
 
 
 def _size(count: int) -> str:

@@ -1,6 +1,7 @@
 """A worker process: takes turns of whatever conversation is not finished, together with its rivals.
 
-Nobody tells it which turn is next, and it asks no other worker: the run itself says how far it is.
+Nobody tells it which turn is next, and it asks no other worker: the run itself says how far it is. Of most runs it
+takes turns as they come, and a rival may be faster. Of some it takes them under the run's lease, one worker at a time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import asyncio
 import os
 import random
 import sys
+import time
+from dataclasses import replace
 from typing import Any
 
 from histstore import (
@@ -17,18 +20,26 @@ from histstore import (
     ConversationSnapshot,
     HistoryStoreError,
     JSONValue,
+    LeaseLostError,
     OutcomeUnknownError,
     RedisBackend,
     RedisHistoryStore,
     RetryPolicy,
     Revision,
+    Turn,
 )
 
-from .job import Event, Job
+from .job import Event, Hold, Job
 from .transcripts import TURN, Transcript, parse
 
 CROWDED = 0.15
 """The part of its choices in which a worker goes where its rivals go: to the first unfinished run."""
+
+QUEUED = 0.05
+"""The part in which it goes to the first unfinished run of those that are worked on under their lease."""
+
+LEASE_TTL = 1.0
+"""Seconds that a lease lives without being renewed: the longest time for which a run waits for a frozen worker."""
 
 RUN_TTL = 3600.0
 """Seconds after which a server forgets what a demonstration that was killed left there."""
@@ -52,61 +63,124 @@ class Worker:
         self.stores: list[RedisHistoryStore[dict[str, Any]]] = [backend.store(each.run) for each in transcripts]
         self.choices = random.Random(f"{job.seed} {job.worker}")  # noqa: S311 (no secret)
         self.started = 0
+        self.lapsed = False
 
     async def work(self) -> None:
-        """Takes turns until every run is finished."""
+        """Takes turns until every run is finished, or until its lease was left to lapse: then others do."""
         unfinished = list(range(len(self.transcripts)))
         random.Random(self.job.seed).shuffle(unfinished)  # noqa: S311 (the same order for all)
-        while unfinished:
-            run = unfinished[0] if self.choices.random() < CROWDED else self.choices.choice(unfinished)
-            if await self.take_turn(run):
+        while unfinished and not self.lapsed:
+            run = self.choose(unfinished)
+            take = self.take_leased_turn if run in self.job.leased else self.take_turn
+            if await take(run):
                 unfinished.remove(run)
+
+    def choose(self, unfinished: list[int]) -> int:
+        """Chooses a run to take a turn of."""
+        leased = [run for run in unfinished if run in self.job.leased]
+        raced = [run for run in unfinished if run not in self.job.leased]
+        hold, crowd = self.job.hold, self.choices.random()
+        if hold is not None and self.started < hold.at:
+            if hold.leased:
+                return leased[0]  # a rival will soon be there, too
+            leased, unfinished = [], raced
+        if leased and crowd < QUEUED:
+            return leased[0]
+        if raced and crowd < QUEUED + CROWDED:
+            return raced[0]
+        return self.choices.choice(unfinished)
+
+    def next(self, run: int, snapshot: ConversationSnapshot[dict[str, Any]]) -> tuple[Event, list[dict[str, Any]]]:
+        """Returns what to tell about the turn that is next, and its messages; none: the run is finished."""
+        done = len(snapshot.messages)
+        version = snapshot.revision.version if snapshot.revision is not None else 0
+        return Event("", run, done // TURN, version), self.transcripts[run].messages[done : done + TURN]
+
+    async def think(self) -> None:
+        """Takes the time that a model takes."""
+        await asyncio.sleep(self.choices.uniform(0, 2 * self.job.pace))
 
     async def take_turn(self, run: int) -> bool:
         """Takes a run's next turn, whichever that is by then; returns whether there was none left."""
         retry = False
         while True:
             snapshot = await self.stores[run].load() or ConversationSnapshot[dict[str, Any]]()
-            done = len(snapshot.messages)
-            messages = self.transcripts[run].messages[done : done + TURN]
+            event, messages = self.next(run, snapshot)
             if not messages:
                 return True
-            turn = done // TURN
             if retry:
-                say(Event("retry", run, turn))
-            await asyncio.sleep(self.choices.uniform(0, 2 * self.job.pace))  # the model's time
-            if await self.save(run, turn, snapshot, messages):
+                say(replace(event, kind="retry"))
+            await self.think()
+            if await self.save(event, snapshot, messages):
                 return False
             retry = True
 
+    async def take_leased_turn(self, run: int) -> bool:
+        """Waits in line for a run, then takes its next turn; returns whether there was none left."""
+        turn: Turn[dict[str, Any]] | None = None
+        event, loaded, asked = Event("", run), None, time.monotonic()
+        try:
+            async with self.stores[run].turn(ttl=LEASE_TTL) as turn:
+                event, messages = self.next(run, turn.snapshot)
+                loaded = turn.revision
+                if not messages:
+                    return True
+                say(replace(event, kind="granted", waited=time.monotonic() - asked))
+                await self.think()
+                turn.append(*messages)
+                turn.replace(turn.snapshot.with_meta(meta_of(event.turn, self.job.worker)))
+                if self.starts() is not None:
+                    say(replace(event, kind="holding"))
+                    wait()  # here it is frozen: nobody renews its lease
+                    self.lapsed = True
+            outcome = "saved"
+        except HistoryStoreError as error:
+            outcome = await self.met(run, error)
+            if turn is not None and turn.revision != loaded:
+                outcome = "saved"  # and lost after that, at the end of the turn
+        say(replace(event, kind=outcome))
+        return False
+
+    def starts(self) -> Hold | None:
+        """Counts a turn that is about to be saved; returns where it stands still in it, if it does."""
+        self.started += 1
+        hold = self.job.hold
+        return hold if hold is not None and hold.at == self.started else None
+
     async def save(
-        self, run: int, turn: int, snapshot: ConversationSnapshot[dict[str, Any]], messages: list[dict[str, Any]]
+        self, event: Event, snapshot: ConversationSnapshot[dict[str, Any]], messages: list[dict[str, Any]]
     ) -> bool:
         """Saves a turn onto the revision that was loaded; returns whether it is stored."""
-        store = self.stores[run]
-        version = snapshot.revision.version if snapshot.revision is not None else 0
-        self.started += 1
+        store = self.stores[event.run]
         sending: asyncio.Task[Revision] | None = None
-        hold = self.job.hold
-        if hold is not None and hold.at == self.started:
+        hold = self.starts()
+        if hold is not None:
             if hold.sent:
-                sending = asyncio.create_task(self.send(store, turn, snapshot, messages))
+                sending = asyncio.create_task(self.send(store, event.turn, snapshot, messages))
                 while store.unsettled is None and not sending.done():
                     await asyncio.sleep(0)  # the step in which it is sent, and no further
-            say(Event("holding", run, turn, version))
+            say(replace(event, kind="holding"))
             wait()  # here it is killed, or frozen: nothing in this process moves
         try:
-            await (sending or self.send(store, turn, snapshot, messages))
-        except ConflictError:
-            outcome = "conflict"
-        except OutcomeUnknownError as error:
-            outcome = "applied" if await store.resolve(error.attempt) is not None else "never"
-        except BackendUnavailableError:
-            outcome = "unavailable"
-        else:
+            await (sending or self.send(store, event.turn, snapshot, messages))
             outcome = "saved"
-        say(Event(outcome, run, turn, version))
+        except HistoryStoreError as error:
+            outcome = await self.met(event.run, error)
+        say(replace(event, kind=outcome))
         return outcome in ("saved", "applied")
+
+    async def met(self, run: int, error: HistoryStoreError) -> str:
+        """Returns what a turn came to whose save, or whose lease, failed."""
+        match error:
+            case ConflictError():
+                return "conflict"
+            case LeaseLostError():
+                return "lost"
+            case OutcomeUnknownError():
+                return "applied" if await self.stores[run].resolve(error.attempt) is not None else "never"
+            case BackendUnavailableError():
+                return "unavailable"
+        raise error
 
     async def send(
         self,
@@ -145,8 +219,10 @@ async def main() -> None:
     job = Job.parse(sys.stdin.buffer.readline())
     count = int(sys.stdin.buffer.readline())
     text = b"".join(sys.stdin.buffer.readline() for _ in range(count)).decode()
-    async with RedisBackend.from_url(job.url, namespace=job.namespace, run_ttl=RUN_TTL) as backend:
-        worker = Worker(job, parse(text, "transcripts"), backend)
+    transcripts = parse(text, "transcripts")
+    kept = max(each.turns for each in transcripts)  # so that it can be told afterwards who took which turn
+    async with RedisBackend.from_url(job.url, namespace=job.namespace, run_ttl=RUN_TTL, keep_revisions=kept) as backend:
+        worker = Worker(job, transcripts, backend)
         await worker.stores[0].info()  # connects
         say(Event("ready"))
         wait()

@@ -7,11 +7,14 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,18 @@ import redis
 
 import histstore
 from histstore import ANY, sync
+from histstore.demo import report
 from histstore.demo.checks import Account
 from histstore.demo.errors import UsageError
-from histstore.demo.supervisor import Script
+from histstore.demo.job import Event
+from histstore.demo.supervisor import Script, Story, Supervisor
 from histstore.demo.transcripts import TURN, Transcript, carried, dump, encode, load, parse
 
 PATIENCE = 120.0
 """Seconds after which a process hangs. Nothing here takes a tenth of that."""
+
+PACKAGE = Path(histstore.__file__).parents[1]
+"""Where the package is."""
 
 Demo = Callable[..., "subprocess.Popen[str]"]
 
@@ -46,14 +54,13 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
     """Starts demonstrations; afterwards neither a process nor a file of theirs is there."""
     folder = tmp_path / "tmp"
     folder.mkdir()
-    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(Path(histstore.__file__).parents[1])}
-    environment |= {"PYTHONWARNINGS": "error", "COLUMNS": "80"}
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONWARNINGS": "error", "COLUMNS": "80"}
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str | Path, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    def start(*arguments: str | Path, stderr: int = subprocess.PIPE, package: Path = PACKAGE) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "histstore.demo", *map(str, arguments)],
-            env=environment,
+            env={**environment, "PYTHONPATH": str(package)},
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -105,7 +112,12 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
-def seed_of(sent: bool, workers: int, turns: int) -> int:
+def turns_of(path: Path) -> list[int]:
+    """How many turns each of a file's conversations has."""
+    return [each.turns for each in load(path)]
+
+
+def seed_of(sent: bool, workers: int, turns: list[int]) -> int:
     """A seed with which the killed worker's save was sent, or was not."""
     return next(seed for seed in range(1000) if Script.write(seed, workers, turns).kill.sent is sent)
 
@@ -123,19 +135,24 @@ def test_carried_conversations(demo: Demo) -> None:
     assert [table[name][0] for name in ("lost", "doubled", "out of order")] == ["0", "0", "0"]
     assert table["saves"][0] == str(turns)
     assert int(table["conflicts"][0]) >= int(table["retries"][0]) > 0
-    assert table["killed"][0] == table["frozen"][0] == "1"
+    assert [table[name][0] for name in ("killed", "frozen", "zombie", "new holder")] == ["1", "1", "1", "1"]
     assert table["frozen"][1].endswith("its stale save refused")
+    assert table["zombie"][1].endswith("its save refused, lease lost")
+    assert table["new holder"][1].endswith("its turn stands")
+    assert 0 < int(table["leased turns"][0]) < turns
+    assert "no conflict" in table["leased turns"][1]
     assert "measured" in table["saves alone"][1]
     assert "computed" in table["rewriting"][1]
     assert re.search(r"worker \d+ killed \(SIGKILL\) in turn \d+ of", err)
-    assert re.search(r"worker \d+ stopped \(SIGSTOP\) in turn \d+ of", err)
+    assert re.search(r"worker \d+ stopped \(SIGSTOP\) in turn \d+ of .*, before its save", err)
+    assert re.search(r"worker 9 stopped \(SIGSTOP\) in turn \d+ of .*, holding the lease", err)
     assert re.search(r"seed \d+", table["conversations"][1])
 
 
 @pytest.mark.parametrize("sent", [True, False])
 def test_input_from_a_file(demo: Demo, small: Path, sent: bool) -> None:
     """A file's messages are stored exactly once, whether the worker is killed before its save or after sending it."""
-    seed = seed_of(sent, 3, 15)
+    seed = seed_of(sent, 3, turns_of(small))
     status, out, err = finish(demo("--input", small, "--workers", "3", "--seed", str(seed)))
     table = rows(out)
     assert status == 0, (seed, out, err)
@@ -146,29 +163,63 @@ def test_input_from_a_file(demo: Demo, small: Path, sent: bool) -> None:
     assert ("before its save" in table["killed"][1]) is not sent, seed
 
 
-def test_one_message_on_a_named_server(demo: Demo, tmp_path: Path, server_url: str, raw: redis.Redis) -> None:
-    """Even a single turn is fought over, and stored once; a server that --url names is left clean."""
-    path = tmp_path / "one.jsonl"
-    path.write_text('\n{"run": "only", "messages": [{"role": "user", "content": "hi"}]}\n\n')
+@pytest.mark.parametrize("runs", [1, 2])
+def test_one_message_each_on_a_named_server(
+    demo: Demo, tmp_path: Path, server_url: str, raw: redis.Redis, runs: int
+) -> None:
+    """Even a single turn is fought over, the only leased one, too; a server that --url names is left clean."""
+    path = tmp_path / "short.jsonl"
+    path.write_bytes(b"\n".join(dump([Transcript(f"run {n}", [{"role": "user"}]) for n in range(runs)])))
     status, out, err = finish(demo("--input", path, "--workers", "2", "--url", server_url))
     table = rows(out)
     assert status == 0, (out, err)
-    assert table["messages"] == ("1 of 1", "each once, in order"), out
-    assert [table[name][0] for name in ("saves", "killed", "frozen")] == ["1", "1", "1"], out
+    assert table["messages"] == (f"{runs} of {runs}", "each once, in order"), out
+    assert [table[name][0] for name in ("saves", "killed", "frozen")] == [str(runs), "1", "1"], out
     assert int(table["conflicts"][0]) >= 1, out
+    assert ("zombie" in table) is ("leased turns" in table) is (runs == 2), out
     assert not list(raw.scan_iter(match="histstore-demo-*", count=1000))
+
+
+def test_stopping_leaves_a_named_server_clean(demo: Demo, server_url: str, raw: redis.Redis) -> None:
+    """Stopped while a zombie holds a lease and rivals wait for it, it leaves neither the lease nor the queue behind."""
+    process = demo("--url", server_url)
+    end = time.monotonic() + PATIENCE
+    while not list(raw.scan_iter(match="histstore-demo-*:queue", count=1000)):
+        assert time.monotonic() < end
+    process.terminate()
+    status, out, err = finish(process)
+    assert (status, out) == (128 + signal.SIGTERM, ""), err
+    assert not list(raw.scan_iter(match="histstore-demo-*", count=1000))
+
+
+def test_zombie_that_no_lease_stops_is_found(demo: Demo, tmp_path: Path, small: Path) -> None:
+    """With a save script that does not look at the lease, the demonstration fails, and says why."""
+    package = tmp_path / "package"
+    for name in ("histstore", "lua"):
+        shutil.copytree(PACKAGE / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
+    script = package / "lua" / "save.lua"
+    source = script.read_text()
+    for guard in ("if lease[1] and not (carries and", "if carries and (fence < head_fence or"):
+        assert source.count(guard) == 1
+        source = source.replace(guard, guard.replace("if ", "if false and "))
+    script.write_text(source)
+    status, out, _ = finish(demo("--input", small, "--workers", "2", package=package))
+    assert status == 1, out
+    assert "NOT" in rows(out)["zombie"][1], out
+    assert "WRONG: the zombie's save was not refused for the lease that it had lost: conflict" in out
 
 
 def test_what_does_not_belong_there_is_found(demo: Demo, small: Path, server_url: str, raw: redis.Redis) -> None:
     """A message that somebody else puts into a conversation makes the demonstration fail, and say why."""
-    process = demo("--input", small, "--workers", "2", "--url", server_url)
+    process = demo("--input", small, "--workers", "2", "--seed", "1", "--url", server_url)
+    leased = Script.write(1, 2, turns_of(small)).leased  # there it would be refused
+    free = next(each.run for n, each in enumerate(load(small)) if n not in leased)
     end = time.monotonic() + PATIENCE
     while not (heads := list(raw.scan_iter(match="histstore-demo-*:head", count=1000))):
         assert time.monotonic() < end
     namespace = heads[0].decode().partition(":")[0]
     with sync.RedisBackend.from_url(server_url, namespace=namespace) as backend:
-        run = next(iter(backend.runs()))
-        backend.store(run.run_id).append({"role": "user", "content": "intruder"}, expected=ANY)
+        backend.store(free).append({"role": "user", "content": "intruder"}, expected=ANY)
     status, out, _ = finish(process)
     assert status == 1, out
     assert rows(out)["foreign"][0] == "1", out
@@ -346,13 +397,47 @@ def test_accounts_tell_alike_values_apart() -> None:
         assert not Account.of([{"n": one}], [{"n": other}]).perfect
 
 
-def test_two_workers_always_meet_their_fate() -> None:
-    """However little there is to do, both come to their place with a turn left to take there, whatever the seed."""
+def test_all_always_meet_their_fate() -> None:
+    """However little there is to do, all come to their place with a turn left to take there, whatever the seed."""
     for seed in range(300):
-        for turns in (1, 2, 3, 4, 5, 11, 100):
+        for turns in ([1], [2], [3], [1, 1], [11], [1, 3, 1], [4] * 12, [100] * 200):
             script = Script.write(seed, 2 + seed % 7, turns)
-            assert script.killed != script.frozen
+            leased = sum(turns[run] for run in script.leased)
+            assert len({script.killed, script.frozen, script.zombie}) == 3
             assert {script.killed, script.frozen} <= set(range(1, script.workers + 1))
             before = script.kill.at - (not script.kill.sent) + script.freeze.at - 1
-            assert before < turns, (seed, turns)
+            assert before < sum(turns) - leased, (seed, turns)
+            if len(turns) == 1:
+                assert (script.zombie, script.doze, script.leased) == (0, None, ())
+            else:
+                assert script.doze is not None
+                assert script.doze.at <= leased, (seed, turns)
+                assert len(set(script.leased)) == -(-len(turns) // 10)
+            assert set(script.cast) - {script.zombie} == set(range(1, script.workers + 1))
             assert script == Script.write(seed, script.workers, turns)
+
+
+def test_verdict() -> None:
+    """All is right only if the zombie's save was refused for its lost lease, and the new holder's turn is stored."""
+    script = Script.write(1, 8, [1, 1])
+    good = Story(
+        kills=1, freezes=1, stale="conflict", account=Account(4, 4, 4), versions=2, arrived=True,
+        zombies=1, heir=2, undead="lost", stands=True, held={script.zombie: Event("holding", 0)},
+    )  # fmt: skip
+    good.count["saved"] = 1
+
+    def told(**changes: Any) -> list[str]:
+        demo = Supervisor(script, carried(), "", "", lambda _: None, lambda *_: None)
+        demo.story = replace(good, **changes)
+        found = report.problems(demo)
+        assert ("NOT" in report.table(demo)) is bool(found), found
+        return found
+
+    assert told() == []
+    for undead in ("saved", "conflict", "unavailable", "never", ""):
+        (problem,) = told(undead=undead)
+        assert undead in problem
+    assert told(stands=False) == ["the turn of the zombie's new holder is not what is stored"]
+    assert len(told(heir=None, stands=False, zombies=0, undead="")) == 2
+    assert len(told(leased=Counter(conflict=1))) == 1
+    assert len(told(stale="saved")) == 1

@@ -47,7 +47,7 @@ ERRORS: list[tuple[HistoryStoreError, dict[str, Any], list[str]]] = [
     (LockTimeoutError("w1", 2.5), {"holder": "w1", "expires_in": 2.5}, ["w1", "2.5 s", "try again"]),
     (LockTimeoutError(None, None), {"holder": None, "expires_in": None}, ["another worker"]),
     (LockedError("w1", 3.0), {"holder": "w1", "expires_in": 3.0}, ["w1", "3.0 s", "nothing was written", "wait"]),
-    (LeaseLostError(5, 6), {"fence": 5, "current": 6}, ["5", "6", "nothing was written", "take the lease anew"]),
+    (LeaseLostError(5, 6), {"fence": 5, "current": 6}, ["5", "6", "write nothing", "take the lease anew"]),
     (LeaseLostError(5, None), {"fence": 5, "current": None}, ["lapsed"]),
     (
         RevisionGoneError(ONE, 3, 7),
