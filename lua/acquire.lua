@@ -32,7 +32,6 @@ local lease = redis.call('HMGET', lease_key, 'holder', 'fence')
 if not lease[1] and first and first ~= place then
   hand_off()
   lease = redis.call('HMGET', lease_key, 'holder', 'fence')
-  first = false
 end
 
 if not lease[1] then

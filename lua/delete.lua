@@ -68,12 +68,14 @@ local carries = holder ~= ''
 local lease = kind(lease_key) == 'hash' and redis.call('HMGET', lease_key, 'holder', 'fence') or {}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Read before the first write. Its holder's fence is remembered for as long as the lease lives.
+local remembered = math.max(MEMORY_MS, carries and lease[1] and redis.call('PTTL', lease_key) or 0)
 local fences = force and (lease[1] or head_fence > 0)
 local function fence_off()
   if fences then head_fence, head_holder = math.max(head_fence + 1, (tonumber(lease[2]) or 0) + 1, now), '' end
   if head_fence > 0 then
     redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', head_holder)
-    redis.call('PEXPIRE', head_key, MEMORY_MS)
+    redis.call('PEXPIRE', head_key, remembered)
   end
   if fences then redis.call('DEL', lease_key) end
 end

@@ -20,6 +20,10 @@ local lease = redis.call('HMGET', lease_key, 'holder', 'fence')
 -- include lasting
 -- include granting
 
+-- Also the type check of these keys: past the first write nothing may fail any more.
+redis.call('LLEN', queue_key)
+if late then redis.call('HEXISTS', marks_key, holder) end
+
 local held, named = lease[1] == holder, holder ~= '' and head[3] == holder
 -- One of these is the first write: what full memory cannot refuse, so that it refuses nothing that comes after.
 if held then redis.call('DEL', lease_key) else redis.call('LREM', queue_key, 1, place) end

@@ -18,13 +18,15 @@ local present = head[1]
 -- include lasting
 
 local lease = redis.call('HMGET', lease_key, 'holder', 'fence')
+-- Also the type check of this key: past the first write nothing may fail any more.
+local waiting = redis.call('LLEN', queue_key)
 if lease[1] then
   if lease[1] ~= holder or lease[2] ~= fence then return {'lost', lease[2]} end
   -- The first write is one that full memory cannot refuse.
   redis.call('PEXPIRE', lease_key, ttl)
 else
   -- It lapsed. Nobody has been granted the run since, and nobody waits for it: the work goes on.
-  if head[2] ~= fence or head[3] ~= holder or redis.call('LLEN', queue_key) > 0 then
+  if head[2] ~= fence or head[3] ~= holder or waiting > 0 then
     return {'lost', head[2] or '0'}
   end
   redis.call('PEXPIRE', lease_key, ttl)

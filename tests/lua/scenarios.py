@@ -13,6 +13,7 @@ from typing import Final
 import redis
 
 from histstore import _protocol
+from histstore._chain import Base
 from histstore._protocol import Call, Carried
 
 from .world import MINUTE_MS, QUARTER_MS, Delete, Reply, Save, World, commands, few
@@ -36,6 +37,14 @@ def expect(reply: Reply, *wanted: object) -> None:
 def _resolution(world: World, what: Save | Delete) -> Call:
     assert what.call.attempt is not None
     return _protocol.resolve(world.where, what.call.attempt)
+
+
+def _has_lost(world: World, base: Base, lease: Carried, fence: int) -> None:
+    """Holds that neither a save, nor a compare, nor a delete is accepted with a lease: `fence` stands against it."""
+    found = str(fence).encode()
+    expect(world.send(world.plan(base, "by a zombie", lease=lease)), "lost", found)
+    expect(world.compare(base, lease), "lost", found)
+    expect(world.send(world.deletion(base, lease)), "lost", found)
 
 
 def _untouched(world: World, before: dict[bytes, bytes | None]) -> None:
@@ -142,7 +151,7 @@ def a_resend_of_an_applied_save_is_not_told_of_a_lease(world: World) -> None:
     base = world.save(None, "a")
     mine = world.plan(base, "b")
     world.send(mine)
-    world.grant("other", 9)
+    world.grant("other")
     expect(world.send(mine, resend=True), "saved")
 
 
@@ -150,11 +159,11 @@ def a_resend_of_an_applied_save_is_not_told_of_a_lease(world: World) -> None:
 def a_resend_of_an_applied_save_is_not_told_that_its_own_lease_was_lost(world: World) -> None:
     """A holder's save was applied, the reply was lost, and the next holder came: it is saved, not lost."""
     base = world.save(None, "a")
-    lease = world.grant("me", 5)
+    lease = world.grant("me")
     mine = world.plan(base, "b", lease=lease)
     world.send(mine)
     world.lapse()
-    world.grant("next", 6)
+    world.grant("next")
     expect(world.send(mine, resend=True), "saved")
 
 
@@ -314,7 +323,7 @@ def _refused_then_late(world: World, mine: Save, kind: str, heal: Callable[[], o
 def a_late_copy_after_locked_is_not_applied(world: World) -> None:
     """A resend was refused as locked; then the lease lapses and the first copy arrives."""
     base = world.save(None, "a")
-    world.grant("other", 9)
+    world.grant("other")
     _refused_then_late(world, world.plan(base, "b"), "locked", world.lapse)
 
 
@@ -322,7 +331,7 @@ def a_late_copy_after_locked_is_not_applied(world: World) -> None:
 def a_late_copy_after_lost_to_a_live_lease_is_not_applied(world: World) -> None:
     """A resend was refused as lost to a live lease; then that lapses, and the first copy arrives."""
     base = world.save(None, "a")
-    world.grant("other", 9, remember=False)
+    world.plant("other", 9, remember=False)
     _refused_then_late(world, world.plan(base, "b", lease=Carried(10, "me")), "lost", world.lapse)
 
 
@@ -427,7 +436,7 @@ def a_refused_first_send_leaves_no_mark(world: World) -> None:
     stale = world.plan(base, "b")
     newer = world.save(base, "rival")
     expect(world.send(stale), "conflict", b"2", newer.head.etag)
-    world.grant("other", 9)
+    world.grant("other")
     expect(world.send(world.plan(newer, "c")), "locked", b"other")
     expect(world.send(world.deletion(newer)), "locked", b"other")
     assert not world.client.exists(world.keys.marks)
@@ -441,7 +450,7 @@ def a_live_lease_locks_out_who_does_not_carry_it(world: World) -> None:
     """While a lease lives, a save, a compare and a delete without it are refused, with who and how long."""
     base = world.save(None, "a")
     mine = world.plan(base, "b")
-    world.grant("other", 9)
+    world.grant("other")
     before = world.dump()
     for reply in (world.send(mine), world.compare(base), world.send(world.deletion(base))):
         expect(reply, "locked", b"other")
@@ -453,13 +462,10 @@ def a_live_lease_locks_out_who_does_not_carry_it(world: World) -> None:
 def a_live_lease_fences_another_holder(world: World) -> None:
     """Who carries another lease than the live one has lost theirs, whatever their fence, also the same one."""
     base = world.save(None, "a")
-    world.grant("other", 9, remember=False)
+    world.plant("other", 9, remember=False)
     before = world.dump()
     for fence in (8, 9, 10):
-        lease = Carried(fence, "me")
-        expect(world.send(world.plan(base, "b", lease=lease)), "lost", b"9")
-        expect(world.compare(base, lease), "lost", b"9")
-        expect(world.send(world.deletion(base, lease)), "lost", b"9")
+        _has_lost(world, base, Carried(fence, "me"), 9)
     _untouched(world, before)
 
 
@@ -467,13 +473,10 @@ def a_live_lease_fences_another_holder(world: World) -> None:
 def a_live_lease_fences_its_holders_older_one(world: World) -> None:
     """A holder's name with another fence than the live lease's is another lease."""
     base = world.save(None, "a")
-    world.grant("me", 9, remember=False)
+    world.plant("me", 9, remember=False)
     before = world.dump()
     for fence in (8, 10):
-        lease = Carried(fence, "me")
-        expect(world.send(world.plan(base, "b", lease=lease)), "lost", b"9")
-        expect(world.compare(base, lease), "lost", b"9")
-        expect(world.send(world.deletion(base, lease)), "lost", b"9")
+        _has_lost(world, base, Carried(fence, "me"), 9)
     _untouched(world, before)
 
 
@@ -481,26 +484,24 @@ def a_live_lease_fences_its_holders_older_one(world: World) -> None:
 def the_holder_saves_and_deletes(world: World) -> None:
     """Who carries the live lease may do everything."""
     base = world.save(None, "a")
-    lease = world.grant("me", 9)
+    lease = world.grant("me")
+    named = str(lease.fence).encode(), b"me"
     base = world.save(base, "b", lease=lease)
     expect(world.compare(base, lease), "same")
-    assert (world.head("fence"), world.head("holder")) == (b"9", b"me")
+    assert (world.head("fence"), world.head("holder")) == named
     world.delete(base, lease=lease)
-    assert (world.head("fence"), world.head("holder")) == (b"9", b"me")
+    assert (world.head("fence"), world.head("holder")) == named
 
 
 @scenario
 def a_fence_below_the_heads_has_lost(world: World) -> None:
     """Once a fence was granted, nothing with a lower one is accepted, also when no lease lives."""
     base = world.save(None, "a")
-    world.grant("next", 9)
+    fence = world.grant("next").fence
     world.lapse()
     before = world.dump()
     for holder in ("me", "next"):
-        lease = Carried(8, holder)
-        expect(world.send(world.plan(base, "b", lease=lease)), "lost", b"9")
-        expect(world.compare(base, lease), "lost", b"9")
-        expect(world.send(world.deletion(base, lease)), "lost", b"9")
+        _has_lost(world, base, Carried(fence - 1, holder), fence)
     _untouched(world, before)
 
 
@@ -508,13 +509,10 @@ def a_fence_below_the_heads_has_lost(world: World) -> None:
 def an_equal_fence_of_another_holder_has_lost(world: World) -> None:
     """Two grants can fall in one millisecond: fences count with their holder."""
     base = world.save(None, "a")
-    world.grant("next", 9)
+    fence = world.grant("next").fence
     world.lapse()
-    lease = Carried(9, "me")
     before = world.dump()
-    expect(world.send(world.plan(base, "b", lease=lease)), "lost", b"9")
-    expect(world.compare(base, lease), "lost", b"9")
-    expect(world.send(world.deletion(base, lease)), "lost", b"9")
+    _has_lost(world, base, Carried(fence, "me"), fence)
     _untouched(world, before)
 
 
@@ -522,7 +520,7 @@ def an_equal_fence_of_another_holder_has_lost(world: World) -> None:
 def a_lapsed_lease_that_the_head_still_names_is_accepted(world: World) -> None:
     """Nobody else was granted the run meanwhile, so the work of the late holder is not thrown away."""
     base = world.save(None, "a")
-    lease = world.grant("me", 9)
+    lease = world.grant("me")
     world.lapse()
     expect(world.compare(base, lease), "same")
     base = world.save(base, "b", lease=lease)
@@ -530,27 +528,38 @@ def a_lapsed_lease_that_the_head_still_names_is_accepted(world: World) -> None:
 
 
 @scenario
+def a_released_lease_has_lost(world: World) -> None:
+    """A head whose holder is empty says "released": whoever carries its fence has given the run up, or been broken."""
+    base = world.save(None, "a")
+    world.plant("me", 9)
+    world.client.hset(world.keys.head, "holder", "")
+    world.lapse()
+    before = world.dump()
+    _has_lost(world, base, Carried(9, "me"), 9)
+    _untouched(world, before)
+
+
+@scenario
 def a_head_that_names_no_holder_accepts_an_equal_fence(world: World) -> None:
     """Only a holder that is named can be another one."""
     base = world.save(None, "a")
-    world.client.hset(world.keys.head, "fence", "9")
     lease = Carried(9, "me")
+    world.client.hset(world.keys.head, "fence", "9")
     expect(world.compare(base, lease), "same")
-    expect(world.send(world.plan(base, "b", lease=lease)), "saved")
+    base = world.save(base, "b", lease=lease)
     world.client.hdel(world.keys.head, "holder")
-    base = world.save(None, "c") if world.load() is None else base
-    expect(world.send(world.deletion(base, lease)), "conflict")  # not lost
+    world.delete(base, lease=lease)
 
 
 @scenario
 def without_a_lease_a_lapsed_one_is_no_hindrance(world: World) -> None:
     """A lease that is over locks nobody out."""
     base = world.save(None, "a")
-    world.grant("other", 9)
+    fence = world.grant("other").fence
     world.lapse()
     expect(world.compare(base), "same")
     base = world.save(base, "b")
-    assert world.head("fence") == b"9"
+    assert world.head("fence") == str(fence).encode()
     world.delete(base)
 
 
@@ -569,7 +578,7 @@ def lease_before_conflict(world: World) -> None:
     base = world.save(None, "a")
     stale, stale_lost = world.plan(base, "b"), world.plan(base, "b", lease=MADE_UP)
     world.save(base, "rival")
-    world.grant("other", 9)
+    world.grant("other")
     expect(world.send(stale), "locked")
     expect(world.send(stale_lost), "lost")
     expect(world.compare(base), "locked")
@@ -1207,7 +1216,7 @@ def a_late_copy_of_a_refused_delete_is_not_applied(world: World) -> None:
     """A resent delete was refused, for each reason in turn; the reason goes, and the first copy arrives."""
     base = world.save(None, "a")
     mine = world.deletion(base)
-    world.grant("other", 9, remember=False)
+    world.plant("other", 9, remember=False)
     lost_to_lease = world.deletion(base, Carried(10, "me"))
     expect(world.send(mine, resend=True), "locked")
     expect(world.send(lost_to_lease, resend=True), "lost")
@@ -1245,15 +1254,16 @@ def a_late_delete_after_never_is_not_applied(world: World) -> None:
 def fences_survive_a_delete(world: World) -> None:
     """A holder from before the delete has lost, also in the run that was made since."""
     base = world.save(None, "a")
-    world.grant("next", 9)
+    fence = world.grant("next").fence
+    found = str(fence).encode()
     world.lapse()
     world.delete(base)
-    assert (world.head("fence"), world.head("holder")) == (b"9", b"next")
+    assert (world.head("fence"), world.head("holder")) == (found, b"next")
     assert 0 < world.client.pttl(world.keys.head) <= QUARTER_MS
-    expect(world.send(world.plan(None, "late", lease=Carried(8, "me"))), "lost", b"9")
-    expect(world.send(world.plan(None, "late", lease=Carried(9, "me"))), "lost", b"9")
+    expect(world.send(world.plan(None, "late", lease=Carried(fence - 1, "me"))), "lost", found)
+    expect(world.send(world.plan(None, "late", lease=Carried(fence, "me"))), "lost", found)
     base = world.save(None, "new")
-    expect(world.send(world.plan(base, "late", lease=Carried(8, "me"))), "lost", b"9")
+    expect(world.send(world.plan(base, "late", lease=Carried(fence - 1, "me"))), "lost", found)
 
 
 @scenario
@@ -1268,11 +1278,11 @@ def a_delete_with_a_lease_leaves_its_fence(world: World) -> None:
 def a_forced_delete_fences_the_holder(world: World) -> None:
     """Whoever holds the lease is not obeyed but fenced: nothing of theirs comes after the delete."""
     base = world.save(None, "a")
-    lease = world.grant("holder", 9)
+    lease = world.grant("holder")
     world.delete(base, force=True)
     assert not world.client.exists(world.keys.lease)
     expect(world.send(world.plan(None, "late", lease=lease)), "lost")
-    assert int(world.head("fence") or 0) > 9
+    assert int(world.head("fence") or 0) > lease.fence
     assert 0 < world.client.pttl(world.keys.head) <= QUARTER_MS
     new = world.save(None, "new")
     expect(world.send(world.plan(new, "late", lease=lease)), "lost")
@@ -1282,7 +1292,7 @@ def a_forced_delete_fences_the_holder(world: World) -> None:
 def a_forced_delete_fences_a_holder_whose_lease_lapsed(world: World) -> None:
     """While the head names them, their late save would be accepted; not after a forced delete."""
     base = world.save(None, "a")
-    lease = world.grant("holder", 9)
+    lease = world.grant("holder")
     world.lapse()
     world.delete(base, force=True)
     expect(world.send(world.plan(None, "late", lease=lease)), "lost")
@@ -1292,18 +1302,18 @@ def a_forced_delete_fences_a_holder_whose_lease_lapsed(world: World) -> None:
 def a_forced_delete_of_an_absent_run_fences_its_holder(world: World) -> None:
     """Who holds a lease on a run that is not there cannot create it after a forced delete."""
     for remember in (False, True):
-        lease = world.grant("holder", 9, remember=remember)
+        lease = world.plant("holder", 9, remember=remember)
         expect(world.send(world.deletion(None, force=True)), "absent")
         assert not world.client.exists(world.keys.lease)
         expect(world.send(world.plan(None, "a", lease=lease)), "lost")
         assert int(world.head("fence") or 0) > 9
         assert 0 < world.client.pttl(world.keys.head) <= QUARTER_MS
         world.vanish()
-    lease = world.grant("holder", 9)
+    lease = world.grant("holder")
     expect(world.send(world.deletion(None, force=True), resend=True), "deleted")
     expect(world.send(world.plan(None, "a", lease=lease)), "lost")
     world.vanish()
-    lease = world.grant("holder", 9)
+    lease = world.grant("holder")
     world.lapse()
     expect(world.send(world.deletion(None, force=True)), "absent")
     expect(world.send(world.plan(None, "a", lease=lease)), "lost")
@@ -1312,7 +1322,7 @@ def a_forced_delete_of_an_absent_run_fences_its_holder(world: World) -> None:
 @scenario
 def a_delete_of_an_absent_run_fences_nobody_unless_forced(world: World) -> None:
     """Who holds a lease on a run that is not there keeps it."""
-    lease = world.grant("holder", 9)
+    lease = world.grant("holder")
     expect(world.send(world.deletion(None)), "absent")
     expect(world.send(world.plan(None, "a", lease=lease)), "saved")
 
@@ -1322,7 +1332,7 @@ def a_forced_delete_with_a_lease_does_not_lower_the_fence(world: World) -> None:
     """The lease that a forced delete carries may be older than the head's."""
     far = 4_000_000_000_000
     base = world.save(None, "a")
-    world.grant("next", far)
+    world.plant("next", far)
     world.lapse()
     world.delete(base, lease=Carried(8, "me"), force=True)
     assert int(world.head("fence") or 0) == far + 1
@@ -1333,18 +1343,18 @@ def a_forced_delete_raises_the_fence_above_all(world: World) -> None:
     """Above the head's, the lease's and the clock's: whichever is highest."""
     far = 4_000_000_000_000
     base = world.save(None, "a")
-    world.grant("holder", far, remember=False)
+    world.plant("holder", far, remember=False)
     world.delete(base, force=True)
     assert int(world.head("fence") or 0) == far + 1
     world.vanish()
     base = world.save(None, "a")
-    world.grant("holder", far)
-    world.grant("holder", 9, remember=False)
+    world.plant("holder", far)
+    world.plant("holder", 9, remember=False)
     world.delete(base, force=True)
     assert int(world.head("fence") or 0) == far + 1
     world.vanish()
     base = world.save(None, "a")
-    world.grant("holder", 9)
+    world.plant("holder", 9)
     world.delete(base, force=True)
     seconds, _ = world.client.time()
     assert abs(int(world.head("fence") or 0) - seconds * 1000) < 60_000
@@ -1354,7 +1364,7 @@ def a_forced_delete_raises_the_fence_above_all(world: World) -> None:
 def a_delete_by_the_holder_leaves_the_lease(world: World) -> None:
     """Who holds the run goes on holding it, and may make it anew; nobody else may."""
     base = world.save(None, "a")
-    lease = world.grant("me", 9)
+    lease = world.grant("me")
     world.delete(base, lease=lease)
     assert 0 < world.client.pttl(world.keys.lease) <= MINUTE_MS
     expect(world.send(world.plan(None, "other")), "locked", b"me")
@@ -1365,7 +1375,7 @@ def a_delete_by_the_holder_leaves_the_lease(world: World) -> None:
 def a_forced_delete_fences_though_the_head_is_of_a_foreign_type(world: World) -> None:
     """Damage of the head does not keep a forced delete from clearing it, nor from fencing whom the lease names."""
     world.save(None, "a")
-    lease = world.grant("holder", 9, remember=False)
+    lease = world.plant("holder", 9, remember=False)
     world.foreign(world.keys.head)
     expect(world.send(world.deletion(None, force=True)), "deleted")
     assert not world.client.exists(world.keys.lease, world.keys.log)
@@ -1383,7 +1393,7 @@ def a_forced_delete_that_is_acknowledged_has_fenced(world: World) -> None:
                 label = f"without {denied}, remember={remember}"
                 world.client.delete(*world.data_keys, world.keys.marks, world.keys.lease)
                 base = world.save(None, "a")
-                lease = world.grant("holder", 9, remember=remember)
+                lease = world.plant("holder", 9, remember=remember)
                 mine = world.deletion(base, force=True)
                 reply = world.try_(mine, by=without([denied]))
                 if isinstance(reply, Exception) or reply[0] == "failed":
@@ -1402,7 +1412,7 @@ def a_forced_delete_that_is_acknowledged_has_fenced(world: World) -> None:
 @scenario
 def a_forced_delete_that_cannot_fence_leaves_the_lease(world: World) -> None:
     """Where the run is absent, and the fence cannot be written, nobody else gets in between."""
-    lease = world.grant("holder", 9, remember=False)
+    lease = world.plant("holder", 9, remember=False)
     with world.limited() as without:
         for resend in (False, True):
             reply = world.try_(world.deletion(None, force=True), resend, without(["HSET"]))
@@ -1668,7 +1678,7 @@ def a_delete_that_fails_half_way_deletes_nothing(world: World) -> None:
             for denied in few(DELETE_WRITES):
                 world.client.delete(*world.data_keys, world.keys.marks, world.keys.lease)
                 base = world.saves(None, 2)
-                lease = world.grant("me", 9)
+                lease = world.grant("me")
                 mine = world.deletion(base, lease=Carried() if force else lease, force=force)
                 before = _holds(world)
                 reply = world.try_(mine, by=without(denied))
@@ -1679,7 +1689,7 @@ def a_delete_that_fails_half_way_deletes_nothing(world: World) -> None:
                     expect(world.send(mine, resend=True), "deleted")
                 expect(reply, reply[0] if reply[0] == "failed" else "deleted")
                 assert world.load() is None
-                assert int(world.head("fence") or 0) >= 9
+                assert int(world.head("fence") or 0) >= lease.fence
     assert failures > 20, failures
 
 
@@ -1762,7 +1772,7 @@ def full_memory_takes_deletes(world: World) -> None:
     """Deleting is how memory is freed, so full memory does not forbid it, damaged runs included."""
     try:
         base = world.saves(None, 3)
-        world.grant("holder", 9)
+        world.grant("holder")
         _full(world, True)
         world.delete(base, force=True)
         assert not world.client.exists(world.keys.log)

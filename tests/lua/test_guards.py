@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import pytest
 
-from histstore._scripts import ALL, Script, strip
+from histstore._scripts import ALL, strip
 
-from .scenarios import SCENARIOS
+from .guards import FILES, Guard, composed, cut, moved
+from .lease_guards import LEASE_GUARDS, LEASE_NO_GUARDS
+from .lease_scenarios import SCENARIOS
 from .world import World
-
-SOURCES: Final = {script.name: script.source for script in ALL}
 
 ALREADY_SAVED: Final = """\
 local newest = present and head_etag == etag
@@ -51,38 +50,6 @@ if head_etag ~= expected then
   return refuse({reaches and 'conflict' or 'gone', head[1] or '', head_etag})
 end
 """
-
-
-@dataclass(frozen=True)
-class Guard:
-    """A guard, how to take it out, and what fails then.
-
-    Attributes:
-        name: What it is.
-        script: Where it stands.
-        edits: Exact texts, each there once, and what to put in their place.
-        fails: The scenarios that must fail without it.
-    """
-
-    name: str
-    script: str
-    edits: tuple[tuple[str, str], ...]
-    fails: tuple[str, ...]
-
-    def mutated(self) -> str:
-        source = SOURCES[self.script]
-        for old, new in self.edits:
-            assert source.count(old) == 1, f"{self.script}.lua holds {source.count(old)} times: {old}"
-            source = source.replace(old, new)
-        return source
-
-
-def cut(name: str, script: str, old: str, new: str, *fails: str) -> Guard:
-    return Guard(name, script, ((old, new),), fails)
-
-
-def moved(name: str, script: str, block: str, before: str, *fails: str) -> Guard:
-    return Guard(name, script, ((block, ""), (before, block + before)), fails)
 
 
 SAVED: Final = (
@@ -390,6 +357,11 @@ GUARDS: Final = (
         "a_head_that_names_no_holder_accepts_an_equal_fence",
     ),
     cut(
+        "a released lease", "save",
+        "fence == head_fence and head_holder and", "fence == head_fence and (head_holder or '') ~= '' and",
+        "a_released_lease_has_lost", "a_late_renewal_or_save_after_the_release_has_lost",
+    ),
+    cut(
         "fences are only for who carries a lease", "save",
         "if carries and (fence <", "if true and (fence <",
         "without_a_lease_a_lapsed_one_is_no_hindrance",
@@ -540,8 +512,7 @@ GUARDS: Final = (
     ),
     cut(
         "no lifetime where none is asked for", "save",
-        "local deadline = ttl ~= '' and text(now + tonumber(ttl))",
-        "local deadline = text(now + (tonumber(ttl) or 1000))",
+        "local lasts = tonumber(ttl)\n", "local lasts = tonumber(ttl) or 1000\n",
         "a_save_without_a_lifetime_leaves_one_alone", "without_a_lifetime_a_run_is_for_ever",
     ),
     cut("the lifetime of the log", "save", LOG_LIVES, "", "one_deadline_for_all_keys"),
@@ -570,28 +541,38 @@ GUARDS: Final = (
     ),
     cut(
         "the lifetime of the etags", "save",
-        "if etags_left <= tonumber(ttl) or etags_left > MEMORY_MS then expire(", "if false then expire(",
+        "if etags_left <= lasts or etags_left > MEMORY_MS then expire(", "if false then expire(",
         "one_deadline_for_all_keys",
     ),
     cut(
         "a lifetime that is renewed", "save",
-        "etags_left <= tonumber(ttl) or etags_left > MEMORY_MS", "etags_left > MEMORY_MS",
+        "etags_left <= lasts or etags_left > MEMORY_MS", "etags_left > MEMORY_MS",
         "one_deadline_for_all_keys",
     ),
     cut(
         "the memory of a delete is not shortened", "save",
-        "if etags_left <= tonumber(ttl) or etags_left > MEMORY_MS then expire(", "if true then expire(",
+        "if etags_left <= lasts or etags_left > MEMORY_MS then expire(", "if true then expire(",
         "a_short_lived_successor_does_not_shorten_the_memory_of_a_delete",
     ),
     cut(
         "a lifetime that is longer than a memory is shortened", "save",
-        "etags_left <= tonumber(ttl) or etags_left > MEMORY_MS", "etags_left <= tonumber(ttl)",
+        "etags_left <= lasts or etags_left > MEMORY_MS", "etags_left <= lasts",
         "a_lifetime_can_be_shortened",
     ),
     cut(
         "lifetimes are read", "save",
-        "if ttl ~= '' then head_left", "if false then head_left",
+        "if lasts then\n  head_left", "if false then\n  head_left",
         "one_deadline_for_all_keys",
+    ),
+    cut(
+        "a run does not expire under its holder", "save",
+        "  if carries then lasts = math.max(lasts, redis.call('PTTL', lease_key)) end\n", "",
+        "a_save_does_not_cut_a_run_below_its_lease",
+    ),
+    cut(
+        "a longer lifetime than the lease's counts", "save",
+        "math.max(lasts, redis.call('PTTL', lease_key))", "redis.call('PTTL', lease_key)",
+        "a_save_does_not_cut_a_run_below_its_lease", "a_lapsed_lease_does_not_lengthen_a_lifetime",
     ),
     Guard(
         "lifetimes are read before the first write", "save",
@@ -605,7 +586,7 @@ GUARDS: Final = (
         "the clock is read before the first write", "save",
         (
             ("local time = redis.call('TIME')\n", "local time = {'1', '1'}\n"),
-            ("local deadline = ttl ~= ''", "redis.call('TIME')\nlocal deadline = ttl ~= ''"),
+            ("local deadline = lasts", "redis.call('TIME')\nlocal deadline = lasts"),
         ),
         ("no_forbidden_command_leaves_half_a_save",),
     ),
@@ -885,6 +866,21 @@ GUARDS: Final = (
         "a_head_that_names_no_holder_accepts_an_equal_fence",
     ),
     cut(
+        "a released lease", "compare",
+        "mine == head_fence and head_holder and", "mine == head_fence and (head_holder or '') ~= '' and",
+        "a_released_lease_has_lost",
+    ),
+    cut(
+        "a run does not expire under its holder", "compare",
+        "  if carries then lasts = math.max(lasts, redis.call('PTTL', lease_key)) end\n", "",
+        "a_save_does_not_cut_a_run_below_its_lease",
+    ),
+    cut(
+        "a longer lifetime than the lease's counts", "compare",
+        "math.max(lasts, redis.call('PTTL', lease_key))", "redis.call('PTTL', lease_key)",
+        "a_save_does_not_cut_a_run_below_its_lease", "a_lapsed_lease_does_not_lengthen_a_lifetime",
+    ),
+    cut(
         "compare", "compare", COMPARE_ETAGS, "",
         "of_two_writers_at_one_revision_the_later_conflicts", "the_same_version_of_another_incarnation_conflicts",
     ),
@@ -894,7 +890,7 @@ GUARDS: Final = (
     ),
     cut(
         "a lifetime is renewed", "compare",
-        "if ttl ~= '' then", "if false then",
+        "if lasts then\n", "if false then\n",
         "one_deadline_for_all_keys",
     ),
     *(
@@ -907,22 +903,22 @@ GUARDS: Final = (
     ),
     cut(
         "the lifetime of the etags", "compare",
-        "if left <= tonumber(ttl) or left > MEMORY_MS then", "if false then",
+        "if left <= lasts or left > MEMORY_MS then", "if false then",
         "one_deadline_for_all_keys",
     ),
     cut(
         "a lifetime that is renewed", "compare",
-        "left <= tonumber(ttl) or left > MEMORY_MS", "left > MEMORY_MS",
+        "left <= lasts or left > MEMORY_MS", "left > MEMORY_MS",
         "one_deadline_for_all_keys",
     ),
     cut(
         "the memory of a delete is not shortened", "compare",
-        "if left <= tonumber(ttl) or left > MEMORY_MS then", "if true then",
+        "if left <= lasts or left > MEMORY_MS then", "if true then",
         "a_compare_does_not_shorten_the_memory_of_a_delete",
     ),
     cut(
         "a lifetime that is longer than a memory is shortened", "compare",
-        "left <= tonumber(ttl) or left > MEMORY_MS", "left <= tonumber(ttl)",
+        "left <= lasts or left > MEMORY_MS", "left <= lasts",
         "a_compare_can_shorten_a_lifetime",
     ),
     # --------------------------------------------------------------------------------------- delete
@@ -1151,18 +1147,23 @@ GUARDS: Final = (
     ),
     cut(
         "an equal fence of another holder", "delete",
-        "(mine == head_fence and head_holder ~= '' and head_holder ~= holder)", "false",
+        "(mine == head_fence and head[4] and head[4] ~= holder)", "false",
         "an_equal_fence_of_another_holder_has_lost",
     ),
     cut(
         "a lapsed lease that the head names", "delete",
-        "head_holder ~= '' and head_holder ~= holder", "head_holder ~= ''",
+        "head[4] and head[4] ~= holder", "head[4]",
         "a_lapsed_lease_that_the_head_still_names_is_accepted",
     ),
     cut(
         "a head that names no holder", "delete",
-        "head_holder ~= '' and head_holder ~= holder", "head_holder ~= holder",
+        "head[4] and head[4] ~= holder", "head[4] ~= holder",
         "a_head_that_names_no_holder_accepts_an_equal_fence",
+    ),
+    cut(
+        "a released lease", "delete",
+        "head[4] and head[4] ~= holder", "head_holder ~= '' and head_holder ~= holder",
+        "a_released_lease_has_lost",
     ),
     cut(
         "compare", "delete", DELETE_ETAGS, "",
@@ -1364,9 +1365,15 @@ GUARDS: Final = (
     ),
     cut(
         "the fence expires", "delete",
-        "    redis.call('PEXPIRE', head_key, MEMORY_MS)\n", "",
+        "    redis.call('PEXPIRE', head_key, remembered)\n", "",
         "fences_survive_a_delete", "a_forced_delete_fences_the_holder", "without_a_lifetime_a_run_is_for_ever",
     ),
+    cut(
+        "the fence does not expire before the lease", "delete",
+        "math.max(MEMORY_MS, carries and lease[1] and redis.call('PTTL', lease_key) or 0)", "MEMORY_MS",
+        "the_head_that_a_holder_deletes_lives_as_long_as_the_lease",
+    ),
+    *LEASE_GUARDS,
 )  # fmt: skip
 
 NO_GUARDS: Final = {
@@ -1380,40 +1387,44 @@ NO_GUARDS: Final = {
     },
     "resolve": {},
     "probe": {"if type(reply) == 'table' and reply.err then": "test_probe.py"},
+    **LEASE_NO_GUARDS,
 }
 
 # Each line of `touch` that tries a command is one, too; at the start of a line it is the probe's, for test_probe.py.
 DECISION: Final = re.compile(
     r"\b(if|elseif|while)\b|\b(refuse|touch|fence_off|expire)\(|(?<=\s)try\(|\b(reaches|there|fences|ELSEWHERE) = "
 )
+# Of what leases are made of, each write is one as well, and each number that is chosen between.
+LEASE_DECISION: Final = re.compile(
+    DECISION.pattern + r"|\b(grant|hand_off|outlive|ring|tell)\(|\bmath\.(max|min)\(|\b(held, named|processes, row) = "
+    r"|\('(DEL|HSET|LPOP|LREM|PEXPIRE|PEXPIREAT|PUBLISH|RPUSH)',"
+)
 
 CASES: Final = [(guard, name) for guard in GUARDS for name in guard.fails]
 
 
-@pytest.mark.parametrize(
-    ("guard", "name"), CASES, ids=[f"{guard.script}: {guard.name}: {name}" for guard, name in CASES]
-)
+@pytest.mark.parametrize(("guard", "name"), CASES, ids=[f"{guard.file}: {guard.name}: {name}" for guard, name in CASES])
 def test_without_the_guard_the_scenario_fails(guard: Guard, name: str, make_world: Callable[..., World]) -> None:
     """A scenario that holds on the real scripts (test_scenarios.py) does not hold without the guard."""
-    world = make_world(name, {guard.script: guard.mutated()})
+    world = make_world(name, guard.sources())
     with pytest.raises(AssertionError):
         SCENARIOS[name](world)
 
 
-@pytest.mark.parametrize("script", ALL, ids=lambda script: script.name)
-def test_every_decision_of_a_script_is_a_guard_or_said_to_be_none(script: Script) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_every_decision_of_a_file_is_a_guard_or_said_to_be_none(name: str) -> None:
     """No decision or refusal was added to a script without being proven here, and no excuse outlived its line."""
-    name = script.name
-    source = SOURCES[name]
+    source = FILES[name]
     covered: set[int] = set()
     for guard in GUARDS:
-        if guard.script == name:
+        if guard.file == name:
             for old, _ in guard.edits:
                 start = source.index(old)
                 first = source.count("\n", 0, start)
                 covered |= set(range(first, first + old.rstrip("\n").count("\n") + 1))
+    decision = LEASE_DECISION if name in LEASE_NO_GUARDS else DECISION
     lines = strip(source).split("\n")
-    decisions = {n: line.strip() for n, line in enumerate(lines) if DECISION.search(line)}
+    decisions = {n: line.strip() for n, line in enumerate(lines) if decision.search(line)}
     open_ = {n: line for n, line in decisions.items() if n not in covered and not line.startswith("local function")}
     unproven = {n: line for n, line in open_.items() if line not in NO_GUARDS[name]}
     assert not unproven, f"{name}.lua has decisions that no guard here takes out: {unproven}"
@@ -1421,7 +1432,12 @@ def test_every_decision_of_a_script_is_a_guard_or_said_to_be_none(script: Script
 
 
 def test_guards_have_names_of_their_own_and_scenarios_that_exist() -> None:
-    """The table is sound: no name twice in a script, no scenario that nobody tells."""
-    names = [(guard.script, guard.name) for guard in GUARDS]
+    """The table is sound: no name twice in a file, no scenario that nobody tells."""
+    names = [(guard.file, guard.name) for guard in GUARDS]
     assert len(names) == len(set(names)), [name for name in names if names.count(name) > 1]
     assert {name for guard in GUARDS for name in guard.fails} <= set(SCENARIOS)
+
+
+def test_the_files_are_what_the_scripts_are_made_of() -> None:
+    """What a guard is cut out of is put together as the library does it."""
+    assert {script.name: script.source for script in ALL} == {script.name: composed(script.name) for script in ALL}

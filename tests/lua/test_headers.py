@@ -7,11 +7,12 @@ from typing import Final
 
 import pytest
 
-from histstore import _protocol
+from histstore import _leasing, _protocol
 from histstore._chain import Base
 from histstore._keys import run_keys
+from histstore._leasing import Ticket
 from histstore._protocol import NO_LEASE, Call, Carried, Where
-from histstore._scripts import ALL, COMPARE, DELETE, PROBE, RESOLVE, SAVE, Script, strip
+from histstore._scripts import ACQUIRE, ALL, COMPARE, DELETE, PROBE, RELEASE, RENEW, RESOLVE, SAVE, Script, strip
 from histstore.snapshot import Attempt, RunId
 
 from .world import World
@@ -64,6 +65,7 @@ def _calls(world: World) -> dict[Script, tuple[Call, dict[str, object]]]:
     revision = base.head.revision
     attempt = Attempt("save", world.namespace, world.where.run_id, revision, revision, b"t" * 16)
     entry = save.plan.entry
+    ticket = Ticket(LEASE.holder, 1234, "the channel")
     return {
         SAVE: (
             save.call,
@@ -85,13 +87,27 @@ def _calls(world: World) -> dict[Script, tuple[Call, dict[str, object]]]:
                 "holder": LEASE.holder, "force": "1",
             },
         ),
+        ACQUIRE: (
+            _leasing.acquire(world.where, ticket, queue=True),
+            {"holder": LEASE.holder, "ttl": "1234", "channel": "the channel"},
+        ),
+        RENEW: (
+            _leasing.renew(world.where, LEASE, 1234, claim=True),
+            {"holder": LEASE.holder, "fence": "77", "ttl": "1234", "claim": "1"},
+        ),
+        RELEASE: (
+            _leasing.release(world.where, LEASE.holder, ticket.place, late=True, force=False),
+            {"holder": LEASE.holder, "place": ticket.place, "late": "1", "force": "0"},
+        ),
     }  # fmt: skip
 
 
 def test_python_sends_what_the_header_declares(make_world: object) -> None:
     """Each value that a call carries stands where the header names it, and each key is the one of that name."""
     world: World = make_world("")  # type: ignore[operator]
-    for script, (call, values) in _calls(world).items():
+    calls = _calls(world)
+    assert set(calls) == {script for script in ALL if script is not PROBE}
+    for script, (call, values) in calls.items():
         ((verb, sha, count, *rest),) = call.commands(False, False)
         assert (verb, sha) == ("EVALSHA", script.sha)
         keys, args = rest[: int(count)], rest[int(count) :]
@@ -112,6 +128,27 @@ def test_a_resend_differs_in_the_one_argument_that_says_so(make_world: object) -
         assert differing == ([names["resend"]] if "resend" in names else [])
         assert all((first[n], again[n]) == ("0", "1") for n in differing)
         assert (call.attempt is not None) == ("resend" in names)
+
+
+def test_what_was_not_asked_for_is_not_sent(make_world: object) -> None:
+    """No place in the queue without a channel to be rung on; nothing is broken, marked or claimed by default."""
+    world: World = make_world("")  # type: ignore[operator]
+    ticket = Ticket(LEASE.holder, 1234, "the channel")
+    calls = {
+        ACQUIRE: (_leasing.acquire(world.where, ticket, queue=False), {"channel": ""}),
+        RENEW: (_leasing.renew(world.where, LEASE, 1234), {"claim": "0"}),
+        RELEASE: (_leasing.release(world.where, LEASE.holder), {"place": "", "late": "0", "force": "0"}),
+    }
+    broken = _leasing.release(world.where, LEASE.holder, force=True)
+    for script, call, values in [(RELEASE, broken, {"late": "0", "force": "1"}), *((s, *c) for s, c in calls.items())]:
+        (command,) = call.commands(False, False)
+        args = dict(zip(declared(script, "ARGV").values(), command[3 + int(command[2]) :], strict=True))
+        assert {name: args[name] for name in values} == values, script.name
+
+
+def test_a_place_in_the_queue_is_what_the_scripts_take_apart() -> None:
+    """`release` names the item that `acquire` made of its arguments: lifetime, channel, holder, a space between."""
+    assert Ticket("host:1:abc", 1234, "ns:doorbell:x").place == "1234 ns:doorbell:x host:1:abc"
 
 
 def test_without_a_lease_a_call_carries_no_holder(make_world: object) -> None:

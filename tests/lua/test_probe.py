@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import pytest
 import redis
 
 from histstore import _protocol
 from histstore._scripts import ALL, PROBE
 
 from .world import World, commands, exchange
+
+
+@pytest.fixture
+def raw(server_url: str) -> Iterator[redis.Redis]:
+    """A client that speaks RESP2: in RESP3 what SUBSCRIBE answers is no reply, but comes in between."""
+    client = redis.Redis.from_url(server_url, protocol=2)
+    yield client
+    client.close()
 
 
 def probe(world: World, client: redis.Redis) -> list[str]:

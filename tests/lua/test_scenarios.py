@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from histstore._scripts import ALL
+from histstore._scripts import ALL, PROBE
 
-from .scenarios import SCENARIOS
+from .lease_scenarios import SCENARIOS
 from .world import World
 
 _HEARD: dict[str, set[tuple[str, str]]] = {}
@@ -36,6 +36,6 @@ def test_every_reply_that_a_header_lists_is_provoked_and_no_other(make_world: Ca
         header = script.source.split("\n\nlocal ")[0]
         returns = header[header.index("-- Returns") :]
         declared |= {(script.name, word) for word in re.findall(r'\{"(\w+)"', returns)}
-    assert {name for name, _ in declared} == {"save", "resolve", "compare", "delete"}
+    assert {name for name, _ in declared} == {script.name for script in ALL if script is not PROBE}
     heard = set().union(*(_tell(name, make_world) for name in SCENARIOS))
     assert heard == declared

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
+from redis.client import PubSub
 from redis.exceptions import NoScriptError, ResponseError
 
-from histstore import _chain, _protocol
+from histstore import _chain, _leasing, _protocol
 from histstore._chain import Base
 from histstore._keys import run_keys
+from histstore._leasing import Ticket, read_ring
 from histstore._plan import Plan, Target, Writer, grow, plan_save
 from histstore._protocol import NO_LEASE, Call, Carried, Command, Where
 from histstore._scripts import ALL, strip
@@ -78,6 +80,45 @@ class Delete:
         return self.call.attempt.ticket
 
 
+@dataclass(frozen=True)
+class Process:
+    """One or several processes that wait for leases, and what their doorbells said.
+
+    Attributes:
+        channels: Where each of them listens.
+    """
+
+    world: World
+    channels: list[str]
+    ears: PubSub
+
+    @property
+    def channel(self) -> str:
+        (channel,) = self.channels
+        return channel
+
+    def said(self) -> list[tuple[str, bytes]]:
+        """Returns the messages since the last call, each with its channel."""
+        self.world.client.publish(self.channels[0], b"that is all")
+        found: list[tuple[str, bytes]] = []
+        while True:
+            message = self.ears.get_message(timeout=20)
+            assert message is not None, "a message does not arrive"
+            if message["data"] == b"that is all":
+                return found
+            found.append((message["channel"].decode(), message["data"]))
+
+    def heard(self) -> list[tuple[str, int, str | None]]:
+        """Returns of each message since the last call: the channel's name, the rank, and who was handed the run."""
+        found = []
+        for channel, data in self.said():
+            ring = read_ring(data)
+            assert ring is not None, data
+            assert ring.key == self.world.keys.lease, data
+            found.append((channel.rpartition(":")[2], ring.rank, ring.holder))
+        return found
+
+
 @dataclass
 class World:
     """A run of its own, and the scripts that work on it.
@@ -117,10 +158,11 @@ class World:
         call = what if isinstance(what, Call) else what.call
         client = by or self.client
         ((_, sha, *rest),) = call.commands(resend, False)
-        mutated = self.sources.get(call.name)
-        (reply,) = exchange(client, ("EVAL", mutated, *rest) if mutated else ("EVALSHA", sha, *rest))
+        (reply,) = exchange(
+            client, self.in_full(call, resend) if call.name in self.sources else ("EVALSHA", sha, *rest)
+        )
         if isinstance(reply, NoScriptError):
-            (reply,) = exchange(client, ("EVAL", _SOURCES[call.name], *rest))
+            (reply,) = exchange(client, self.in_full(call, resend))
         if isinstance(reply, ResponseError):
             if "compil" in str(reply):
                 raise RuntimeError(f"the mutated script is no Lua: {reply}")
@@ -131,6 +173,11 @@ class World:
         if isinstance(what, Save) and reply[0] == "saved":
             self.applied.append(what)
         return reply
+
+    def in_full(self, call: Call, resend: bool = False) -> Command:
+        """Returns the command that sends a request with its script."""
+        ((_, _, *rest),) = call.commands(resend, False)
+        return "EVAL", self.sources.get(call.name, _SOURCES[call.name]), *rest
 
     # -------------------------------------------------------------------------------------- saves
 
@@ -202,10 +249,63 @@ class World:
         reply = self.send(self.deletion(at, **options))
         assert reply == ["deleted"], reply
 
+    # --------------------------------------------------------------------------------------- leases
+
+    def acquire(self, ticket: Ticket, queue: bool = True, by: redis.Redis | None = None) -> Reply:
+        return self.send(_leasing.acquire(self.where, ticket, queue=queue), by=by)
+
+    def renew(self, lease: Carried, ttl: int = MINUTE_MS, claim: bool = False, by: redis.Redis | None = None) -> Reply:
+        return self.send(_leasing.renew(self.where, lease, ttl, claim=claim), by=by)
+
+    def release(self, holder: str, place: str = "", by: redis.Redis | None = None, **options: bool) -> Reply:
+        return self.send(_leasing.release(self.where, holder, place, **options), by=by)
+
+    def grant(self, holder: str, ttl: int = MINUTE_MS) -> Carried:
+        """Takes the lease, which is free."""
+        reply = self.acquire(Ticket(holder, ttl, ""), queue=False)
+        assert reply[0] == "granted", reply
+        return Carried(int(reply[1]), holder)
+
+    def queue(self, holder: str, channel: str, ttl: int = MINUTE_MS) -> Ticket:
+        """Takes a place in the queue for the lease, which another holds."""
+        ticket = Ticket(holder, ttl, channel)
+        reply = self.acquire(ticket)
+        assert reply[0] == "queued", reply
+        return ticket
+
+    def leased(self) -> Carried | None:
+        """Returns the live lease, which always has an end; None: the run is free."""
+        holder, fence = self.client.hmget(self.keys.lease, "holder", "fence")  # type: ignore[misc]
+        if holder is None or fence is None:
+            assert not self.client.exists(self.keys.lease), "a lease without holder or fence"
+            return None
+        assert self.client.pttl(self.keys.lease) != -1, "a lease without an end"
+        return Carried(int(fence), holder.decode())
+
+    def waiting(self) -> list[str]:
+        """Returns what stands in the queue, first come first; it always has an end."""
+        assert self.client.pttl(self.keys.queue) != -1, "a queue without an end"
+        return [place.decode() for place in self.client.lrange(self.keys.queue, 0, -1)]
+
+    @contextmanager
+    def process(self, *names: str) -> Iterator[Process]:
+        """Yields a process that waits for leases, with a channel; with `names`, several that share their ears."""
+        channels = [f"{self.namespace}:doorbell:{name or uuid.uuid4().hex}" for name in names or ("",)]
+        ears = self.client.pubsub()
+        try:
+            ears.subscribe(*channels)
+            for _ in channels:
+                said = ears.get_message(timeout=20)
+                assert said is not None, "SUBSCRIBE is not confirmed"
+                assert said["type"] == "subscribe", said
+            yield Process(self, channels, ears)
+        finally:
+            ears.close()
+
     # ---------------------------------------------------------------------- behind the scripts' back
 
-    def grant(self, holder: str, fence: int, remember: bool = True) -> Carried:
-        """Grants a lease as the next issue's script will: the key, and the fence in the head."""
+    def plant(self, holder: str, fence: int, remember: bool = True) -> Carried:
+        """Puts a lease with a made-up fence in place, which the head remembers or has not heard of."""
         self.client.hset(self.keys.lease, mapping={"holder": holder, "fence": fence, "since": 1})
         self.client.pexpire(self.keys.lease, MINUTE_MS)
         if remember:
@@ -214,7 +314,18 @@ class World:
 
     def lapse(self) -> None:
         """The lease's time is over."""
-        self.client.delete(self.keys.lease)
+        self.client.pexpire(self.keys.lease, 1)
+        while self.client.exists(self.keys.lease):
+            pass
+
+    def now(self) -> int:
+        """Returns the server's clock, in milliseconds."""
+        seconds, micros = self.client.time()  # type: ignore[misc]
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    @property
+    def all_keys(self) -> tuple[bytes, ...]:
+        return (*self.data_keys, self.keys.marks, self.keys.lease, self.keys.queue)
 
     @property
     def data_keys(self) -> tuple[bytes, bytes, bytes]:
@@ -308,19 +419,21 @@ class World:
 
     @contextmanager
     def limited(self) -> Iterator[Callable[[Sequence[str]], redis.Redis]]:
-        """Yields a function that returns a client of a user who may do all but the named commands."""
+        """Yields a function that returns a client of a user who may do all but the named commands.
+
+        "channels": the user may publish, but not to any channel.
+        """
         name = f"{self.namespace}-{uuid.uuid4().hex[:8]}"
         password = uuid.uuid4().hex
-        rules = ("reset", "on", f">{password}", "~*", "&*", "+@all")
+        rules = ("reset", "on", f">{password}", "~*", "+@all")
         exchange(self.client, ("ACL", "SETUSER", name, *rules))
         own = self.client.connection_pool.connection_kwargs | {"username": name, "password": password}
         pool = redis.ConnectionPool(self.client.connection_pool.connection_class, **own)
         client = redis.Redis(connection_pool=pool)
 
         def without(commands: Sequence[str]) -> redis.Redis:
-            self.client.execute_command(
-                "ACL", "SETUSER", name, "+@all", *(f"-{command.lower()}" for command in commands)
-            )
+            denied = ["resetchannels" if name == "channels" else f"-{name.lower()}" for name in commands]
+            self.client.execute_command("ACL", "SETUSER", name, "+@all", "allchannels", *denied)
             return client
 
         try:
