@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format types sync check-sync layers wheel-test ci clean
+.PHONY: help venv demo test lint format types sync check-sync layers model wheel-test ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ check-sync: $(STAMP) ## check that histstore/_sync is what `make sync` would wri
 
 layers: $(STAMP) ## check that imports point one way
 	@$(BIN)/lint-imports
+
+model: $(STAMP) ## check the protocol's models with spin (ARGS="--quick")
+	@$(BIN)/python tests/model/run.py $(ARGS)
 
 wheel-test: $(STAMP) ## build sdist and wheel, and try them away from the checkout (ARGS="--all-pythons")
 	@$(BIN)/python tools/wheel_test.py $(ARGS)

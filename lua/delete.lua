@@ -61,7 +61,31 @@ local function touch(key)
   return refused
 end
 
-if listed and resend and redis.call('LPOS', etags_key, ticket) then return touch(etags_key) or {'deleted'} end
+-- Also a first send looks where the run is absent: a late copy must not fence whoever was granted the run since.
+if listed and (resend or not there) and redis.call('LPOS', etags_key, ticket) then
+  return touch(etags_key) or {'deleted'}
+end
+
+local function refuse(reply)
+  if resend then
+    redis.call('HSET', marks_key, ticket, '1')
+    redis.call('PEXPIRE', marks_key, MEMORY_MS)
+  end
+  return reply
+end
+
+-- Whether an earlier copy was applied can be told only while the list reaches back to what it expected. Before every
+-- refusal: each says that nothing was deleted.
+if resend and there and head_etag ~= expected then
+  local reaches = false
+  if listed then
+    local known = redis.call('LLEN', etags_key)
+    local whole = known < ETAGS - 1 and known >= (tonumber(head[1] or '0') or math.huge)
+    reaches = expected == '' and whole or redis.call('LPOS', etags_key, expected)
+  end
+  if not reaches then return refuse({'gone', head[1] or '', head_etag}) end
+end
+
 if kind(marks_key) == 'hash' and redis.call('HEXISTS', marks_key, ticket) == 1 then return {'cancelled'} end
 -- Leaves a head that only remembers a fence. By force it is above every lease that was granted.
 local carries = holder ~= ''
@@ -81,18 +105,18 @@ local function fence_off()
 end
 
 if not there then
-  if force then fence_off() end
+  if force then
+    -- The first write is one that full memory cannot refuse. It proves that what is left behind may expire.
+    redis.call('PEXPIRE', etags_key, MEMORY_MS)
+    -- Before the ticket: whoever finds that is told that this is done, so the holder must have been fenced.
+    fence_off()
+    redis.call('RPUSH', etags_key, ticket)
+    redis.call('PEXPIRE', etags_key, MEMORY_MS)
+    redis.call('LTRIM', etags_key, -ETAGS, -1)
+  end
   -- A resend was sent for a run that was there: if it is gone, this is done.
   if resend then return touch(etags_key) or {'deleted'} end
   return {'absent'}
-end
-
-local function refuse(reply)
-  if resend then
-    redis.call('HSET', marks_key, ticket, '1')
-    redis.call('PEXPIRE', marks_key, MEMORY_MS)
-  end
-  return reply
 end
 
 if not force then
@@ -107,16 +131,7 @@ if not force then
     end
   end
 end
-if head_etag ~= expected then
-  -- Whether an earlier copy was applied can be told only while the list reaches back to what it expected.
-  local reaches = not resend
-  if resend and listed then
-    local known = redis.call('LLEN', etags_key)
-    local whole = known < ETAGS - 1 and known >= (tonumber(head[1] or '0') or math.huge)
-    reaches = expected == '' and whole or redis.call('LPOS', etags_key, expected)
-  end
-  return refuse({reaches and 'conflict' or 'gone', head[1] or '', head_etag})
-end
+if head_etag ~= expected then return refuse({'conflict', head[1] or '', head_etag}) end
 
 -- Scripts do not roll back, so whatever may fail comes before DEL, and the ticket is taken out if it does.
 local failed

@@ -96,6 +96,16 @@ if resend and newest or (resend or not present) and redis.call('LPOS', etags_key
   return touch(known > 0 and etags_key or head_key) or {'saved', newest and head[9] or ''}
 end
 
+-- Whether an earlier copy was applied can be told only while the list reaches back to the parent. One that was trimmed
+-- may be an etag short of full, after a failed save; one that is too short was evicted. This, too, comes before every
+-- refusal, since each says that nothing was written, and before a first save, which could bring a deleted run back.
+local current = present and head_etag or ABSENT
+if resend then
+  local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)
+  if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end
+  if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end
+end
+
 -- 2. Refused or resolved before: this is the late copy that the mark was left for.
 if redis.call('HEXISTS', marks_key, etag) == 1 then return {'cancelled'} end
 
@@ -111,17 +121,7 @@ if carries and (fence < head_fence or (fence == head_fence and head_holder and h
 end
 
 -- 4. Compare.
-if (present and head_etag or ABSENT) ~= parent then
-  local kind = 'conflict'
-  if resend then
-    -- Whether an earlier copy was applied can be told only while the list reaches back to the parent. One that
-    -- was trimmed may be an etag short of full, after a failed save; one that is too short was evicted.
-    local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)
-    if parent ~= ABSENT then reaches = redis.call('LPOS', etags_key, parent) end
-    if not reaches then kind = 'gone' end
-  end
-  return refuse({kind, present and at or '', head_etag or ''})
-end
+if current ~= parent then return refuse({'conflict', present and at or '', head_etag or ''}) end
 
 -- 5. Set. Scripts do not roll back, so whatever may fail comes before XADD, and is undone if it does.
 local undo = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from redis import exceptions as redis_errors
@@ -122,9 +123,9 @@ class Runner:
         Raises:
             RedisError: They could not be sent, or were not answered within `timeout` seconds.
         """
-        self.check_owner()
         end = _io.monotonic() + timeout
-        async with self._pool.connection(timeout) as connection:
+        await self._ready(end)
+        async with self._noticing(), self._pool.connection(_left(end)) as connection:
             replies = await connection.exchange(_commands(calls, in_full=False), _left(end), _io.Sent())
             unknown = [at for at, reply in enumerate(replies) if str(reply).startswith("NOSCRIPT")]
             if unknown:
@@ -139,15 +140,31 @@ class Runner:
         Raises:
             RedisError: There is none.
         """
-        self.check_owner()
+        await self._ready(_io.monotonic() + self.try_timeout)
         connection = _io.Connection(self._settings)
         try:
-            await connection.open(self.try_timeout)
+            async with self._noticing():
+                await connection.open(self.try_timeout)
             connection.keep_alive()
         except BaseException:
             await connection.close()
             raise
         return connection
+
+    @asynccontextmanager
+    async def _noticing(self) -> AsyncIterator[None]:
+        """Notices when a server that is ours to start may be down: the next try starts it."""
+        try:
+            yield
+        except redis_errors.ConnectionError:
+            self._tested = self._tested and self.prepare is None
+            raise
+
+    async def _ready(self, end: float) -> None:
+        """Starts the server that is ours to start, if it is down."""
+        self.check_owner()
+        if self.prepare is not None and not self._tested:
+            await self._self_test(end)
 
     @property
     def try_timeout(self) -> float:

@@ -37,20 +37,23 @@ async def wait(event: asyncio.Event, seconds: float | None) -> None:
             await event.wait()
 
 
+async def breathe() -> None:
+    """Lets what was just started begin."""
+    await asyncio.sleep(0)
+
+
 class Alarm:
-    """Runs work at the time that it is set to, in a task of its own, and never twice at once.
+    """Runs a function at the time that it is set to.
 
     Args:
         work: What to run. Returns when to run it again, by `_io.monotonic`; None: not before it is set again.
-        name: The task's name.
+        name: Of no use here.
     """
 
-    def __init__(self, work: Callable[[], Coroutine[Any, Any, float | None]], name: str) -> None:
+    def __init__(self, work: Callable[[], float | None], name: str) -> None:
         self._work = work
-        self._name = name
         self._when: float | None = None
         self._handle: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
         self._closed = False
 
     def set(self, when: float) -> None:
@@ -62,31 +65,36 @@ class Alarm:
         self._when = when
         self._handle = asyncio.get_running_loop().call_at(when, self._fire)
 
-    async def at_once(self) -> None:
-        """Begins the work now. When this returns, what it sends first has been sent, as a rule."""
-        self._begin()
-        await asyncio.sleep(0)
-
     def _fire(self) -> None:
         self._when = self._handle = None
-        self._begin()
-
-    def _begin(self) -> None:
-        # Work that is under way looks at everything once more before it ends.
-        if not self._closed and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._run(), name=self._name)
-
-    async def _run(self) -> None:
-        again = await self._work()
+        again = self._work()
         if again is not None:
             self.set(again)
 
     async def close(self) -> None:
-        """Ends the work that is under way, and runs none any more."""
+        """Runs nothing any more."""
         self._closed = True
         if self._handle is not None:
             self._handle.cancel()
-        await _end(self._task)
+
+
+class Aside:
+    """Work in tasks of its own, which nobody waits for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Starts some."""
+        task = asyncio.create_task(work(), name=self._name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        """Ends what is under way."""
+        for task in list(self._tasks):
+            await _end(task)
 
 
 class Routine:

@@ -157,12 +157,15 @@ class RedisBackend:
     async def aclose(self) -> None:
         """Gives up what leases are still held, and closes the connections. May be repeated.
 
-        An embedded server is stopped when its last user closes.
+        Bodies that still work under a lease lose it: they are cancelled, as `lock` says. An embedded server is stopped
+        when its last user closes.
         """
         try:
-            if self._runner.owned:
-                await self._leases.close()
-            await self._runner.aclose()
+            try:
+                if self._runner.owned:
+                    await self._leases.close()
+            finally:
+                await self._runner.aclose()
         finally:
             if self._server is not None:
                 await _io.run_to_the_end(self._server.close)
@@ -235,7 +238,7 @@ class RedisBackend:
         store = self.store(run_id)
         async with store._begin(retry):
             deleted = await store._delete(ANY, None, retry, force=True)
-        await self._leases.break_lease(store._where, retry)  # whoever waits for the run is served
+        await self._leases.serve(store._where, retry)
         return deleted
 
     async def break_lease(self, run_id: str | uuid.UUID, *, retry: RetryPolicy | None = None) -> bool:

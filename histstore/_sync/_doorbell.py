@@ -19,6 +19,9 @@ MARGIN: Final = 0.002
 STAGGER: Final = 0.005
 """Seconds between the times at which one waiter and the next in the queue ask."""
 
+NEAR: Final = 16
+"""Waiters of one process that are woken to ask sooner; those behind them have time."""
+
 log = logging.getLogger("histstore")
 
 
@@ -38,12 +41,19 @@ class Waiter:
         self.handed: Ring | None = None
         self.ask_at = float("inf")
 
-    def arm(self, expires_in: float, rank: int) -> None:
-        """Sets when to ask: after the lease's end, in the order of the queue."""
+    def arm(self, expires_in: float, rank: int, wake: bool = True) -> None:
+        """Sets when to ask: after the lease's end, in the order of the queue.
+
+        Args:
+            expires_in: Seconds until then.
+            rank: Waiters that are to ask before.
+            wake: Whether to do so also if it is sooner than before, which takes waking up.
+        """
         when = _io.monotonic() + expires_in + MARGIN + rank * STAGGER
-        sooner = when < self.ask_at
-        self.ask_at = when
-        if sooner:
+        if when >= self.ask_at:
+            self.ask_at = when
+        elif wake:
+            self.ask_at = when
             self.event.set()
 
 
@@ -80,6 +90,17 @@ class Doorbell:
             if not waiters:
                 self._waiters.pop(key, None)
 
+    def told(self, waiter: Waiter, expires_in: float, rank: int) -> None:
+        """Takes an answer's word for when the lease ends, unless the doorbell has said sooner since it was asked.
+
+        What rang may be newer than the answer: the lease was given up, say, and handed to one who does not claim it.
+        If it is older, the waiter asks once too often.
+        """
+        with self._guard:
+            heard = waiter.ask_at
+            waiter.arm(expires_in, rank)
+            waiter.ask_at = min(waiter.ask_at, heard)
+
     def open(self, timeout: float) -> None:
         """Returns when the doorbell can be heard, or after a failed try to hear it, or after `timeout` seconds."""
         if self.listening:
@@ -92,6 +113,12 @@ class Doorbell:
         _tasks.wait(self._tried, timeout)
 
     def _listen(self) -> None:
+        try:
+            self._listen_on()
+        finally:
+            self._active = False  # whatever ended it, the next who waits starts it anew
+
+    def _listen_on(self) -> None:
         while self._wanted():
             try:
                 connection = self._connect()
@@ -108,8 +135,14 @@ class Doorbell:
     def _connect(self) -> _io.Connection:
         for attempt in _io.Retrying(sleep=self._pause, **listening_options(self._gone)):
             with attempt:
-                self._connection = self._runner.connect()
-                return self._connection
+                connection = self._runner.connect()
+                with self._guard:
+                    # Who closes the doorbell ends the listening by the connection; if it saw none yet, nobody would.
+                    self._connection = connection
+                    closing = self._closing.is_set()
+                if closing:
+                    raise BackendError("this backend was closed")
+                return connection
         raise AssertionError("tenacity ends with a result or an error")
 
     def _pause(self, seconds: float) -> None:
@@ -156,15 +189,16 @@ class Doorbell:
             waiters = self._waiters.get(ring.key, {})
             if ring.holder is None:
                 for place, waiter in enumerate(waiters.values()):
-                    waiter.arm(ring.expires_in, ring.rank + place)
+                    waiter.arm(ring.expires_in, ring.rank + place, wake=place < NEAR)
             elif ring.holder in waiters:
                 waiters[ring.holder].handed = ring
                 waiters[ring.holder].event.set()
 
     def close(self) -> None:
         """Stops listening, and wakes all who wait."""
-        self._closing.set()
         with self._guard:
+            self._closing.set()
+            self._tried.set()  # nobody listens any more: who waits for that has waited enough
             for waiter in self._all():
                 waiter.event.set()
         self._routine.end(self._connection)

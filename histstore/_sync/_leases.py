@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +13,7 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from .. import _leasing
-from .._leasing import Granted, Lost, Ring, Taken, Ticket, new_holder
+from .._leasing import Granted, Lost, Occupied, Ring, Taken, Ticket, new_holder
 from .._protocol import Call, Carried, Where
 from .._retry import RetryPolicy
 from ..errors import BackendError, BackendUnavailableError, HistoryStoreError, LockTimeoutError
@@ -25,9 +24,6 @@ from .lease import Lease
 
 PATIENCE: Final = 1.0
 """Seconds for which a request about a lease is tried, however little time is left for it to be of use."""
-
-RENEWAL_TIMEOUT: Final = 2.0
-"""Seconds that renewals wait for their answer: a lease that is taken meanwhile has to be renewed in its turn."""
 
 DRIFT: Final = 0.001
 """By how much two clocks may disagree on how much time has passed."""
@@ -64,11 +60,15 @@ class _Acquisition:
     until: float = 0.0
     claimed: bool = True
 
+    def leaving(self, late: bool) -> Call:
+        """Builds the request that leaves nothing of it on the server."""
+        return _leasing.release(self.where, self.ticket.holder, self.ticket.place if self.queued else "", late=late)
+
 
 class _Turnstile:
     """Where those of one process that want one lease pass one after the other.
 
-    So they stand in the queue in the order in which they came.
+    So they stand in the queue in the order in which they came (threads: nearly so).
     """
 
     __slots__ = ("lock", "users")
@@ -88,7 +88,8 @@ class Leases:
         self._held: dict[str, Lease] = {}
         self._ways: set[_Acquisition] = set()
         self._guard = _tasks.Guard()
-        self._alarm = _tasks.Alarm(self._renew, "histstore-renewal")
+        self._alarm = _tasks.Alarm(self._renew, "histstore-alarm")
+        self._aside = _tasks.Aside("histstore-renewal")
         self._jobs = _tasks.Jobs()
         self._turnstiles: dict[bytes, _Turnstile] = {}
         self._closed = False
@@ -103,15 +104,21 @@ class Leases:
     def send(self, call: Call, within: float, delivery: Delivery, policy: RetryPolicy | None = None) -> Any:
         """Returns the reply to a request about a lease, which is not tried for much longer than it is of use."""
         policy = self._policy if policy is None else policy
-        reply, _ = self._runner.run(call, policy, delivery, max(within, PATIENCE))
+        try:
+            reply, _ = self._runner.run(call, policy, delivery, max(within, PATIENCE))
+        except BackendUnavailableError as error:
+            if not delivery.ambiguous:
+                raise
+            text = f"{call.name}: no answer in time; it may have been done, and repeating it is safe"
+            raise BackendUnavailableError(text) from error
         return reply
 
     # ---------------------------------------------------------------------------------- taking one
 
     def acquire(
         self, where: Where, ttl: float, timeout: float | None, renews: bool, policy: RetryPolicy | None
-    ) -> tuple[Lease, bool]:
-        """Returns a run's lease, and whether copies of what asked for it may still arrive.
+    ) -> Lease:
+        """Returns a run's lease.
 
         Whoever stops waiting for it, or fails, leaves neither lease nor place in the queue behind.
         """
@@ -133,10 +140,14 @@ class Leases:
             if way.claimed:
                 self._alarm.set(lease._next)
             else:
-                self._alarm.at_once()
+                # On a connection of its own, and sent before the body begins: that may block this thread for long.
+                self._prolong([lease])
+                _tasks.breathe()
             if self._closed:
                 raise BackendError("this backend was closed while the lease was taken")
-            return lease, way.late
+            # Copies that may still arrive would otherwise leave a lease, or a place in the queue, that nobody knows of.
+            lease._late, lease._place = way.late, way.ticket.place if way.late and way.queued else ""
+            return lease
         except BaseException:
             with self._guard:
                 self._held.pop(way.ticket.holder, None)
@@ -158,13 +169,13 @@ class Leases:
         try:
             turnstile = self._turnstile(key)
             try:
-                with _io.Held(turnstile.lock, _left(deadline, 1e9), _late, ""):
+                with _io.Held(turnstile.lock, _left(deadline, 1e9), _timed_out, ""):
+                    waiter.ask_at = math.inf  # what has rung so far is older than the answer
                     answer = self._join(way, deadline, policy)
             finally:
                 self._passed(key, turnstile)
             while isinstance(answer, Taken):
-                waiter.ask_at = float("inf")
-                waiter.arm(answer.expires_in, answer.rank or 0)
+                self._doorbell.told(waiter, answer.expires_in, answer.rank or 0)
                 asked, answered = way.began, _io.monotonic()
                 while not waiter.handed and _io.monotonic() < waiter.ask_at:
                     if deadline is not None and _io.monotonic() >= deadline:
@@ -182,6 +193,7 @@ class Leases:
                 ):
                     way.until, way.claimed = _valid_until(ring, answer, asked), False
                     return Granted(ring.fence)
+                waiter.ask_at = math.inf
                 answer = self._ask(way, deadline, policy)
             return answer
         finally:
@@ -243,17 +255,17 @@ class Leases:
             if not way.open or self._closed:  # who closes the backend has done it
                 return
             way.open = False
-        self._jobs.start(self._retreat(way, way.late))
+        give_up = functools.partial(
+            self._give_up, way.where, Carried(0, way.ticket.holder), way.leaving(way.late), way.ticket.ttl_ms / 1000
+        )
+        self._jobs.start(give_up)
 
-    def _retreat(self, way: _Acquisition, late: bool) -> Callable[[], Lost | None]:
-        place, within = way.ticket.place if way.queued else "", way.ticket.ttl_ms / 1000
-        return functools.partial(self._give_up, way.where, Carried(0, way.ticket.holder), place, late, within)
-
-    def _give_up(self, where: Where, carried: Carried, place: str, late: bool, within: float) -> Lost | None:
+    def _give_up(self, where: Where, carried: Carried, call: Call, within: float) -> Lost | None:
         """Ends a lease or the wait for one; returns whose it was, if it was another's. Does not raise."""
+        if not self._runner.owned:
+            return None  # a forked child leaves the body: the lease is its parent's
         delivery = Delivery()
         try:
-            call = _leasing.release(where, carried.holder, place, late=late)
             lost = _leasing.read_over(where, carried, self.send(call, min(within, 5 * PATIENCE), delivery))
         except HistoryStoreError as error:
             log.warning("a lease of run %r was not given up, and lapses: %s", str(where.run_id), error)
@@ -268,7 +280,7 @@ class Leases:
         # Those that have ended are still there where a task was started in one and outlived it.
         _HELD.set((*(held for held in _HELD.get() if not held._ended), lease))
 
-    def end(self, lease: Lease, late: bool, scope: _tasks.Scope, error: BaseException | None) -> None:
+    def end(self, lease: Lease, scope: _tasks.Scope, error: BaseException | None) -> None:
         """Gives a lease up; whoever is cancelled meanwhile leaves at once, and it is given up all the same."""
         within = max(lease.remaining(), PATIENCE)
         lease._ended = True
@@ -278,7 +290,7 @@ class Leases:
         try:
             if self._closed:
                 return
-            give_up = functools.partial(self._give_up, lease._where, lease._carried, "", late, within)
+            give_up = functools.partial(self._give_up, lease._where, lease._carried, lease._giving_up(), within)
             lost = scope.finish(give_up, self._jobs, error)
             if lost is not None and lease._lost is None:
                 lease._lost = lost
@@ -296,30 +308,53 @@ class Leases:
         lease._interrupt()
 
     def _renew(self) -> float | None:
-        """Renews what is due; returns when to look again."""
+        """Has renewed what is due; returns when to look again."""
         now = _io.monotonic()
         with self._guard:
-            held = list(self._held.values())
+            held = [lease for lease in self._held.values() if not lease._asking]
         for lease in held:
-            if lease._claimed and not lease._renews and lease._until <= now:
+            # One whose time is over only because this process stood still has a last try.
+            if lease._until <= now and (lease._missed or (lease._claimed and not lease._renews)):
                 self.lose(lease, Lost(None))
         # Those that are nearly due come along: one request for many.
-        due = [
-            lease for lease in held if (lease._renews or not lease._claimed) and lease._next <= now + lease._ttl / 10
-        ]
-        if due:
-            # Of one whose time is over, since this process stood still, the whole time counts: it has a last try.
-            shortest = min(lease._until - now if lease._until > now else lease._ttl for lease in held)
-            timeout = max(0.02, min(self._runner.try_timeout, RENEWAL_TIMEOUT, shortest / 3))
-            calls = [lease._renewal() for lease in due]
-            try:
-                replies = self._runner.together(calls, timeout)
-            except (redis_errors.RedisError, OSError, BackendError) as error:
-                replies = [error] * len(due)
-            for lease, reply in zip(due, replies, strict=True):
-                self._renewed(lease, reply, now)
+        self._prolong([
+            lease
+            for lease in held
+            if lease._lost is None
+            and (lease._renews or not lease._claimed)
+            and lease._next <= now + lease._ttl / 10
+        ])  # fmt: skip
+        return self._next_time()
+
+    def _next_time(self) -> float | None:
         with self._guard:
-            return min((lease._next for lease in self._held.values()), default=None)
+            return min((lease._next for lease in self._held.values() if not lease._asking), default=None)
+
+    def _prolong(self, leases: list[Lease]) -> None:
+        """Begins to renew leases. What others wait for meanwhile, a connection that hangs, is not their concern."""
+        for lease in leases:
+            lease._asking = True
+        if leases:
+            self._aside.start(functools.partial(self._renew_together, leases))
+
+    def _renew_together(self, leases: list[Lease]) -> None:
+        began = _io.monotonic()
+        shortest = min(lease._until - began if lease._until > began else lease._ttl for lease in leases)
+        timeout = max(0.02, min(self._runner.try_timeout, shortest / 2))
+        replies: list[Any]
+        try:
+            try:
+                replies = self._runner.together([lease._renewal() for lease in leases], timeout)
+            except (redis_errors.RedisError, OSError, HistoryStoreError) as error:
+                replies = [error] * len(leases)
+            for lease, reply in zip(leases, replies, strict=True):
+                self._renewed(lease, reply, began)
+        finally:
+            for lease in leases:
+                lease._asking = False
+            following = self._next_time()
+            if following is not None:
+                self._alarm.set(following)
 
     def _renewed(self, lease: Lease, reply: Any, began: float) -> None:
         try:
@@ -331,8 +366,9 @@ class Leases:
             now = _io.monotonic()
             if now >= lease._until:
                 self.lose(lease, Lost(None))
-            # Again soon, and more often the less time is left; at the end of it at the latest.
-            lease._next = now + max(0.01, min(lease._ttl / 12, (lease._until - now) / 3))
+            # Again soon, and more often the less time is left; when it is over, that was it.
+            lease._missed = True
+            lease._next = min(now + max(0.01, min(lease._ttl / 12, (lease._until - now) / 3)), lease._until)
             return
         if lost is None:
             lease._renewed(began)
@@ -343,28 +379,42 @@ class Leases:
 
     def break_lease(self, where: Where, policy: RetryPolicy | None) -> bool:
         """Fences whoever holds a run, or was the last to, and serves the next waiter."""
-        reply = self.send(_leasing.occupied(where), math.inf, Delivery(), policy)
-        found = _leasing.read_occupied(where, reply)
+        found = self._occupied(where, policy)
         if not found.holder and not found.waiting:
             return False
         # By name: a copy of this that comes late must not break the lease of whoever comes next.
         self.send(_leasing.release(where, found.holder, force=True), math.inf, Delivery(), policy)
         return bool(found.holder)
 
+    def serve(self, where: Where, policy: RetryPolicy | None) -> None:
+        """Serves the next waiter of a run that has just been freed. Does not raise: they come by themselves, too."""
+        try:
+            if self._occupied(where, policy).waiting:
+                self.send(_leasing.release(where, ""), math.inf, Delivery(), policy)
+        except HistoryStoreError as error:
+            log.warning("whoever waits for run %r comes later: %s", str(where.run_id), error)
+
+    def _occupied(self, where: Where, policy: RetryPolicy | None) -> Occupied:
+        return _leasing.read_occupied(where, self.send(_leasing.occupied(where), math.inf, Delivery(), policy))
+
     def close(self) -> None:
         """Gives up all leases and all waiting, and waits until that is done."""
         with self._guard:
             self._closed = True
             held, ways = list(self._held.values()), [way for way in self._ways if way.open]
-        for way in ways:
-            self._jobs.start(self._retreat(way, True))  # what it has asked may be on its way just now
+        # What a way has asked may be on its way just now.
+        calls = [lease._giving_up() for lease in held] + [way.leaving(True) for way in ways]
         for lease in held:
             # Its body works on without it: nobody renews it from now on.
-            give_up = functools.partial(self._give_up, lease._where, lease._carried, "", True, PATIENCE)
             self.lose(lease, Lost(None))
-            self._jobs.start(give_up)
+        try:
+            if calls:
+                self._runner.together(calls, 2 * PATIENCE)
+        except (redis_errors.RedisError, OSError, HistoryStoreError) as error:
+            log.warning("%d leases were not given up, and lapse: %s", len(calls), error)
         self._doorbell.close()
         self._alarm.close()
+        self._aside.end()
         self._jobs.close()
 
 
@@ -376,12 +426,13 @@ def _valid_until(ring: Ring, before: Taken, asked: float) -> float:
     """Returns until when a lease that was handed over is surely held, by this process's clock.
 
     The doorbell may have rung long ago, while this process stood still. What tells is how far the server's clock
-    has come since it answered a request that was sent at `asked`: no less time can have passed here since then.
+    has come since it answered a request that was sent at `asked`: no less time can have passed here since then,
+    unless that clock was set forward meanwhile. Then what is left of a claim is believed for longer than it lives.
     """
     since = (ring.at_ms - before.at_ms) / 1000
     latest = asked + since * (1 - DRIFT) + ring.expires_in
     return min(latest, _io.monotonic() + ring.expires_in) if 0 <= since <= FRESH else 0.0
 
 
-def _late(_text: str) -> LockTimeoutError:
+def _timed_out(_text: str) -> LockTimeoutError:
     return LockTimeoutError(None, None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from redis import exceptions as redis_errors
@@ -123,9 +124,9 @@ class Runner:
         Raises:
             RedisError: They could not be sent, or were not answered within `timeout` seconds.
         """
-        self.check_owner()
         end = _io.monotonic() + timeout
-        with self._pool.connection(timeout) as connection:
+        self._ready(end)
+        with self._noticing(), self._pool.connection(_left(end)) as connection:
             replies = connection.exchange(_commands(calls, in_full=False), _left(end), _io.Sent())
             unknown = [at for at, reply in enumerate(replies) if str(reply).startswith("NOSCRIPT")]
             if unknown:
@@ -140,15 +141,31 @@ class Runner:
         Raises:
             RedisError: There is none.
         """
-        self.check_owner()
+        self._ready(_io.monotonic() + self.try_timeout)
         connection = _io.Connection(self._settings)
         try:
-            connection.open(self.try_timeout)
+            with self._noticing():
+                connection.open(self.try_timeout)
             connection.keep_alive()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Notices when a server that is ours to start may be down: the next try starts it."""
+        try:
+            yield
+        except redis_errors.ConnectionError:
+            self._tested = self._tested and self.prepare is None
+            raise
+
+    def _ready(self, end: float) -> None:
+        """Starts the server that is ours to start, if it is down."""
+        self.check_owner()
+        if self.prepare is not None and not self._tested:
+            self._self_test(end)
 
     @property
     def try_timeout(self) -> float:

@@ -1,7 +1,8 @@
 """The blocking half of what the two shells do differently about work in the background, and about cancellation.
 
-Two threads serve a backend's leases, and only while there is something to do: one renews them all, one listens to
-the doorbell for all who wait. Nothing is cancelled: a lost lease is told by `check`, by saves and at the exit.
+A backend that holds leases has a thread that watches when they are due, and one for each request that renews them;
+one that has waited for a lease has a thread that listens to the doorbell, until it is closed. Nothing is cancelled: a
+lost lease is told by `check`, by saves and at the exit.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ def wait(event: threading.Event, seconds: float | None) -> None:
     event.wait(None if seconds is None else min(max(0.0, seconds), threading.TIMEOUT_MAX))
 
 
+def breathe() -> None:
+    """Lets what was just started begin."""
+
+
 class Alarm:
-    """Runs work at the time that it is set to, in a thread of its own, and never twice at once.
+    """Runs a function at the time that it is set to, in a thread of its own.
 
     Args:
         work: What to run. Returns when to run it again, by `_io.monotonic`; None: not before it is set again.
@@ -53,14 +58,11 @@ class Alarm:
             self._when = when
             if self._thread is None:
                 # A daemon: a program that forgets to close must be able to end.
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
             else:
                 self._changed.notify()
-
-    def at_once(self) -> None:
-        """Begins the work now."""
-        self.set(_io.monotonic())
 
     def _run(self) -> None:
         while self._due():
@@ -89,6 +91,27 @@ class Alarm:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+
+
+class Aside:
+    """Work in threads of its own, which nobody waits for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._threads: set[threading.Thread] = set()
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Starts some."""
+        self._threads = {thread for thread in self._threads if thread.is_alive()}
+        thread = threading.Thread(target=work, name=self._name, daemon=True)
+        thread.start()
+        self._threads.add(thread)
+
+    def end(self) -> None:
+        """Waits for what is under way."""
+        for thread in list(self._threads):
+            if thread is not threading.current_thread():
+                thread.join()
 
 
 class Routine:
@@ -153,5 +176,9 @@ class Scope:
         return False
 
     def finish(self, work: Callable[[], T], jobs: Jobs, error: BaseException | None) -> T | None:
-        """Returns what `work` comes to."""
-        return work()
+        """Returns what `work`, which may be repeated, comes to. It is done also when it is interrupted."""
+        try:
+            return work()
+        except BaseException:
+            jobs.start(work)
+            raise

@@ -158,12 +158,15 @@ class RedisBackend:
     def aclose(self) -> None:
         """Gives up what leases are still held, and closes the connections. May be repeated.
 
-        An embedded server is stopped when its last user closes.
+        Bodies that still work under a lease lose it: they are cancelled, as `lock` says. An embedded server is stopped
+        when its last user closes.
         """
         try:
-            if self._runner.owned:
-                self._leases.close()
-            self._runner.aclose()
+            try:
+                if self._runner.owned:
+                    self._leases.close()
+            finally:
+                self._runner.aclose()
         finally:
             if self._server is not None:
                 _io.run_to_the_end(self._server.close)
@@ -236,7 +239,7 @@ class RedisBackend:
         store = self.store(run_id)
         with store._begin(retry):
             deleted = store._delete(ANY, None, retry, force=True)
-        self._leases.break_lease(store._where, retry)  # whoever waits for the run is served
+        self._leases.serve(store._where, retry)
         return deleted
 
     def break_lease(self, run_id: str | uuid.UUID, *, retry: RetryPolicy | None = None) -> bool:

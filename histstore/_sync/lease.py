@@ -38,6 +38,10 @@ class Lease:
         self._claimed = claimed
         self._next = until - ttl * 2 / 3 if renews or not claimed else until
         self._interrupt: Callable[[], None] = lambda: None
+        self._asking = False
+        self._missed = False
+        self._late = False
+        self._place = ""
         self._lost: Lost | None = None
         self._ended = False
         self._over = _tasks.Event()
@@ -93,7 +97,7 @@ class Lease:
 
         Raises:
             LeaseLostError: It is another's, or was given up.
-            BackendUnavailableError: The server could not be used before the lease's time was over.
+            BackendUnavailableError: The server could not be used; the lease may still be held, see `remaining`.
         """
         self._refuse_if_over()
         delivery = Delivery()
@@ -107,8 +111,12 @@ class Lease:
     def _renewal(self) -> Call:
         return _leasing.renew(self._where, self._carried, round(self._ttl * 1000), claim=not self._claimed)
 
+    def _giving_up(self) -> Call:
+        return _leasing.release(self._where, self.holder, self._place, late=self._late)
+
     def _renewed(self, began: float) -> None:
         self._claimed = True
+        self._missed = False
         self._until = max(self._until, began + self._ttl)
         self._next = began + self._ttl / 3 if self._renews else self._until
 
@@ -149,7 +157,6 @@ class LeaseScope:
         self._renew = renew
         self._scope = _tasks.Scope(cancel)
         self._policy = policy
-        self._late = False
         self._lease: Lease | None = None
 
     def __enter__(self) -> Lease:
@@ -157,10 +164,14 @@ class LeaseScope:
             raise LockError("this lock() was entered before: call lock() anew each time")
         if self._leases.of(self._where) is not None:
             raise LockError(f"run {str(self._where.run_id)!r} is already leased here: use that lease, or leave it")
-        self._lease, self._late = self._leases.acquire(self._where, self._ttl, self._timeout, self._renew, self._policy)
+        self._lease = self._leases.acquire(self._where, self._ttl, self._timeout, self._renew, self._policy)
         self._scope.enter()
         self._lease._interrupt = self._scope.interrupt
         self._leases.carry(self._lease)
+        if self._lease._lost is not None:
+            lost = self._lease._error()  # before there was a body to cancel
+            self.give_up(lost)
+            raise lost
         return self._lease
 
     def leave(self) -> None:
@@ -175,7 +186,7 @@ class LeaseScope:
         """
         assert self._lease is not None
         self.leave()
-        self._leases.end(self._lease, self._late, self._scope, error)
+        self._leases.end(self._lease, self._scope, error)
         return self._lease
 
     def __exit__(

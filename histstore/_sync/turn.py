@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic
 
 from .._retry import RetryPolicy
-from ..errors import ConflictError, SnapshotError
+from ..errors import ConflictError, NotReplicatedError, SnapshotError
 from ..snapshot import ANY, SEEN, Attempt, ConversationSnapshot, Expect, M, Revision
 from .lease import Lease, LeaseScope
 
@@ -70,12 +70,17 @@ class Turn(Generic[M]):
         settled = self._settle()
         if self.snapshot is self._saved and not self._store._pends(self.snapshot, self.revision):
             return settled
-        snapshot = self.snapshot
+        snapshot, before = self.snapshot, self._store.unsettled
         try:
             revision = self._store.save(snapshot, expected=self.revision, lease=self.lease, retry=self._retry)
+        except NotReplicatedError as error:
+            self.revision, self._saved = error.revision, snapshot
+            raise
         except BaseException:
             attempt = self._store.unsettled
-            self._open = (attempt, snapshot) if attempt is not None else None
+            # One that the store had open before is not of this turn.
+            if attempt is not None and attempt != before and attempt.parent == self.revision:
+                self._open = attempt, snapshot
             raise
         self.revision, self._saved = revision, snapshot
         return revision
@@ -84,7 +89,11 @@ class Turn(Generic[M]):
         if self._open is None:
             return None
         attempt, snapshot = self._open
-        revision = self._store.resolve(attempt, retry=self._retry)
+        try:
+            revision = self._store.resolve(attempt, retry=self._retry)
+        except NotReplicatedError as error:
+            self.revision, self._saved, self._open = error.revision, snapshot, None
+            raise
         self._open = None
         if revision is not None:
             self.revision, self._saved = revision, snapshot

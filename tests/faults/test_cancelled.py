@@ -25,7 +25,7 @@ from histstore import (
 from ..support.history import Append, History, message, tokens_of
 from ..support.proxy import Proxy, proxy
 from ..support.servers import Server
-from .shells import FAST, GUARD, contents
+from .shells import FAST, GUARD, contents, keys_of
 
 ROUNDS = 300
 
@@ -257,3 +257,83 @@ async def test_closing_a_backend_under_load_closes_every_connection(private_serv
         with server.client() as raw:
             while len(raw.client_list()) > 1:  # type: ignore[arg-type]
                 await asyncio.sleep(0.01)
+
+
+# ------------------------------------------------------------------------------------- leases and turns
+
+
+async def _leased(how: str, store: Any, token: str, history: History, inside: asyncio.Event) -> None:
+    """One turn of the run; what its save was told, or came to when it was cancelled, is written down."""
+    call = history.append(how, token)
+    saved = None
+    try:
+        if how == "turn":
+            with call:
+                async with store.turn(ttl=5.0) as turn:
+                    loaded = turn.revision
+                    inside.set()
+                    try:
+                        await asyncio.sleep(0.001)
+                        turn.append(message(token))
+                        await turn.save()
+                    finally:
+                        saved = turn.revision if turn.revision != loaded else None
+        else:
+            async with store.lock(ttl=5.0):
+                inside.set()
+                await asyncio.sleep(0.001)
+                with call:
+                    saved = await store.append(message(token), expected=ANY)
+                    call.saved(saved)
+    except asyncio.CancelledError:
+        call.settle(saved or (await store.resolve() if store.unsettled is not None else None))
+        raise
+
+
+@pytest.mark.parametrize("seed", [26, 27])
+async def test_cancelled_turns_leave_no_lease_no_place_in_the_queue_and_no_open_outcome(
+    seed: int, private_server: Callable[..., Server]
+) -> None:
+    """Eight at a time wait, work and leave, each cancelled at a random moment of its own, over connections that fail.
+
+    After each round the run is free at once, nobody stands in its queue, and the log holds what was acknowledged.
+    """
+    server = private_server()
+    rng = random.Random(seed)
+    history = History()
+    keys = keys_of("histstore", "run")
+    outcomes = {"inside": 0, "done": 0}
+    async with proxy(server.url) as between, asyncio.timeout(4 * GUARD):
+        backend = RedisBackend.from_url(between.url, retry=FAST)
+        between.delay = lambda: rng.choice((0, 0, 0, 0.001, 0.003))
+        async with _nothing_left_behind(backend, server):
+            with server.client() as raw:
+                for turn in range(25):
+                    if rng.random() < 0.3:
+                        between.lose_replies(1)
+                    tasks, flags = [], []
+                    for index in range(8):
+                        flags.append(asyncio.Event())
+                        work = _leased(
+                            rng.choice(("lock", "turn")), backend.store("run"), f"{turn}-{index}", history, flags[-1]
+                        )
+                        tasks.append(asyncio.create_task(work))
+                    for task in rng.sample(tasks, 8):
+                        await asyncio.sleep(rng.random() * 0.012)
+                        task.cancel()
+                    results = await asyncio.gather(*tasks, return_exceptions=True)
+                    assert all(isinstance(each, asyncio.CancelledError | None) for each in results), (seed, results)
+                    outcomes["inside"] += sum(
+                        flag.is_set() and each is not None for flag, each in zip(flags, results, strict=True)
+                    )
+                    outcomes["done"] += sum(each is None for each in results)
+                    async with asyncio.timeout(GUARD):
+                        async with backend.store("run").lock(acquire_timeout=5.0, ttl=5.0):
+                            pass
+                        while raw.exists(keys.lease, keys.queue):
+                            await asyncio.sleep(0.001)
+            final = await contents(backend.store("run"))
+    history.check(final, f"seed {seed}")
+    assert outcomes["inside"] > 5, f"seed {seed}: {outcomes}"
+    assert outcomes["done"] > 5, f"seed {seed}: {outcomes}"
+    assert history.counts()["unknown"] == 0

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
 
-from histstore import ANY, ConflictError, OutcomeUnknownError, RetryPolicy
-from histstore._scripts import DELETE, SAVE
+import histstore.sync
+from histstore import ANY, ConflictError, LockedError, OutcomeUnknownError, RetryPolicy
+from histstore._scripts import ALL, DELETE, SAVE
 
 from ..support.history import message
+from ..support.lease_workers import Worker
 from ..support.proxy import Proxy
-from .shells import carries, contents, entries
+from .conftest import Patience
+from .shells import carries, contents, entries, keys_of
 
 Make = Callable[..., Any]
 ONCE = RetryPolicy(attempts=1)
@@ -159,3 +163,71 @@ async def test_a_copy_of_an_applied_save_that_arrives_again_is_not_applied_again
     await store.append(message("d"))
     await between.deliver(between.kept[0])
     assert await contents(store) == ["d"]
+
+
+@pytest.mark.parametrize("marked", [True, False])
+async def test_after_locked_on_the_resend_the_first_copy_is_not_applied_when_the_lease_is_over(
+    marked: bool, shell: str, backends: Make, between: Proxy, server_url: str, namespace: str, raw: redis.Redis
+) -> None:
+    """The run is where the copy expects it, and free: only the mark keeps the copy out (without it, it is applied)."""
+    rival = backends("async", server_url, namespace=namespace).store("run")
+    store = backends(shell, between.url, namespace=namespace).store("run")
+    await store.append(message("kept"))
+    async with rival.lock():
+        between.keep_back(1, carries(SAVE))
+        with pytest.raises(LockedError):
+            await store.append(message("late"))
+        assert len(between.kept) == 1
+        assert store.unsettled is None
+        if marked:
+            assert await between.deliver(between.kept[0]) == [b"cancelled"]
+        else:
+            assert raw.delete(keys_of(namespace, "run").marks)
+    reply = await between.deliver(between.kept[0])
+    assert reply[0] == (b"cancelled" if marked else b"saved")
+    assert await contents(rival) == (["kept"] if marked else ["kept", "late"])
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_after_lease_lost_on_the_resend_the_first_copy_is_not_applied_after_a_failover(
+    marked: bool,
+    shell: str,
+    worker: Callable[..., Worker],
+    wire: Callable[[str], Proxy],
+    server_url: str,
+    namespace: str,
+    raw: redis.Redis,
+    until: Patience,
+) -> None:
+    """The holder was told that nothing was written; then the server forgets who came after it, as in a failover.
+
+    The head names the old holder again, and the mark alone keeps its copy out (without it, it is applied).
+    """
+    for script in ALL:
+        raw.script_load(script.source)
+    keys = keys_of(namespace, "run")
+    way = wire(server_url)
+    holder = worker(shell, way.url, namespace=namespace)
+    with histstore.sync.RedisBackend.from_url(server_url, namespace=namespace) as backend:
+        store = backend.store("run")
+        store.append(message("kept"))
+        job = holder.take("run", token="late", cancel=False)
+        fence = holder.wait(job, "in").fence
+        dumps = {key: raw.dump(key) for key in (keys.head, keys.log, keys.etags)}
+        way.keep_back(1, carries(SAVE))
+        assert backend.break_lease("run")
+        with store.lock() as lease:
+            assert lease.fence > fence
+            holder.go(job)
+            said = holder.wait(job, "out")
+            assert (said.saved, said.error) == ("LeaseLostError", "LeaseLostError")
+            until(lambda: len(way.kept) == 1, "the first copy was kept back")
+        for key, dump in dumps.items():
+            raw.restore(key, 0, dump, replace=True)  # type: ignore[arg-type]
+        if not marked:
+            assert raw.delete(keys.marks)
+        reply = asyncio.run(way.deliver(way.kept[0]))
+        assert reply[0] == (b"cancelled" if marked else b"saved")
+        snapshot = backend.store("run").load()
+        assert snapshot is not None
+        assert [item["content"] for item in snapshot.messages] == (["kept"] if marked else ["kept", "late"])

@@ -493,6 +493,7 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     cut(
         "a place in the queue is given up", "release", FIRST_WRITE, "if held then redis.call('DEL', lease_key) end\n",
         "who_leaves_the_queue_is_handed_nothing", "full_memory_keeps_nobody_from_going_on",
+        "a_place_that_a_late_acquire_took_is_given_up_with_the_lease",
     ),
     cut(
         "only force fences", "release", BREAKS, BREAKS.replace("force and ", ""),

@@ -598,6 +598,23 @@ def who_leaves_the_queue_is_handed_nothing(world: World) -> None:
 
 
 @scenario
+def a_place_that_a_late_acquire_took_is_given_up_with_the_lease(world: World) -> None:
+    """Its holder had been granted the run before, and does not know that it stands in the queue now."""
+    with world.process() as process:
+        mine = Ticket("me", MINUTE_MS, process.channel)
+        expect(world.acquire(mine), "granted")
+        world.lapse()
+        lease = world.grant("next")
+        expect(world.acquire(mine), "queued")
+        other = world.queue("other", process.channel)
+        expect(world.release("me", mine.place, late=True), "lost", _digits(lease.fence))
+        assert world.waiting() == [other.place]
+        assert _held_by(world, "next") == lease
+        world.release("next")
+        _held_by(world, "other", most=CLAIM_MS)
+
+
+@scenario
 def who_leaves_the_queue_of_a_free_run_serves_the_next(world: World) -> None:
     """The lease has lapsed unnoticed: a leaving waiter, or nobody by name, need not wait for the next one's timer."""
     with world.process() as process:

@@ -655,6 +655,63 @@ def a_resend_older_than_the_list_is_gone(world: World) -> None:
 
 
 @scenario
+def a_resend_older_than_the_list_is_not_told_of_a_lease(world: World) -> None:
+    """It was applied, and forgotten: neither locked nor lost, which would say that nothing was written."""
+    applied = world.plan(world.save(None, "a"), "b")
+    world.send(applied)
+    with_lease = world.plan(applied.after, "c", lease=world.grant("me"))
+    world.send(with_lease)
+    world.lapse()
+    rival = world.grant("rival")
+    head = world.saves(with_lease.after, 300, full=True, lease=rival)
+    before = world.dump()
+    for save in (applied, with_lease):
+        for _ in range(2):
+            expect(world.send(save, resend=True), "gone", b"303", head.head.etag)
+        assert world.marked(save)
+        expect(world.send(save), "cancelled")
+    _untouched(world, before)
+    assert world.leased() == rival
+
+
+@scenario
+def a_second_resend_after_gone_is_gone(world: World) -> None:
+    """The mark that "gone" has left is for first copies: a resend is not told that nothing was written."""
+    applied = world.plan(world.save(None, "a"), "b")
+    world.send(applied)
+    head = world.saves(applied.after, 300, full=True)
+    for _ in range(3):
+        expect(world.send(applied, resend=True), "gone", b"302", head.head.etag)
+        assert world.marked(applied)
+        expect(world.send(applied), "cancelled")
+
+
+@scenario
+def a_resent_first_save_does_not_bring_a_run_back_that_forgot_it(world: World) -> None:
+    """The run was saved 300 times and deleted: that it is absent now does not say that the save was not applied."""
+    applied = world.plan(None, "a")
+    world.send(applied)
+    world.delete(world.saves(applied.after, 300, full=True))
+    before = world.dump()
+    expect(world.send(applied, resend=True), "gone", b"", b"")
+    assert world.marked(applied)
+    expect(world.send(applied), "cancelled")
+    expect(world.send(applied, resend=True), "gone", b"", b"")
+    _untouched(world, before)
+    assert world.load() is None
+
+
+@scenario
+def a_save_resent_onto_the_head_is_applied_though_the_list_is_gone(world: World) -> None:
+    """Nothing came after its parent, so no copy of it was applied; that needs no list."""
+    base = world.save(None, "a")
+    mine = world.plan(base, "b")
+    world.client.delete(world.keys.etags)
+    expect(world.send(mine, resend=True), "saved")
+    assert world.load() == ["a", "b"]
+
+
+@scenario
 def a_resent_first_save_older_than_the_list_is_gone(world: World) -> None:
     """The same for a save that was to create the run: a full list may have forgotten it."""
     applied = world.plan(None, "a")
@@ -975,14 +1032,52 @@ def a_delete_leaves_only_memory(world: World) -> None:
 def a_delete_of_an_absent_run_writes_nothing(world: World) -> None:
     """Neither where nothing is, nor where a fence is remembered: that expires when it was to."""
     expect(world.send(world.deletion(None)), "absent")
-    expect(world.send(world.deletion(None, force=True)), "absent")
-    assert not world.client.exists(*world.data_keys, world.keys.marks)
+    assert not world.client.exists(*world.all_keys)
     lease = Carried(9, "me")
     world.delete(world.save(None, "a"), lease=lease)
     with world.watching(*world.data_keys) as written:
         expect(world.send(world.deletion(None)), "absent")
         expect(world.send(world.deletion(None, lease)), "absent")
         assert not written()
+
+
+@scenario
+def a_forced_delete_of_an_absent_run_leaves_only_its_ticket(world: World) -> None:
+    """For 15 minutes, and as one of 256: where nobody held the run there is no fence to remember."""
+    for _ in range(2):
+        mine = world.deletion(None, force=True)
+        expect(world.send(mine), "absent")
+        assert world.etags() == [mine.ticket]
+        assert QUARTER_MS - MINUTE_MS < world.client.pttl(world.keys.etags) <= QUARTER_MS
+        assert world.client.exists(*world.all_keys) == 1
+        world.vanish()
+    world.client.rpush(world.keys.etags, *(b"%016d" % number for number in range(256)))
+    world.client.pexpire(world.keys.etags, MINUTE_MS)
+    mine = world.deletion(None, force=True)
+    expect(world.send(mine), "absent")
+    etags = world.etags()
+    assert (len(etags), etags[0], etags[-1]) == (256, b"%016d" % 1, mine.ticket)
+    assert QUARTER_MS - MINUTE_MS < world.client.pttl(world.keys.etags) <= QUARTER_MS
+
+
+@scenario
+def a_late_forced_delete_of_an_absent_run_leaves_the_successor(world: World) -> None:
+    """Neither the lease that was granted since its answer, nor what is saved with it, suffers from the first copy."""
+    for resent in (True, False):
+        world.grant("before")
+        mine = world.deletion(None, force=True)
+        expect(world.send(mine, resend=resent), "deleted" if resent else "absent")
+        lease = world.grant("next")
+        before, ends = world.dump(), world.client.pexpiretime(world.keys.lease)
+        for resend in (False, True):
+            expect(world.send(mine, resend=resend), "deleted")
+            assert world.leased() == lease, "a late copy has fenced the successor"
+            assert world.client.pexpiretime(world.keys.lease) == ends
+            _untouched(world, before)
+        base = world.save(None, "new", lease=lease)
+        expect(world.send(mine), "conflict", b"1", base.head.etag)
+        assert world.load() == ["new"]
+        world.client.delete(*world.all_keys)
 
 
 @scenario
@@ -997,11 +1092,14 @@ def a_resent_delete_is_done(world: World) -> None:
 
 @scenario
 def a_delete_resent_for_a_run_that_another_deleted_is_done(world: World) -> None:
-    """The run that it was sent for is gone."""
-    base = world.save(None, "a")
-    mine = world.deletion(base)
-    world.delete(base)
-    expect(world.send(mine, resend=True), "deleted")
+    """The run that it was sent for is gone, also where nothing tells any more who deleted it."""
+    for forgotten in (False, True):
+        base = world.save(None, "a")
+        mine = world.deletion(base)
+        world.delete(base)
+        if forgotten:
+            world.vanish()
+        expect(world.send(mine, resend=True), "deleted")
 
 
 @scenario
@@ -1031,9 +1129,38 @@ def a_resent_delete_older_than_the_list_is_gone(world: World) -> None:
     expect(world.send(world.deletion(old)), "conflict", b"256", new.head.etag)
     expect(world.send(mine, resend=True), "gone", b"256", new.head.etag)
     assert world.marked(mine)
-    for resend in (False, True):
-        expect(world.send(mine, resend=resend), "cancelled")
+    expect(world.send(mine), "cancelled")
+    expect(world.send(mine, resend=True), "gone", b"256", new.head.etag)
     _untouched(world, before)
+
+
+@scenario
+def a_resent_delete_older_than_the_list_is_not_told_of_a_lease(world: World) -> None:
+    """It was applied, and forgotten: neither locked nor lost, which would say that nothing was deleted."""
+    old = world.save(None, "old")
+    mine = world.deletion(old)
+    expect(world.send(mine), "deleted")
+    old = world.save(None, "old", lease=MADE_UP)
+    with_lease = world.deletion(old, MADE_UP)
+    expect(world.send(with_lease), "deleted")
+    rival = world.grant("rival")
+    new = world.saves(None, 300, full=True, lease=rival)
+    before = world.dump()
+    for delete in (mine, with_lease):
+        for _ in range(2):
+            expect(world.send(delete, resend=True), "gone", b"300", new.head.etag)
+        expect(world.send(delete), "cancelled")
+    _untouched(world, before)
+    assert world.leased() == rival
+
+
+@scenario
+def a_delete_resent_to_the_head_that_it_expects_is_applied(world: World) -> None:
+    """Nothing came after what it expects, so no copy of it was applied; that needs no list."""
+    mine = world.deletion(world.save(None, "a"))
+    world.client.delete(world.keys.etags)
+    expect(world.send(mine, resend=True), "deleted")
+    assert world.load() is None
 
 
 @scenario
@@ -1410,6 +1537,31 @@ def a_forced_delete_that_is_acknowledged_has_fenced(world: World) -> None:
 
 
 @scenario
+def a_forced_delete_of_an_absent_run_that_is_acknowledged_has_fenced(world: World) -> None:
+    """The same where there is no run, whose holder is about to make it; and nothing is left there for ever."""
+    failures: set[str] = set()
+    with world.limited() as without:
+        for denied in sorted(commands("delete")):
+            for remember in (None, False, True):
+                label = f"without {denied}, remember={remember}"
+                world.client.delete(*world.all_keys)
+                lease = world.plant("holder", 9, remember=remember) if remember is not None else None
+                mine = world.deletion(None, force=True)
+                reply = world.try_(mine, by=without([denied]))
+                if isinstance(reply, Exception):
+                    failures.add(denied)
+                    assert -1 not in world.deadlines()[1:], f"{label}: {world.deadlines()}"
+                    assert remember or world.deadlines()[0] != -1, f"{label}: a head that nobody will expire"
+                else:
+                    expect(reply, "absent")
+                expect(world.send(mine, resend=True), "deleted")
+                if lease is not None:
+                    late = world.send(world.plan(None, "late", lease=lease))
+                    assert late[0] == "lost", f"{label}: {late}"
+    assert failures >= {"TYPE", "HMGET", "TIME", "RPUSH", "LTRIM", "PEXPIRE", "HSET", "DEL"}, failures
+
+
+@scenario
 def a_forced_delete_that_cannot_fence_leaves_the_lease(world: World) -> None:
     """Where the run is absent, and the fence cannot be written, nobody else gets in between."""
     lease = world.plant("holder", 9, remember=False)
@@ -1782,6 +1934,16 @@ def full_memory_takes_deletes(world: World) -> None:
         _full(world, True)
         world.delete(base)
         assert not world.client.exists(world.keys.log)
+        _full(world, False)
+        world.vanish()
+        for held in (False, True):
+            if held:
+                world.grant("holder")
+            _full(world, True)
+            reply = world.try_(world.deletion(None, force=True))
+            _full(world, False)
+            assert reply == ["absent"], reply
+            assert world.leased() is None
     finally:
         _full(world, False)
 

@@ -38,18 +38,28 @@ if carries and (fence < head_fence or (fence == head_fence and head_holder and h
 end
 """
 COMPARE_ETAGS: Final = "if head_etag ~= etag then return {'conflict', head_etag and at or '', head_etag or ''} end\n"
-DELETE_ETAGS: Final = """\
-if head_etag ~= expected then
-  -- Whether an earlier copy was applied can be told only while the list reaches back to what it expected.
-  local reaches = not resend
-  if resend and listed then
+DELETE_ETAGS: Final = "if head_etag ~= expected then return refuse({'conflict', head[1] or '', head_etag}) end\n"
+SAVE_GONE: Final = """\
+if resend then
+  local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)
+  if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end
+  if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end
+end
+"""
+DELETE_GONE: Final = """\
+if resend and there and head_etag ~= expected then
+  local reaches = false
+  if listed then
     local known = redis.call('LLEN', etags_key)
     local whole = known < ETAGS - 1 and known >= (tonumber(head[1] or '0') or math.huge)
     reaches = expected == '' and whole or redis.call('LPOS', etags_key, expected)
   end
-  return refuse({reaches and 'conflict' or 'gone', head[1] or '', head_etag})
+  if not reaches then return refuse({'gone', head[1] or '', head_etag}) end
 end
 """
+RENEWED: Final = "    redis.call('PEXPIRE', etags_key, MEMORY_MS)\n"
+PROVEN: Final = f"{RENEWED}    -- Before the ticket"
+LISTED: Final = f"    redis.call('RPUSH', etags_key, ticket)\n{RENEWED}"
 
 
 SAVED: Final = (
@@ -291,23 +301,15 @@ GUARDS: Final = (
         "a_late_copy_after_lost_to_a_fence_is_not_applied",
     ),
     cut(
-        "conflict and gone are marked", "save",
-        "return refuse({kind, present and at or '', head_etag or ''})",
-        "return {kind, present and at or '', head_etag or ''}",
-        "a_late_copy_after_conflict_is_not_applied", "a_late_copy_after_gone_is_not_applied",
-    ),
-    cut(
         "conflict is marked", "save",
-        "return refuse({kind, present and at or '', head_etag or ''})",
-        "return (kind == 'gone' and refuse or function(reply) return reply end)"
-        "({kind, present and at or '', head_etag or ''})",
+        "return refuse({'conflict', present and at or '', head_etag or ''})",
+        "return {'conflict', present and at or '', head_etag or ''}",
         "a_late_copy_after_conflict_is_not_applied",
     ),
     cut(
         "gone is marked", "save",
-        "return refuse({kind, present and at or '', head_etag or ''})",
-        "return (kind == 'conflict' and refuse or function(reply) return reply end)"
-        "({kind, present and at or '', head_etag or ''})",
+        "return refuse({'gone', present and at or '', head_etag or ''})",
+        "return {'gone', present and at or '', head_etag or ''}",
         "a_late_copy_after_gone_is_not_applied",
     ),
     # ------------------------------------------------------------------------------- save: 3. lease
@@ -388,27 +390,27 @@ GUARDS: Final = (
     # ----------------------------------------------------------------------------- save: 4. compare
     cut(
         "compare", "save",
-        "if (present and head_etag or ABSENT) ~= parent then", "if false then",
+        "if current ~= parent then return", "if false then return",
         "of_two_writers_at_one_revision_the_later_conflicts",
         "the_same_version_of_another_incarnation_conflicts",
         "a_save_onto_a_deleted_run_conflicts",
     ),
     cut(
         "compare etags, not versions", "save",
-        "if (present and head_etag or ABSENT) ~= parent then",
-        "if tonumber(present and at or '0') + 1 ~= tonumber(version) then",
+        "if current ~= parent then return",
+        "if tonumber(present and at or '0') + 1 ~= tonumber(version) then return",
         "the_same_version_of_another_incarnation_conflicts",
     ),
     cut(
         "gone", "save",
-        "    if not reaches then kind = 'gone' end\n", "",
+        "  if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end\n", "",
         "a_resend_older_than_the_list_is_gone",
         "a_resent_first_save_older_than_the_list_is_gone",
         "a_resend_after_the_run_vanished_is_gone",
     ),
     cut(
         "gone, by the parent", "save",
-        "    if parent ~= ABSENT then reaches = redis.call('LPOS', etags_key, parent) end\n", "",
+        "  if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end\n", "",
         "a_resend_after_the_run_vanished_is_gone",
     ),
     cut(
@@ -446,8 +448,30 @@ GUARDS: Final = (
     ),
     cut(
         "gone is for resends", "save",
-        "  if resend then\n    -- Whether", "  if true then\n    -- Whether",
+        "if resend then\n  local reaches", "if true then\n  local reaches",
         "a_resend_after_the_run_vanished_is_gone",
+    ),
+    cut(
+        "gone, also where the run is as a first save expects it", "save",
+        "if resend then\n  local reaches", "if resend and current ~= parent then\n  local reaches",
+        "a_resent_first_save_does_not_bring_a_run_back_that_forgot_it",
+    ),
+    cut(
+        "a parent that is the head needs no list", "save",
+        "reaches = current == parent or redis.call", "reaches = redis.call",
+        "a_save_resent_onto_the_head_is_applied_though_the_list_is_gone",
+    ),
+    moved(
+        "gone before marks", "save", SAVE_GONE, "-- 3. The lease.",
+        "a_second_resend_after_gone_is_gone",
+    ),
+    moved(
+        "gone before the lease", "save", SAVE_GONE, "-- 4. Compare.",
+        "a_resend_older_than_the_list_is_not_told_of_a_lease",
+    ),
+    moved(
+        "gone before conflict", "save", SAVE_GONE, "-- 5. Set.",
+        "a_resend_older_than_the_list_is_gone", "a_resent_first_save_older_than_the_list_is_gone",
     ),
     # --------------------------------------------------------------------------------- save: 5. set
     cut(
@@ -924,8 +948,23 @@ GUARDS: Final = (
     # --------------------------------------------------------------------------------------- delete
     cut(
         "a resend finds its own delete", "delete",
-        "if listed and resend and redis.call('LPOS', etags_key, ticket) then", "if false then",
+        "if listed and (resend or not there) and redis.call('LPOS', etags_key, ticket) then", "if false then",
         "a_resent_delete_leaves_the_successor",
+    ),
+    cut(
+        "a late copy finds that the run was deleted while it was absent", "delete",
+        "(resend or not there) and", "resend and",
+        "a_late_forced_delete_of_an_absent_run_leaves_the_successor",
+    ),
+    cut(
+        "a first send to a run that is there is no resend", "delete",
+        "(resend or not there) and", "true and",
+        "a_resent_delete_leaves_the_successor",
+    ),
+    cut(
+        "a list of a foreign type holds no ticket", "delete",
+        "if listed and (resend", "if (resend",
+        "a_resent_delete_bears_a_list_of_a_foreign_type",
     ),
     cut(
         "a list of a foreign type is not read", "delete",
@@ -984,13 +1023,39 @@ GUARDS: Final = (
     ),
     cut(
         "a forced delete of an absent run fences its holder", "delete",
-        "  if force then fence_off() end\n", "",
+        "    fence_off()\n", "",
         "a_forced_delete_of_an_absent_run_fences_its_holder",
     ),
     cut(
-        "a delete of an absent run leaves the fence alone", "delete",
-        "  if force then fence_off() end\n", "  fence_off()\n",
+        "a delete of an absent run leaves all alone", "delete",
+        "  if force then\n", "  if true then\n",
         "a_delete_of_an_absent_run_writes_nothing",
+    ),
+    cut(
+        "that what an absent run leaves may expire is proven", "delete",
+        PROVEN, PROVEN.replace(RENEWED, ""),
+        "a_forced_delete_of_an_absent_run_that_is_acknowledged_has_fenced", "full_memory_takes_deletes",
+    ),
+    moved(
+        "the holder is fenced before the ticket is listed", "delete",
+        "    fence_off()\n", "  end\n  -- A resend was sent",
+        "a_forced_delete_of_an_absent_run_that_is_acknowledged_has_fenced",
+    ),
+    cut(
+        "a forced delete of an absent run is remembered", "delete",
+        LISTED, RENEWED,
+        "a_forced_delete_of_an_absent_run_leaves_only_its_ticket",
+        "a_late_forced_delete_of_an_absent_run_leaves_the_successor",
+    ),
+    cut(
+        "the ticket of an absent run expires", "delete",
+        LISTED, LISTED.replace(RENEWED, ""),
+        "a_forced_delete_of_an_absent_run_leaves_only_its_ticket",
+    ),
+    cut(
+        "the tickets of absent runs are capped", "delete",
+        "    redis.call('LTRIM', etags_key, -ETAGS, -1)\n", "",
+        "a_forced_delete_of_an_absent_run_leaves_only_its_ticket",
     ),
     cut(
         "a resend for a run that is gone is done", "delete",
@@ -1003,7 +1068,7 @@ GUARDS: Final = (
         "a_delete_of_an_absent_run_writes_nothing",
     ),
     *answers("delete", "absent", "  if resend then return touch(etags_key)", DELETED),
-    *answers("delete", "by the ticket", "etags_key, ticket) then return touch(etags_key)", DELETED),
+    *answers("delete", "by the ticket", "etags_key, ticket) then\n  return touch(etags_key)", DELETED),
     *touches("delete", DELETED),
     cut(
         "a refused resend is marked", "delete",
@@ -1038,41 +1103,50 @@ GUARDS: Final = (
     ),
     cut(
         "conflict is marked", "delete",
-        "return refuse({reaches and 'conflict' or 'gone', head[1] or '', head_etag})",
-        "return (reaches and function(reply) return reply end or refuse)"
-        "({reaches and 'conflict' or 'gone', head[1] or '', head_etag})",
+        "return refuse({'conflict', head[1] or '', head_etag})", "return {'conflict', head[1] or '', head_etag}",
         "a_late_copy_of_a_refused_delete_is_not_applied",
     ),
     cut(
         "gone is marked", "delete",
-        "return refuse({reaches and 'conflict' or 'gone', head[1] or '', head_etag})",
-        "return (reaches and refuse or function(reply) return reply end)"
-        "({reaches and 'conflict' or 'gone', head[1] or '', head_etag})",
+        "return refuse({'gone', head[1] or '', head_etag})", "return {'gone', head[1] or '', head_etag}",
         "a_resent_delete_older_than_the_list_is_gone", "a_late_delete_after_gone_is_not_applied",
     ),
     cut(
         "gone", "delete",
-        "reaches and 'conflict' or 'gone'", "'conflict'",
+        "  if not reaches then return refuse({'gone', head[1] or '', head_etag}) end\n", "",
         "a_resent_delete_older_than_the_list_is_gone", "a_late_delete_after_gone_is_not_applied",
     ),
     cut(
         "gone is for resends", "delete",
-        "local reaches = not resend\n", "local reaches = false\n",
+        "if resend and there and head_etag", "if there and head_etag",
         "a_resent_delete_older_than_the_list_is_gone",
+    ),
+    cut(
+        "gone is for runs that are there", "delete",
+        "if resend and there and head_etag", "if resend and head_etag",
+        "a_delete_resent_for_a_run_that_another_deleted_is_done",
+    ),
+    cut(
+        "a head that is what was expected needs no list", "delete",
+        "if resend and there and head_etag ~= expected then", "if resend and there then",
+        "a_delete_resent_to_the_head_that_it_expects_is_applied",
+    ),
+    moved(
+        "gone before marks", "delete", DELETE_GONE, "-- Leaves a head that only",
+        "a_resent_delete_older_than_the_list_is_gone",
+    ),
+    moved(
+        "gone before the lease", "delete", DELETE_GONE, DELETE_ETAGS,
+        "a_resent_delete_older_than_the_list_is_not_told_of_a_lease",
     ),
     cut(
         "gone, where the list was evicted", "delete",
-        "local reaches = not resend\n", "local reaches = not resend or not listed\n",
+        "  local reaches = false\n", "  local reaches = not listed\n",
         "an_applied_delete_is_not_a_conflict_after_the_list_was_evicted",
     ),
     cut(
-        "the list is asked for resends only", "delete",
-        "if resend and listed then", "if listed then",
-        "a_resent_delete_older_than_the_list_is_gone",
-    ),
-    cut(
         "a list of a foreign type is not searched", "delete",
-        "if resend and listed then", "if resend then",
+        "  if listed then\n", "  if true then\n",
         "a_resent_delete_bears_a_list_of_a_foreign_type",
     ),
     cut(
@@ -1275,7 +1349,7 @@ GUARDS: Final = (
     ),
     cut(
         "the etags expire", "delete",
-        "redis.call('PEXPIRE', etags_key, MEMORY_MS)\n", "",
+        "redis.call('PEXPIRE', etags_key, MEMORY_MS)\nif carries", "if carries",
         "a_delete_leaves_only_memory", "without_a_lifetime_a_run_is_for_ever",
     ),
     cut(
@@ -1301,7 +1375,7 @@ GUARDS: Final = (
     cut(
         "a forced delete leaves no fence where nobody held", "delete",
         "local fences = force and (lease[1] or head_fence > 0)\n", "local fences = force\n",
-        "a_delete_leaves_only_memory", "a_delete_of_an_absent_run_writes_nothing",
+        "a_delete_leaves_only_memory", "a_forced_delete_of_an_absent_run_leaves_only_its_ticket",
     ),
     cut(
         "the fence is raised with what is deleted", "delete",

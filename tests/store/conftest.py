@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
-from ..support.shells import SHELLS, Shell
+from histstore._keys import escape
+
+from ..support.shells import SHELLS, Shell, until
 
 Backends = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left(raw: redis.Redis, namespace: str) -> AsyncIterator[None]:
+    """After each test: no lease, no place in a queue, nobody listening, no thread and no task of the library."""
+    yield
+    left: list[Any] = []
+
+    def gone() -> bool:
+        left[:] = [
+            *leases_and_queues(raw, namespace),
+            *raw.pubsub_channels(f"{escape(namespace)}:*"),
+            *[thread.name for thread in threading.enumerate() if thread.name.startswith("histstore-")],
+            *[task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("histstore-")],
+        ]
+        return not left
+
+    try:
+        # The server notices that a socket was closed, and threads end, a moment after the last call has returned.
+        await until(gone, seconds=5.0)
+    except AssertionError:
+        pytest.fail(f"left behind: {left}")
+
+
+def leases_and_queues(raw: redis.Redis, namespace: str) -> list[Any]:
+    """Returns the keys of the leases that are held, and of the queues where somebody stands."""
+    return [key for key in raw.scan_iter(match=f"{namespace}:*", count=1000) if key.endswith((b":lease", b":queue"))]
 
 
 @pytest.fixture(params=SHELLS, ids=lambda shell: shell.name)
@@ -21,7 +53,7 @@ def shell(request: pytest.FixtureRequest) -> Shell:
 
 
 @pytest.fixture
-async def backends(shell: Shell, server_url: str, namespace: str) -> AsyncIterator[Backends]:
+async def backends(shell: Shell, server_url: str, namespace: str, raw: redis.Redis) -> AsyncIterator[Backends]:
     """Makes backends in the test's namespace, and closes them afterwards."""
     made: list[Any] = []
 
@@ -31,8 +63,12 @@ async def backends(shell: Shell, server_url: str, namespace: str) -> AsyncIterat
         return backend
 
     yield make
-    for backend in made:
-        await backend.aclose()
+    try:
+        # To close a backend gives up what it holds. What a test has left by itself must be gone before.
+        await until(lambda: not leases_and_queues(raw, namespace), "leases and places in queues are given up", 5.0)
+    finally:
+        for backend in made:
+            await backend.aclose()
 
 
 @pytest.fixture

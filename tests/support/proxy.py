@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,11 @@ class Proxy:
         lost: Replies that were lost.
         kept: Requests that `keep_back` kept, whole, for `deliver`.
         before_cut: Awaited when a reply is lost, before the client hears of it.
+        reply_delay: Seconds that whatever the server says is held up.
+        answer_delay: Seconds that it is held up on connections that have not subscribed.
+        deaf: Whether nothing that the server says reaches connections that have subscribed; they stay open.
+        refuse_listeners: Whether connections that want to subscribe are cut.
+        listeners: Connections that have subscribed, in all.
     """
 
     def __init__(self, url: str) -> None:
@@ -42,6 +48,10 @@ class Proxy:
         self.hold_requests = asyncio.Event()
         self.hold_requests.set()
         self.lost = 0
+        self.reply_delay = self.answer_delay = 0.0
+        self.deaf = self.refuse_listeners = False
+        self.listeners = 0
+        self._listening: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -91,6 +101,18 @@ class Proxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def cut_listeners(self) -> None:
+        """Resets every connection that has subscribed."""
+        for writer in list(self._listening):
+            writer.transport.abort()
+
+    def from_outside(self, function: Callable[[], object]) -> None:
+        """Calls `function`, `cut` say, in the loop that the proxy runs in, from another thread."""
+        assert self._server is not None
+        done = threading.Event()
+        self._server.get_loop().call_soon_threadsafe(lambda: (function(), done.set()))
+        assert done.wait(20), "the proxy's loop hangs"
+
     def reset_counts(self) -> None:
         self.sent = self.received = self.requests = 0
 
@@ -120,7 +142,7 @@ class Proxy:
             return
         self._writers |= {writer, far_writer}
         doomed = asyncio.Event()
-        up = asyncio.create_task(self._up(reader, far_writer, doomed))
+        up = asyncio.create_task(self._up(reader, far_writer, writer, doomed))
         down = asyncio.create_task(self._down(far_reader, writer, doomed))
         self._tasks |= {up, down}
         with contextlib.suppress(Exception):
@@ -130,12 +152,25 @@ class Proxy:
         await asyncio.gather(up, down, return_exceptions=True)
         self._tasks -= {up, down}
         self._writers -= {writer, far_writer}
+        self._listening.discard(writer)
         for each in (writer, far_writer):
             each.transport.abort()
 
-    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+    async def _up(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        client: asyncio.StreamWriter,
+        doomed: asyncio.Event,
+    ) -> None:
         while data := await reader.read(1 << 20):
             await self.hold_requests.wait()
+            # The self-test subscribes, too, among other things.
+            if data.startswith(b"*2\r\n$9\r\nSUBSCRIBE\r\n") and b"UNSUBSCRIBE" not in data:
+                if self.refuse_listeners:
+                    return
+                self._listening.add(client)
+                self.listeners += 1
             self.sent += len(data)
             self.requests += 1
             if self._keep > 0 and self._keep_if(data):
@@ -157,6 +192,11 @@ class Proxy:
                 if self.before_cut is not None:
                     await self.before_cut()
                 return  # the server has answered; the client never hears of it
+            if self.deaf and writer in self._listening:
+                continue
+            held_up = self.reply_delay or (0.0 if writer in self._listening else self.answer_delay)
+            if held_up:
+                await asyncio.sleep(held_up)
             self.received += len(data)
             if self.trickle:
                 for byte in data:

@@ -10,7 +10,10 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextvars import Context
 from types import ModuleType
 from typing import Any
 
@@ -43,12 +46,14 @@ class Blocking:
         if inspect.iscoroutinefunction(theirs):
 
             async def call(*args: Any, **kwargs: Any) -> Any:
-                return ours(*args, **kwargs)
+                return ours(*args, **{key: _bare(value) for key, value in kwargs.items()})
 
             return call
         if name == "store":
             return lambda run_id: Blocking(ours(run_id))
-        return ours
+        if name in ("lock", "turn"):
+            return lambda **kwargs: BlockingScope(ours(**kwargs))
+        return Blocking(ours) if isinstance(ours, histstore.sync.Lease) else ours
 
     async def __aenter__(self) -> Blocking:
         self.inner.__enter__()
@@ -59,6 +64,23 @@ class Blocking:
 
     def __repr__(self) -> str:
         return repr(self.inner)
+
+
+class BlockingScope:
+    """What the blocking `lock` and `turn` return, to be entered with `async with`."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    async def __aenter__(self) -> Blocking:
+        return Blocking(self.inner.__enter__())
+
+    async def __aexit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
+
+
+def _bare(value: Any) -> Any:
+    return value.inner if isinstance(value, Blocking) else value
 
 
 class Shell:
@@ -85,6 +107,22 @@ class Shell:
     def backend(self, client: Any, **options: Any) -> Any:
         return self.dress(self.module.RedisBackend(client, **options))
 
+    def apart(self, work: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
+        """Starts somebody else's work: a task with a context of its own, or a thread. Returns what can be awaited."""
+        if self.name == "async":
+            return asyncio.get_running_loop().create_task(work, context=Context())
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(asyncio.run(work))
+            except BaseException as error:
+                future.set_exception(error)
+
+        # A daemon: a wait that never ends must not outlive the test that fails for it.
+        threading.Thread(target=run, daemon=True).start()
+        return asyncio.wrap_future(future)
+
     async def close_client(self, client: Any) -> None:
         if self.name == "sync":
             client.close()
@@ -93,6 +131,19 @@ class Shell:
 
 
 SHELLS = (Shell("async", histstore, redis.asyncio), Shell("sync", histstore.sync, redis))
+
+
+async def until(condition: Callable[[], Any], what: str = "", seconds: float = 20.0) -> None:
+    """Returns when `condition()`, which may be awaitable, is true. Fails after `seconds`, which nothing should take."""
+    end = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if isinstance(found, Awaitable):
+            found = await found
+        if found:
+            return
+        assert time.monotonic() < end, f"it did not happen: {what or inspect.getsource(condition).strip()}"
+        await asyncio.sleep(0.002)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,11 @@ from histstore import (
     InMemoryHistoryStore,
     JsonFileHistoryStore,
     JSONValue,
+    Lease,
     LeaseInfo,
+    LeaseLostError,
+    LockedError,
+    LockTimeoutError,
     Message,
     NotReplicatedError,
     OutcomeUnknownError,
@@ -48,6 +52,7 @@ from histstore import (
     Text,
     ToolCall,
     ToolResult,
+    Turn,
     UserMessage,
 )
 
@@ -187,6 +192,59 @@ async def backends(client: redis.asyncio.Redis) -> None:
         await turn(backend)
 
 
+async def leases(store: RedisHistoryStore[ChatMessage], backend: RedisBackend) -> None:
+    async with store.lock(ttl=10, acquire_timeout=0, renew=False, cancel=False) as lease:
+        assert_type(lease, Lease)
+        assert_type(lease.fence, int)
+        assert_type(lease.holder, str)
+        assert_type(lease.run_id, RunId)
+        assert_type(lease.lost, bool)
+        assert_type(lease.remaining(), float)
+        assert_type(await lease.wait_lost(), bool)
+        lease.check()
+        await lease.renew()
+        await store.save(ConversationSnapshot(), lease=lease)
+        await store.append(user("hi"), lease=lease)
+        await store.splice(0, 1, lease=lease)
+        await store.update(lambda snapshot: snapshot, lease=lease)
+        await store.delete(lease=lease)
+    async with store.lock(acquire_timeout=None, retry=RetryPolicy(attempts=1)):
+        pass
+    assert_type(await backend.break_lease("run"), bool)
+
+
+async def turns(store: RedisHistoryStore[ChatMessage], backend: RedisBackend) -> None:
+    async with store.turn() as turn:
+        assert_type(turn, Turn[ChatMessage])
+        assert_type(turn.messages, tuple[ChatMessage, ...])
+        assert_type(turn.snapshot, ConversationSnapshot[ChatMessage])
+        assert_type(turn.revision, Revision | None)
+        assert_type(turn.lease, Lease)
+        turn.append(user("hi"), user("there"), pinned=True)
+        turn.replace(turn.snapshot.splice(0, 1))
+        assert_type(await turn.save(), Revision | None)
+    async with store.turn(ttl=10, acquire_timeout=3.5, expected=turn.revision, cancel=False, retry=RetryPolicy()):
+        pass
+    async with store.turn(expected=SEEN), backend.store("another").turn(expected=None) as untyped:
+        assert_type(untyped, Turn[Any])
+
+
+async def lease_mistakes(store: RedisHistoryStore[ChatMessage], blocking: histstore.sync.Lease) -> None:
+    store.lock(10)  # type: ignore[call-arg]
+    store.lock(ttl="10")  # type: ignore[arg-type]
+    store.turn(renew=False)  # type: ignore[call-arg]
+    store.turn(expected="any")  # type: ignore[arg-type]
+    await store.append(user("hi"), lease=store.lock())  # type: ignore[arg-type]
+    await store.append(user("hi"), lease=blocking)  # type: ignore[arg-type]
+    with store.lock():  # type: ignore[attr-defined]
+        pass
+    async with store.lock() as lease:
+        lease.fence = 3  # type: ignore[misc]
+    async with store.turn() as turn:
+        turn.append("text")  # type: ignore[arg-type]
+        turn.replace(())  # type: ignore[arg-type]
+
+
 async def any_store(store: HistoryStore[ChatMessage]) -> int:
     """Code against the seed's trait takes every store."""
     snapshot = await store.load()
@@ -240,6 +298,21 @@ def blocking_turn(client: redis.Redis) -> None:
     histstore.sync.RedisBackend.from_url("redis://localhost").close()
 
 
+def blocking_leases(store: histstore.sync.RedisHistoryStore[ChatMessage], backend: histstore.sync.RedisBackend) -> None:
+    with store.lock(ttl=10, acquire_timeout=0, renew=False, cancel=False) as lease:
+        assert_type(lease, histstore.sync.Lease)
+        assert_type(lease.fence, int)
+        assert_type(lease.wait_lost(), bool)
+        lease.renew()
+        assert_type(store.append(user("hi"), lease=lease), Revision)
+    with store.turn(expected=SEEN) as turn:
+        assert_type(turn, histstore.sync.Turn[ChatMessage])
+        assert_type(turn.save(), Revision | None)
+        assert_type(turn.lease, histstore.sync.Lease)
+        turn.append(user("hi"))
+    assert_type(backend.break_lease("run"), bool)
+
+
 def blocking_store(store: histstore.sync.HistoryStore[ChatMessage]) -> None:
     assert_type(store.load(), ConversationSnapshot[ChatMessage] | None)
     assert_type(store.save(ConversationSnapshot()), Revision)
@@ -271,6 +344,15 @@ async def errors(store: RedisHistoryStore[ChatMessage], snapshot: ConversationSn
     except NotReplicatedError as error:
         assert_type(error.revision, Revision)
         assert_type(error.acked + error.wanted, int)
+    except LockedError as error:
+        assert_type(error.holder, str)
+        assert_type(error.expires_in, float)
+    except LeaseLostError as error:
+        assert_type(error.fence, int)
+        assert_type(error.current, int | None)
+    except LockTimeoutError as error:
+        assert_type(error.holder, str | None)
+        assert_type(error.expires_in, float | None)
     except RevisionGoneError as error:
         assert_type(error.requested, Revision | int)
     except BackendUnavailableError:
