@@ -25,6 +25,7 @@ from starlette.responses import StreamingResponse
 from histstore import BackendError, Lease, LeaseLostError, LockTimeoutError, RedisBackend
 from histstore._keys import run_keys
 from histstore._leasing import Lost
+from histstore._scripts import ALL
 
 from ..support.proxy import proxy
 from ..support.samples import user
@@ -1291,7 +1292,8 @@ async def test_closed_at_every_step(
         scope = rival.store("run").lock(ttl=60)
         held = await loop.create_task(scope.__aenter__(), context=Context()) if contended else None
         for count in [*range(40), 50, 60, 80, 100, 150, 200]:
-            backend = RedisBackend.from_url(server_url, namespace=namespace)
+            # Patient with its server: what keeps somebody waiting here is no timeout of a request.
+            backend = RedisBackend.from_url(f"{server_url}?socket_timeout=300", namespace=namespace)
             if not fresh:
                 await backend.store("run").info()
             task = loop.create_task(work(backend), context=Context())
@@ -1307,3 +1309,23 @@ async def test_closed_at_every_step(
             assert not [task for task in asyncio.all_tasks() if backend._leases.__class__.__name__ in repr(task)]
         if held is not None:
             await scope.__aexit__(None, None, None)
+
+
+async def test_a_request_that_arrives_after_the_backend_was_closed(
+    server_url: str, namespace: str, raw: redis.Redis
+) -> None:
+    """One for a lease that was on its way, and was overtaken by what gave it up: it is refused, for good."""
+    for script in ALL:
+        raw.script_load(script.source)
+    async with proxy(server_url) as wire, RedisBackend.from_url(wire.url, namespace=namespace) as backend:
+        await backend.store("run").info()
+        wire.reset_counts()
+        delays = iter([0.5])
+        wire.delay = lambda: next(delays, 0.0)
+        task, outcome = start(lambda: _lock(backend))
+        await until(lambda: wire.requests == 1)
+        await backend.aclose()
+        assert not task.done()
+        await task
+        outcome.is_(BackendError)
+        assert not raw.exists(run_keys(namespace, "run").lease)

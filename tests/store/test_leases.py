@@ -29,10 +29,12 @@ from histstore import (
     LockedError,
     LockError,
     LockTimeoutError,
+    RetryPolicy,
     Revision,
     SnapshotError,
 )
 from histstore._keys import run_keys
+from histstore._scripts import ALL, RELEASE
 
 from ..support.samples import user
 from ..support.shells import SHELLS, Shell, threaded_proxy, until
@@ -162,13 +164,13 @@ async def test_what_is_left_of_a_lease_counts_down(backend: Any) -> None:
     assert lease.remaining() == 0
 
 
-async def test_a_lease_that_was_given_up_is_over(backend: Any) -> None:
+async def test_a_lease_that_was_given_up_is_over(shell: Shell, backend: Any) -> None:
     """It is not lost, but `check`, `renew` and saves that name it raise LeaseLostError."""
     store = backend.store("run")
     async with store.lock() as lease:
         pass
     assert not lease.lost
-    assert await lease.wait_lost() is False
+    assert await asyncio.wait_for(shell.apart(lease.wait_lost()), 20) is False
     with pytest.raises(LeaseLostError) as caught:
         lease.check()
     assert (caught.value.fence, caught.value.current) == (lease.fence, None)
@@ -430,7 +432,8 @@ async def test_a_lock_in_a_lock_on_one_run_is_refused_at_once(backend: Any) -> N
     """LockError, whichever store it is asked of, and the lease that there is stays; it would wait for itself."""
     store = backend.store("run")
     async with store.lock() as lease:
-        for scope in (store.lock(), backend.store("run").lock(acquire_timeout=0), store.turn()):
+        again = backend.store("run")
+        for scope in (store.lock(acquire_timeout=20), again.lock(acquire_timeout=0), store.turn(acquire_timeout=20)):
             with pytest.raises(LockError, match="already leased") as caught:
                 await scope.__aenter__()
             assert type(caught.value) is LockError
@@ -701,7 +704,7 @@ async def test_a_wait_for_the_loss_ends_with_the_lease(shell: Shell, backend: An
         waiting = [shell.apart(lease.wait_lost()) for _ in range(3)]
         await asyncio.sleep(0.05)
         assert not any(task.done() for task in waiting)
-    assert await asyncio.gather(*waiting) == [False] * 3
+    assert await asyncio.wait_for(asyncio.gather(*waiting), 20) == [False] * 3
 
 
 # ---------------------------------------------------------------------------------- taking it away
@@ -882,3 +885,22 @@ def test_a_blocking_backend_is_closed_at_any_moment(server_url: str, namespace: 
         assert raw.hget(keys.lease, "holder") == (b"other" if turn % 2 else None), (SEED, turn)
         assert not raw.exists(keys.queue), (SEED, turn)
     raw.delete(keys.lease)
+
+
+async def test_a_break_whose_answer_is_lost_says_what_is_not_known(
+    shell: Shell, server_url: str, namespace: str, raw: redis.Redis
+) -> None:
+    """It may have been done: the error does not claim that nothing was written, and a repetition is safe."""
+    for script in ALL:
+        raw.script_load(script.source)
+    with threaded_proxy(server_url) as wire:
+        async with shell.from_url(wire.url, namespace=namespace, retry=RetryPolicy(attempts=1)) as backend:
+            store = backend.store("run")
+            with pytest.raises(LeaseLostError):
+                async with store.lock(renew=False):
+                    wire.lose_replies(1, lambda request: RELEASE.sha.encode() in request)
+                    with pytest.raises(BackendUnavailableError, match="may have been done") as caught:
+                        await backend.break_lease("run")
+                    assert "nothing was written" not in str(caught.value)
+                    assert not await backend.break_lease("run")
+                    await store.append({"a": 1})

@@ -14,9 +14,11 @@ from histstore import (
     BackendUnavailableError,
     ConflictError,
     ConversationSnapshot,
+    Durability,
     LeaseLostError,
     LockedError,
     LockTimeoutError,
+    NotReplicatedError,
     OutcomeUnknownError,
     RetryPolicy,
     Revision,
@@ -474,3 +476,47 @@ async def test_a_failed_question_leaves_the_outcome_open(
                     await turn.save()
                 assert (await turn.save()).version == 1
             assert (await backend.store("run").load()).messages == (user(0),)
+
+
+async def test_a_turn_goes_on_after_too_few_copies_confirmed(shell: Shell, server_url: str, namespace: str) -> None:
+    """NotReplicatedError says that it is saved: the turn has moved on, and does not conflict with itself."""
+    async with shell.from_url(
+        server_url, namespace=namespace, durability=Durability(replicas=1, timeout=0.01)
+    ) as backend:
+        store = backend.store("run")
+        with pytest.raises(NotReplicatedError) as caught:
+            async with store.turn() as turn:
+                turn.append(user(0))
+                with pytest.raises(NotReplicatedError) as first:
+                    await turn.save()
+                assert turn.revision == first.value.revision
+                assert await turn.save() is None
+                turn.append(user(1))
+        assert turn.revision == caught.value.revision
+        assert (await store.load()).messages == (user(0), user(1))
+
+
+async def test_a_turn_leaves_an_older_attempt_of_its_store_alone(
+    shell: Shell, server_url: str, namespace: str, known: None
+) -> None:
+    """What the store had open before the turn is not the turn's, though settling it failed inside."""
+    with threaded_proxy(server_url) as wire:
+        async with shell.from_url(wire.url, namespace=namespace, retry=ONCE) as backend:
+            store = backend.store("run")
+            await store.append(user(0))
+            wire.lose_replies(1, saves)
+            with pytest.raises(OutcomeUnknownError):
+                await store.append(user(1))
+            async with shell.from_url(server_url, namespace=namespace) as other:
+                rival = other.store("run")
+                await rival.load()
+                await rival.append(user(2))
+            async with store.turn(retry=ONCE) as turn:
+                turn.append(user(3))
+                wire.lose_replies(1)
+                with pytest.raises(BackendUnavailableError):
+                    await turn.save()
+                revision = await turn.save()
+                assert revision == turn.revision
+                assert revision.version == 4
+            assert (await store.load()).messages == (user(0), user(1), user(2), user(3))
