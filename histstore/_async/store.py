@@ -767,7 +767,7 @@ class RedisHistoryStore(Generic[M]):
 
         Raises:
             LockTimeoutError: Others held it until `acquire_timeout`.
-            LockError: It is already held here.
+            LockError: It is already held here: by this task, or by one that started this task inside.
             LeaseLostError: At the exit: it was lost meanwhile.
             BackendUnavailableError: The server could not be used.
             SnapshotError: An argument is out of range.
@@ -795,7 +795,8 @@ class RedisHistoryStore(Generic[M]):
     ) -> TurnScope[M]:
         """Returns a context manager for one turn: it takes the lease, loads, and saves on a clean exit.
 
-        Nothing is saved on an exception; what was appended before it is still in `turn.snapshot`.
+        Nothing is saved on an exception; what was appended before it is still in `turn.snapshot`. Write through the
+        turn: what the store itself saves or deletes in between moves the run on, and the turn's save conflicts.
 
         Args:
             ttl: As for `lock`.
