@@ -136,12 +136,8 @@ class Leases:
             lease = Lease(self, where, carried, ttl, renews, way.until, way.claimed)
             with self._guard:
                 self._held[lease.holder] = lease
-            if way.claimed:
-                self._alarm.set(lease._next)
-            else:
-                # On a connection of its own, and sent before the body begins: that may block this thread for long.
-                self._prolong([lease])
-                await _tasks.breathe()
+            # One that is still to be claimed is due: the claim goes out at the body's first await, off the way to it.
+            self._alarm.set(lease._next)
             if self._closed:
                 raise BackendError("this backend was closed while the lease was taken")
             # Copies that may still arrive would otherwise leave a lease, or a place in the queue, that nobody knows of.

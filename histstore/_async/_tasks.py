@@ -37,11 +37,6 @@ async def wait(event: asyncio.Event, seconds: float | None) -> None:
             await event.wait()
 
 
-async def breathe() -> None:
-    """Lets what was just started begin."""
-    await asyncio.sleep(0)
-
-
 class Alarm:
     """Runs a function at the time that it is set to.
 

@@ -30,10 +30,6 @@ def wait(event: threading.Event, seconds: float | None) -> None:
     event.wait(None if seconds is None else min(max(0.0, seconds), threading.TIMEOUT_MAX))
 
 
-def breathe() -> None:
-    """Lets what was just started begin."""
-
-
 class Alarm:
     """Runs a function at the time that it is set to, in a thread of its own.
 

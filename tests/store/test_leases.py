@@ -36,6 +36,7 @@ from histstore import (
 from histstore._keys import run_keys
 from histstore._scripts import ALL, RELEASE
 
+from ..support.proxy import proxy
 from ..support.samples import user
 from ..support.shells import SHELLS, Shell, threaded_proxy, until
 from .conftest import Backends, leases_and_queues
@@ -562,8 +563,11 @@ async def test_waiters_come_in_the_order_in_which_they_asked(
 async def test_waiters_of_one_process_stand_in_the_order_of_their_calls(
     server_url: str, namespace: str, raw: redis.Redis, queue: bytes
 ) -> None:
-    """Also when all call at once, before the first of them has been answered and before the doorbell is heard."""
-    async with histstore.RedisBackend.from_url(server_url, namespace=namespace) as backend:
+    """Also when all call at once, before the doorbell is heard, and when one's request takes longer than the next's."""
+    rng = random.Random(SEED)
+    print(f"HISTSTORE_TEST_SEED={SEED}")
+    async with proxy(server_url) as wire, histstore.RedisBackend.from_url(wire.url, namespace=namespace) as backend:
+        wire.delay = lambda: rng.random() * 0.005
         order: list[int] = []
 
         async def work(number: int) -> None:
@@ -641,7 +645,7 @@ async def test_a_process_that_stood_still(server_url: str, namespace: str, taken
         taker.join(20)
         assert lease.lost
         if taken:
-            assert await lease.wait_lost() is True
+            assert await asyncio.wait_for(lease.wait_lost(), 20) is True
             with pytest.raises(LeaseLostError):
                 await scope.__aexit__(None, None, None)
         else:
@@ -670,7 +674,7 @@ async def test_a_lease_that_is_not_renewed_is_lost(shell: Shell, backends: Backe
             async with two.store("run").lock() as next_lease:  # granted as soon as the first has lapsed
                 await until(lambda: lease.lost)
                 assert lease.remaining() == 0
-                assert await told is True
+                assert await asyncio.wait_for(told, 20) is True
                 with pytest.raises(LeaseLostError):
                     lease.check()
                 with pytest.raises(LeaseLostError):
@@ -763,7 +767,7 @@ async def test_a_broken_lease_is_lost(shell: Shell, backends: Backends) -> None:
             await one.store("run").append(user(0))
             assert await two.break_lease("run") is True
             assert (await two.store("run").info()).lease is None
-            assert await lease.wait_lost() is True
+            assert await asyncio.wait_for(shell.apart(lease.wait_lost()), 20) is True
             await two.store("run").append(user(1), expected=ANY, lease=None)
     assert await two.break_lease("run") is False
     async with two.store("run").lock() as next_lease:
