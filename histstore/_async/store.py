@@ -755,7 +755,7 @@ class RedisHistoryStore(Generic[M]):
 
         When it is lost, `lease.lost` becomes true, and the task that entered is cancelled once; the exit raises
         LeaseLostError. A cancellation by somebody else goes before that, and another error of the body gets a note.
-        Being cancelled while waiting leaves nothing behind. In asyncio, a body that blocks the loop keeps the lease from
+        Being cancelled while waiting leaves nothing behind. An asyncio body that blocks the loop keeps the lease from
         being renewed; one that had to wait for it has a second until its first await.
 
         Args:
