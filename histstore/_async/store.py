@@ -529,6 +529,7 @@ class RedisHistoryStore(Generic[M]):
         policy = self._policy(retry)
         deadline = _io.monotonic() + policy.deadline
         races = 0
+        self._carrying(lease)  # before `fn` works in vain
         async with self._begin(retry):
             await self._settle(retry)
         while True:

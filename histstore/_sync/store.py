@@ -528,6 +528,7 @@ class RedisHistoryStore(Generic[M]):
         policy = self._policy(retry)
         deadline = _io.monotonic() + policy.deadline
         races = 0
+        self._carrying(lease)  # before `fn` works in vain
         with self._begin(retry):
             self._settle(retry)
         while True:
