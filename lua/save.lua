@@ -31,7 +31,6 @@ local parent, etag, _, _, _, length, size, checkpoint, logged, fence =
 local ABSENT = string.rep('\0', 16)
 local MEMORY_MS = 900000 -- how long marks, and the etags of a deleted run, are remembered
 local ETAGS = 256
-local ELSEWHERE = ' READONLY NOREPLICAS MASTERDOWN ' -- errors of a server whose answer does not count
 local SPANS = 32
 
 -- Numbers leave Lua through this: tostring(1e14) is "1e+14".
@@ -64,30 +63,7 @@ if present then
   end
 end
 
--- A write that changes nothing: WAIT answers at once for a connection that has written nothing. It is not one that
--- full memory refuses, and PERSIST comes first to prove that the lifetime can be taken off again. A missing
--- permission must not hide the answer; a server that may not answer, a demoted primary say, must not give it.
-local function touch(key)
-  local refused
-  local function try(...)
-    local reply = redis.pcall(...)
-    -- Redis 6 puts where it happened before the error's first word.
-    local word = type(reply) == 'table' and reply.err and string.match(reply.err, '^[^%u]*(%u+)')
-    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then
-      refused = redis.error_reply(string.match(reply.err, '%u.*'))
-    end
-    return reply
-  end
-  local left = try('PTTL', key)
-  if type(left) ~= 'number' then return refused end
-  if left >= 0 then
-    try('PEXPIRE', key, math.max(left, 1))
-  elseif try('PERSIST', key) == 0 and left == -1 then
-    try('PEXPIRE', key, MEMORY_MS)
-    try('PERSIST', key)
-  end
-  return refused
-end
+-- include touch
 
 -- 1. Before every refusal: a rival may have saved, trimmed, or taken the lease since this was applied.
 local newest = present and head_etag == etag

@@ -181,13 +181,11 @@ class Leases:
                     if self._closed:
                         raise BackendError("this backend was closed while the lease was waited for")
                 ring, waiter.handed = waiter.handed, None
-                if (
-                    ring is not None
-                    and _tasks.CLAIMS_LATER
-                    and _valid_until(ring, answer, asked) > _io.monotonic() + ring.expires_in / 2
-                ):
-                    way.until, way.claimed = _valid_until(ring, answer, asked), False
-                    return Granted(ring.fence)
+                if ring is not None and _tasks.CLAIMS_LATER:
+                    until = _valid_until(ring, answer, asked)
+                    if until > _io.monotonic() + ring.expires_in / 2:
+                        way.until, way.claimed = until, False
+                        return Granted(ring.fence)
                 waiter.ask_at = math.inf
                 answer = await self._ask(way, deadline, policy)
             return answer

@@ -28,12 +28,14 @@ class Guard:
         file: Where it stands: a script, or what several scripts include.
         edits: Exact texts, each there once, and what to put in their place.
         fails: The scenarios that must fail without it.
+        script: The one script that loses it, of those that include the file; empty: all of them.
     """
 
     name: str
     file: str
     edits: tuple[tuple[str, str], ...]
     fails: tuple[str, ...]
+    script: str = ""
 
     def sources(self) -> dict[str, str]:
         """Returns the scripts that the file is part of, without the guard."""
@@ -42,7 +44,9 @@ class Guard:
             assert text.count(old) == 1, f"{self.file}.lua holds {text.count(old)} times: {old}"
             text = text.replace(old, new)
         sources = {script.name: composed(script.name, {**FILES, self.file: text}) for script in ALL}
-        return {name: source for name, source in sources.items() if source != composed(name)}
+        changed = {name: source for name, source in sources.items() if source != composed(name)}
+        assert not self.script or self.script in changed, f"{self.script}.lua does not include {self.file}.lua"
+        return {name: source for name, source in changed.items() if self.script in ("", name)}
 
 
 def cut(name: str, file: str, old: str, new: str, *fails: str) -> Guard:

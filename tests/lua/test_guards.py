@@ -81,7 +81,7 @@ DELETED: Final = (
 
 
 def touches(script: str, told: tuple[str, ...]) -> tuple[Guard, ...]:
-    """Returns the guards of `touch`, which three scripts have, by the scenarios `told` of its answers."""
+    """Returns the guards of `touch` as one of its scripts has it, by the scenarios `told` of its answers."""
     writes, same, allowed, full, read_only, lacking = told
     caught = "    local reply = redis.pcall(...)\n    -- Redis 6 puts"
     found = "    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then\n"
@@ -92,41 +92,46 @@ def touches(script: str, told: tuple[str, ...]) -> tuple[Guard, ...]:
     given = "    try('PEXPIRE', key, MEMORY_MS)\n"
     back = "    try('PERSIST', key)\n"
 
+    def within(name: str, file: str, old: str, new: str, *fails: str) -> Guard:
+        return Guard(f"{name} ({script})", file, ((old, new),), fails, script)
+
     def raising(line: str) -> str:
         return line.replace("try(", "redis.call(")
 
     return (
-        cut("what may be forbidden is tried", script, caught, caught.replace("pcall", "call"), allowed),
-        cut("an answer that is no error", script, "type(reply) == 'table' and reply.err and string", "string", writes),
-        cut("a server that may not answer is heard", script, passed_on, "", read_only, lacking),
-        cut(
-            "a missing permission is passed over", script, found, "    if word then\n", allowed,
+        within("what may be forbidden is tried", "touch", caught, caught.replace("pcall", "call"), allowed),
+        within(
+            "an answer that is no error", "touch", "type(reply) == 'table' and reply.err and string", "string", writes,
         ),
-        cut("the word decides", script, "' ' .. word .. ' '", "' '", allowed),
-        cut("a demoted primary", script, "' READONLY ", "' ", read_only),
-        cut("a primary that lacks replicas", script, " NOREPLICAS ", " ", lacking),
-        cut(
-            "a refusal is handed on", script, "    try('PERSIST', key)\n  end\n  return refused\n",
+        within("a server that may not answer is heard", "touch", passed_on, "", read_only, lacking),
+        within(
+            "a missing permission is passed over", "touch", found, "    if word then\n", allowed,
+        ),
+        within("the word decides", "touch", "' ' .. word .. ' '", "' '", allowed),
+        within("a demoted primary", "touch", "' READONLY ", "' ", read_only),
+        within("a primary that lacks replicas", "touch", " NOREPLICAS ", " ", lacking),
+        within(
+            "a refusal is handed on", "touch", "    try('PERSIST', key)\n  end\n  return refused\n",
             "    try('PERSIST', key)\n  end\n", read_only, lacking,
         ),
-        cut(
-            "a lifetime that must not be read", script,
+        within(
+            "a lifetime that must not be read", "touch",
             "  if type(left) ~= 'number' then return refused end\n", "", allowed,
         ),
-        cut("reading a lifetime may be forbidden", script, read, raising(read), allowed),
-        cut("a lifetime is not taken off", script, "  if left >= 0 then\n", "  if false then\n", same),
-        cut(
-            "no lifetime is renewed where there is none", script,
+        within("reading a lifetime may be forbidden", "touch", read, raising(read), allowed),
+        within("a lifetime is not taken off", "touch", "  if left >= 0 then\n", "  if false then\n", same),
+        within(
+            "no lifetime is renewed where there is none", "touch",
             "  if left >= 0 then\n", "  if left >= -1 then\n", same,
         ),
-        cut("the lifetime that there was", script, renewed, renewed.replace("math.max(left, 1)", "60000"), same),
-        cut("renewing may be forbidden", script, renewed, raising(renewed), allowed),
-        cut("a write for WAIT where there is no lifetime", script, lasting, "  elseif false then\n", writes),
-        cut("taking the lifetime off is proven possible", script, lasting, "  elseif left == -1 then\n", allowed),
-        cut("taking the lifetime off may be forbidden", script, lasting, raising(lasting), allowed),
-        cut("giving a lifetime may be forbidden", script, given, raising(given), allowed),
-        cut("giving a lifetime is the write", script, given, "", writes),
-        cut("the lifetime is taken off again", script, back, "", same, full),
+        within("the lifetime that there was", "touch", renewed, renewed.replace("math.max(left, 1)", "60000"), same),
+        within("renewing may be forbidden", "touch", renewed, raising(renewed), allowed),
+        within("a write for WAIT where there is no lifetime", "touch", lasting, "  elseif false then\n", writes),
+        within("taking the lifetime off is proven possible", "touch", lasting, "  elseif left == -1 then\n", allowed),
+        within("taking the lifetime off may be forbidden", "touch", lasting, raising(lasting), allowed),
+        within("giving a lifetime may be forbidden", "touch", given, raising(given), allowed),
+        within("giving a lifetime is the write", "touch", given, "", writes),
+        within("the lifetime is taken off again", "touch", back, "", same, full),
     )  # fmt: skip
 
 
@@ -1460,6 +1465,7 @@ NO_GUARDS: Final = {
         "if failed then": "opens what is done after a failure, each line of which is a guard above",
     },
     "resolve": {},
+    "touch": {},
     "probe": {"if type(reply) == 'table' and reply.err then": "test_probe.py"},
     **LEASE_NO_GUARDS,
 }
