@@ -18,6 +18,7 @@ local lasts = tonumber(ttl)
 local head = redis.call('HMGET', head_key, 'format', 'etag', 'fence')
 local present, head_fence = head[2], tonumber(head[3] or '0')
 
+-- include common
 -- include lasting
 -- include granting
 

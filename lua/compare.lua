@@ -13,7 +13,7 @@
 local head_key, log_key, etags_key, lease_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local etag, fence, holder, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-local MEMORY_MS = 900000
+-- include common
 
 local head = redis.call('HMGET', head_key, 'format', 'version', 'etag', 'first', 'fence', 'holder', 'saved')
 local at, head_etag, head_fence, head_holder = head[2], head[3], tonumber(head[5] or '0'), head[6]
@@ -48,7 +48,7 @@ if lasts then
   if carries then lasts = math.max(lasts, redis.call('PTTL', lease_key)) end
   local left = redis.call('PTTL', etags_key)
   local time = redis.call('TIME')
-  local deadline = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + lasts)
+  local deadline = text(time[1] * 1000 + math.floor(time[2] / 1000) + lasts)
   redis.call('PEXPIREAT', head_key, deadline)
   redis.call('PEXPIREAT', log_key, deadline)
   -- What is remembered of a deleted run is not forgotten sooner because its successor is short-lived.

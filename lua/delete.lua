@@ -19,10 +19,8 @@ local head_key, log_key, etags_key, marks_key, lease_key = KEYS[1], KEYS[2], KEY
 local expected, ticket, resend, fence, holder, force =
   ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4], ARGV[5], ARGV[6] == '1'
 
-local MEMORY_MS = 900000
+-- include common
 local ETAGS = 256
-
-local function text(number) return string.format('%.0f', number) end
 
 local function kind(key) return redis.call('TYPE', key).ok end
 

@@ -17,6 +17,7 @@ local head = redis.call('HMGET', head_key, 'etag', 'fence', 'holder')
 local present, head_fence = head[1], tonumber(head[2] or '0')
 local lease = redis.call('HMGET', lease_key, 'holder', 'fence')
 
+-- include common
 -- include lasting
 -- include granting
 

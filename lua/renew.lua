@@ -15,6 +15,7 @@ local holder, fence, ttl, claim = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] =
 local head = redis.call('HMGET', head_key, 'etag', 'fence', 'holder')
 local present = head[1]
 
+-- include common
 -- include lasting
 
 local lease = redis.call('HMGET', lease_key, 'holder', 'fence')

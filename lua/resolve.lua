@@ -10,7 +10,7 @@
 local head_key, etags_key, marks_key = KEYS[1], KEYS[2], KEYS[3]
 local ticket, parent = ARGV[1], ARGV[2]
 
-local MEMORY_MS = 900000
+-- include common
 local ETAGS = 256
 
 -- include touch

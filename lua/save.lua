@@ -28,13 +28,10 @@ local resend, holder, ttl, keep = ARGV[6] == '1', ARGV[7], ARGV[8], tonumber(ARG
 local parent, etag, _, _, _, length, size, checkpoint, logged, fence =
   struct.unpack('>c16c16c16I4I4I4I8I8I8I8', header)
 
+-- include common
 local ABSENT = string.rep('\0', 16)
-local MEMORY_MS = 900000 -- how long marks, and the etags of a deleted run, are remembered
 local ETAGS = 256
 local SPANS = 32
-
--- Numbers leave Lua through this: tostring(1e14) is "1e+14".
-local function text(number) return string.format('%.0f', number) end
 
 local head = redis.call('HMGET', head_key,
   'format', 'version', 'etag', 'first', 'fence', 'holder', 'created', 'spans', 'saved', 'checkpoint')

@@ -1,12 +1,9 @@
--- Included by the scripts that grant or renew a lease. They define: head_key, log_key, etags_key, lease_key, queue_key, present.
+-- Included, after common.lua, by the scripts that grant or renew a lease. They define:
+-- head_key, log_key, etags_key, lease_key, queue_key, present.
 
-local MEMORY_MS = 900000 -- how long an absent run's fence, and marks, are remembered
 local QUEUE_MS = 60000 -- how long a queue outlives the lease that it waits for
 local ROW = 1024 -- waiters that may be told how long the run is taken
 local NEAR, NEAR_ROW = 2, 16 -- at a hand-off: so many processes, of so many waiters. To wake all would delay the next one
-
--- Numbers leave Lua through this: tostring(1e14) is "1e+14".
-local function text(number) return string.format('%.0f', number) end
 
 local function now()
   local time = redis.call('TIME')

@@ -1,4 +1,4 @@
--- Included by the scripts that may say of an earlier copy that it was applied. They define: MEMORY_MS.
+-- Included, after common.lua, by the scripts that may say of an earlier copy that it was applied.
 
 local ELSEWHERE = ' READONLY NOREPLICAS MASTERDOWN ' -- errors of a server whose answer does not count
 

@@ -33,7 +33,7 @@ DONE: Final = "if held or named then return {'released'} end\n"
 LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     # -------------------------------------------------------------------------------------- lasting
     cut(
-        "numbers leave Lua as digits", "lasting",
+        "numbers leave Lua as digits", "common",
         "string.format('%.0f', number)", "tostring(number)",
         "breaking_raises_the_fence_above_all",
     ),

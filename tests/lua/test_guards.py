@@ -1466,6 +1466,7 @@ NO_GUARDS: Final = {
     },
     "resolve": {},
     "touch": {},
+    "common": {},
     "probe": {"if type(reply) == 'table' and reply.err then": "test_probe.py"},
     **LEASE_NO_GUARDS,
 }
