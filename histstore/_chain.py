@@ -11,25 +11,34 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from typing import Any, Final, cast
+from itertools import accumulate, chain, pairwise, repeat
+from typing import Any, Final, NamedTuple, cast, overload
 
 from . import _codec
+from ._collector import Paused
 from .messages import JSONValue
-from .snapshot import Revision
+from .snapshot import Revision, known_revision
 
 FORMAT: Final = 1
 ABSENT: Final = bytes(16)
 ENTRY_OVERHEAD: Final = 100
 """Bytes that an entry costs in the log besides its body, about."""
+# What is made once a save is not frozen: that would be half the time that making it takes. Nothing changes it.
 _HEADER = struct.Struct(">16s16s16sIIIQQQQ")
 _Header = tuple[bytes, bytes, bytes, int, int, int, int, int, int, int]
 _LINK = struct.Struct(">Q16s16sIIIQQQQ")
+# A link is a header with the version before it and without the etag in it.
+_HEADER_IN_LINK = struct.Struct(">16s16s60s")
+_LINK_OF_HEADER = struct.Struct(">Q16s60s")
+# Of a header, what a replay goes by: i, j, length and checkpoint.
+_CLAIMS = struct.Struct(">48xIII8xQ16x")
 _CHECK = struct.Struct(">Q16sQQQQ")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ETAG: Final = hashlib.blake2b(digest_size=16, person=b"histstore1")
+_HEAD: Final = hashlib.blake2b(digest_size=8, person=b"histstore1")
 
 
 class BrokenChainError(Exception):
@@ -44,14 +53,16 @@ class BrokenChainError(Exception):
 def timestamp(milliseconds: int | bytes | str | None) -> datetime | None:
     """Returns the UTC time of server milliseconds; None for none, or for what is no time."""
     try:
-        return _EPOCH + timedelta(milliseconds=int(milliseconds)) if milliseconds else None
+        return _EPOCH + timedelta(0, 0, 1000 * int(milliseconds)) if milliseconds else None
     except (ValueError, OverflowError):
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One save in the log: content = parent[:i] + parent[j:] + what the body adds."""
+class Entry(NamedTuple):
+    """One save in the log: content = parent[:i] + parent[j:] + what the body adds.
+
+    A tuple, because a load makes one of each entry that it reads.
+    """
 
     version: int
     parent: bytes
@@ -101,7 +112,26 @@ class Entry:
 
     def revision(self) -> Revision:
         """Returns the revision that this entry made."""
-        return Revision(self.version, self.etag, timestamp(self.saved), self.fence or None, self.length, self.size)
+        return self.saved_at(self.saved)
+
+    def head(self, revision: Revision, meta: bytes) -> Head:
+        """Returns the head that this entry made.
+
+        Args:
+            revision: The entry's revision.
+            meta: The run's encoded meta.
+        """
+        return Head(revision, self.length, self.size, self.checkpoint, self.logged, meta)
+
+    def check(self, meta: bytes) -> bytes:
+        """Returns the check of that head."""
+        return _check(self.version, self.etag, self.length, self.size, self.checkpoint, self.logged, meta)
+
+    def saved_at(self, milliseconds: int | bytes | str | None) -> Revision:
+        """Returns the revision that this entry made, as of a time on the server's clock."""
+        return known_revision(
+            self.version, self.etag, timestamp(milliseconds), self.fence or None, self.length, self.size
+        )
 
 
 def _link(
@@ -123,8 +153,15 @@ def _link(
     damaged, as a message.
     """
     packed = _LINK.pack(version, parent, op, i, j, length, size, checkpoint, logged, fence)
-    digest = hashlib.blake2b(packed, digest_size=16, person=b"histstore1")
+    digest = _ETAG.copy()
+    digest.update(packed)
     digest.update(body)
+    return digest.digest()
+
+
+def _check(version: int, etag: bytes, length: int, size: int, checkpoint: int, logged: int, meta: bytes) -> bytes:
+    digest = _HEAD.copy()
+    digest.update(_CHECK.pack(version, etag, length, size, checkpoint, logged) + meta)
     return digest.digest()
 
 
@@ -137,26 +174,120 @@ def read_entry(item: Any) -> Entry:
     version = None
     try:
         stream_id, (_, header, _, saved, _, body) = item
-        number, _, rest = stream_id.partition(b"-")
-        version = int(number)
+        version = int(stream_id.partition(b"-")[2])
+        if type(body) is not bytes:
+            raise TypeError
         entry = Entry(version, *cast("_Header", _HEADER.unpack(header)), body, saved)
+        sound = stream_id == b"0-%d" % version and entry.sound()
     except (ValueError, TypeError, AttributeError, struct.error):
         raise BrokenChainError(version, "an entry of the log is not readable") from None
-    if rest != b"0" or not entry.sound():
+    if not sound:
         raise BrokenChainError(version, "an entry's bytes do not match its etag")
     return entry
 
 
+class Log(Sequence[Entry]):
+    """Entries in a row, as columns: one is made when it is asked for.
+
+    A load of what was only appended asks for the first and the last.
+    """
+
+    __slots__ = ("bodies", "headers", "times", "versions")
+
+    def __init__(
+        self, versions: Sequence[int], headers: Sequence[bytes], bodies: Sequence[bytes], times: Sequence[bytes]
+    ) -> None:
+        self.versions = versions
+        self.headers = headers
+        self.bodies = bodies
+        self.times = times
+
+    @staticmethod
+    def of(entries: Sequence[Entry]) -> Log:
+        """Returns the same entries as columns."""
+        if isinstance(entries, Log):
+            return entries
+        columns = [(entry.version, entry.header(), entry.body, entry.saved) for entry in entries]
+        return Log(*zip(*columns, strict=True)) if columns else Log((), (), (), ())
+
+    def __len__(self) -> int:
+        return len(self.versions)
+
+    @overload
+    def __getitem__(self, place: int) -> Entry: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Entry]: ...
+    def __getitem__(self, place: int | slice) -> Entry | list[Entry]:
+        if isinstance(place, slice):
+            return list(self)[place]
+        header = cast("_Header", _HEADER.unpack(self.headers[place]))
+        return Entry(self.versions[place], *header, self.bodies[place], self.times[place])
+
+    def __iter__(self) -> Iterator[Entry]:
+        columns = zip(*_HEADER.iter_unpack(b"".join(self.headers)), strict=True)
+        rows = zip(self.versions, *columns, self.bodies, self.times, strict=True)
+        return map(tuple.__new__, repeat(Entry), rows)
+
+    def claims(self) -> Iterator[tuple[int, ...]]:
+        """Returns the columns `i`, `j`, `length` and `checkpoint`."""
+        return zip(*_CLAIMS.iter_unpack(b"".join(self.headers)), strict=True)
+
+
 def read_entries(items: Iterable[Any]) -> list[Entry]:
     """Reads stream entries in order, and proves each one and that none is missing between them."""
+    with Paused():
+        return list(read_log(items))
+
+
+def read_log(items: Iterable[Any]) -> Log:
+    """Does what `read_entries` does, for a replay: without making the entries."""
+    items = list(items)
+    if not items:
+        return Log((), (), (), ())
+    try:
+        with Paused():
+            log = _read_proven(items)
+    except (ValueError, TypeError, AttributeError, LookupError, struct.error):
+        log = None
+    if log is not None:
+        return log
+    # One by one, to tell what is wrong with which.
     entries = [read_entry(item) for item in items]
     for before, entry in pairwise(entries):
         if entry.version != before.version + 1 or entry.parent != before.etag:
             raise BrokenChainError(entry.version, "an entry is missing or out of order")
-    return entries
+    return Log.of(entries)
 
 
-@dataclass(frozen=True, slots=True)
+def _read_proven(items: Sequence[Any]) -> Log | None:
+    """Reads and proves entries by columns; None, or any error of wrong types, when something is wrong."""
+    ids, fields = zip(*items, strict=True)
+    _, headers, _, times, _, bodies = zip(*fields, strict=True)
+    first = int(ids[0].partition(b"-")[2])
+    versions = range(first, first + len(ids))
+    if list(ids) != list(map(b"0-%d".__mod__, versions)) or set(map(len, headers)) != {_HEADER.size}:
+        return None
+    parents, etags, rests = zip(*_HEADER_IN_LINK.iter_unpack(b"".join(headers)), strict=True)
+    if parents[1:] != etags[:-1]:
+        return None
+    fresh = _ETAG.copy
+    for link, body, etag in zip(map(_LINK_OF_HEADER.pack, versions, parents, rests), bodies, etags, strict=True):
+        digest = fresh()
+        digest.update(link)
+        digest.update(body)
+        if digest.digest() != etag:
+            return None
+    return Log(versions, headers, bodies, times)
+
+
+def since(items: Sequence[Any], version: int) -> Sequence[Any]:
+    """Returns the stream entries from `version` on. The log holds older ones only until they are trimmed."""
+    if not items or items[0][0] == b"0-%d" % version:
+        return items
+    return [item for item in items if int(item[0].partition(b"-")[2]) >= version]
+
+
+@dataclass(slots=True)
 class Head:
     """The newest revision of a run, and what the next save must know of it."""
 
@@ -177,8 +308,7 @@ class Head:
 
     def check(self) -> bytes:
         """Returns 8 bytes over the head, so that a damaged one is never built upon."""
-        packed = _CHECK.pack(self.version, self.etag, self.length, self.size, self.checkpoint, self.logged)
-        return hashlib.blake2b(packed + self.meta, digest_size=8, person=b"histstore1").digest()
+        return _check(self.version, self.etag, self.length, self.size, self.checkpoint, self.logged, self.meta)
 
 
 class Base:
@@ -187,10 +317,12 @@ class Base:
     A typed message is remembered as itself; a plain one as its bytes, since its owner may change it.
     The lists are shared with the bases that grew from this one by appending: only the first
     `head.length` items (of `log` the first `log_length`) belong to it. As in a snapshot, the single
-    token in `grow` is the right to extend them in place.
+    token in `grow` is the right to extend them in place. `mapping` is a mapping that encodes to the
+    head's meta, if one is known. `decoded` holds the messages that the replay decoded, for the first that
+    asks: plain ones are its own.
     """
 
-    __slots__ = ("born", "grow", "head", "items", "log", "log_length", "pins", "plain", "sizes")
+    __slots__ = ("born", "decoded", "grow", "head", "items", "log", "log_length", "mapping", "pins", "plain", "sizes")
 
     def __init__(
         self,
@@ -201,6 +333,7 @@ class Base:
         pins: list[bool],
         plain: int,
         log: list[tuple[int, int]],
+        decoded: list[Any] | None = None,
     ) -> None:
         self.head = head
         self.items = items
@@ -211,6 +344,16 @@ class Base:
         self.log = log
         self.log_length = len(log)
         self.grow: list[None] = [None]
+        self.mapping: Mapping[str, JSONValue] | None = None
+        self.decoded = [] if decoded is None else [decoded]
+
+    def claim(self) -> bool:
+        """Returns whether the caller may extend the lists in place. Of all that ask, one may."""
+        try:
+            self.grow.pop()
+        except IndexError:
+            return False
+        return True
 
     @property
     def length(self) -> int:
@@ -218,8 +361,18 @@ class Base:
 
     def messages(self, start: int = 0, stop: int | None = None) -> list[Any]:
         """Returns the messages: typed ones as they are, plain ones decoded anew."""
-        items = self.items[start : self.length if stop is None else stop]
-        plain = [index for index, item in enumerate(items) if type(item) is bytes]
+        stop = self.length if stop is None else stop
+        if start == 0 and stop == self.length:
+            try:
+                return self.decoded.pop()
+            except IndexError:
+                pass
+        items = self.items[start:stop]
+        if not self.plain:
+            return items
+        plain = [index for index, kind in enumerate(map(type, items)) if kind is bytes]
+        if len(plain) == len(items):
+            return _codec.decode(items)
         for index, message in zip(plain, _codec.decode([items[index] for index in plain]), strict=True):
             items[index] = message
         return items
@@ -238,7 +391,7 @@ def decode_meta(data: bytes) -> Mapping[str, JSONValue]:
     return found
 
 
-_HOLE: Final = object()
+_HOLE: Final = -1
 
 
 def replay(entries: Sequence[Entry], base: Base | None = None) -> Base:
@@ -247,94 +400,188 @@ def replay(entries: Sequence[Entry], base: Base | None = None) -> Base:
     Raises:
         BrokenChainError: They do not, or what they say of themselves is not so.
     """
-    state = _Replay(entries, base)
+    first, last = entries[0], entries[-1]
+    if base is None:
+        if first.version != last.checkpoint:
+            raise BrokenChainError(last.version, "the checkpoint that the newest entry names is not there")
+    elif first.parent != base.head.etag or first.version != base.head.version + 1:
+        raise BrokenChainError(first.version, "the entries do not follow the base")
+    with Paused():
+        log = Log.of(entries)
+        bodies = _decode_bodies(log)
+        return _appended(log, last, bodies, base) or _Replay(log, bodies, base).run()
+
+
+def _decode_bodies(entries: Log) -> _codec.Bodies:
+    try:
+        return _codec.decode_bodies(entries.bodies)
+    except ValueError as error:
+        problem = error
+    # One by one, to tell what is wrong with which.
     for entry in entries:
+        body = _body(entry)
         try:
-            state.apply(entry)
+            _codec.decode([*body.added, *(part for _, _, part in body.fills)])
         except ValueError as error:
             raise BrokenChainError(entry.version, str(error)) from error
-    return state.finish()
+    raise BrokenChainError(entries[-1].version, str(problem)) from problem
+
+
+def _body(entry: Entry) -> _codec.Body:
+    try:
+        return _codec.decode_body(entry.body)
+    except ValueError as error:
+        raise BrokenChainError(entry.version, str(error)) from error
+
+
+def _appended(entries: Log, last: Entry, bodies: _codec.Bodies, base: Base | None) -> Base | None:
+    """Returns the content after entries that only append, as most do; None when there are others among them.
+
+    The first that grows a base does so in place.
+    """
+    n, checkpoint = (base.length, base.head.checkpoint) if base is not None else (0, last.checkpoint)
+    cut_from, cut_to, lengths, checkpoints = entries.claims()
+    ends = tuple(accumulate(bodies.counts, initial=n))
+    if not (cut_from == cut_to == ends[:-1] and lengths == ends[1:] and set(checkpoints) == {checkpoint}):
+        return None
+    flips: list[int] = []
+    meta = base.head.meta if base is not None else _NO_META
+    for place, (more_flips, new_meta, fills) in bodies.extras.items():
+        if fills or (more_flips and not n <= min(more_flips) <= max(more_flips) < ends[place + 1]):
+            return None
+        flips += more_flips
+        meta = new_meta if new_meta is not None else meta
+    _weigh(last, (base.head.size if base is not None else 0) + sum(bodies.sizes))
+    head = Head(last.revision(), last.length, last.size, last.checkpoint, last.logged, meta)
+    plain = _count_plain(bodies.items) if bodies.items is not bodies.messages else 0
+    pins = [False] * len(bodies.sizes)
+    for index in flips:
+        pins[index - n] = not pins[index - n]
+    born = _births(entries, bodies)
+    costs = _costs(entries)
+    if base is None:
+        decoded = bodies.messages if plain else None
+        return Base(head, bodies.items, bodies.sizes, born, pins, plain, costs, decoded)
+    items, sizes, births, all_pins, log = base.items, base.sizes, base.born, base.pins, base.log
+    if not base.claim():
+        items, sizes, births, all_pins, log = items[:n], sizes[:n], births[:n], all_pins[:n], log[: base.log_length]
+    items += bodies.items
+    sizes += bodies.sizes
+    births += born
+    all_pins += pins
+    log += costs
+    return Base(head, items, sizes, births, all_pins, base.plain + plain, log)
+
+
+def _births(entries: Log, bodies: _codec.Bodies) -> list[int]:
+    return list(chain.from_iterable(map(repeat, entries.versions, bodies.counts)))
+
+
+def _costs(entries: Log) -> list[tuple[int, int]]:
+    return list(zip(entries.versions, map(ENTRY_OVERHEAD.__add__, map(len, entries.bodies)), strict=True))
+
+
+def _weigh(last: Entry, size: int) -> None:
+    if size != last.size:
+        raise BrokenChainError(last.version, "the sizes do not add up")
+
+
+def _count_plain(items: Iterable[Any]) -> int:
+    return list(map(type, items)).count(bytes)
 
 
 class _Replay:
-    def __init__(self, entries: Sequence[Entry], base: Base | None) -> None:
-        first = entries[0]
-        self.last = entries[-1]
+    """Content while entries are applied to it.
+
+    The messages stand in one long row: those of the base, then those of the bodies. What is cut, appended
+    and filled in is their places in it.
+    """
+
+    def __init__(self, entries: Log, bodies: _codec.Bodies, base: Base | None) -> None:
+        self.entries = entries
+        self.bodies = bodies
+        self.base = base
+        self.added = base.length if base is not None else 0  # the place of the next message that is added
+        self.checkpoint = 0  # the highest one
         if base is not None:
-            if first.parent != base.head.etag or first.version != base.head.version + 1:
-                raise BrokenChainError(first.version, "the entries do not follow the base")
-            n = base.length
-            self.items: list[Any] = base.items[:n]
-            self.sizes, self.born, self.pins = base.sizes[:n], base.born[:n], base.pins[:n]
-            self.log, self.meta = base.log[: base.log_length], base.head.meta
+            self.order = list(range(self.added))
+            self.pins = base.pins[: self.added]
+            self.meta = base.head.meta
             return
-        if first.version != self.last.checkpoint:
-            raise BrokenChainError(self.last.version, "the checkpoint that the newest entry names is not there")
-        body = self._body(first)
-        before = first.length - len(body.added) + first.j - first.i
+        first = entries[0]
+        _, _, fills = bodies.extras.get(0, _NOTHING)
+        before = first.length - (bodies.counts[0] - len(fills)) + first.j - first.i
         if not 0 <= before < 2**32:
             raise BrokenChainError(first.version, "the lengths do not add up")
-        self.items = [_HOLE] * before
-        self.sizes, self.born, self.pins = [0] * before, [0] * before, [False] * before
-        self.log, self.meta = [], _codec.encode_meta({})
+        self.order = [_HOLE] * before
+        self.pins = [False] * before
+        self.meta = _NO_META
 
-    @staticmethod
-    def _body(entry: Entry) -> _codec.Body:
-        try:
-            return _codec.decode_body(entry.body)
-        except ValueError as error:
-            raise BrokenChainError(entry.version, str(error)) from error
+    def run(self) -> Base:
+        """Returns the content at the last entry."""
+        for place, entry in enumerate(self.entries):
+            try:
+                self._apply(entry, self.bodies.counts[place], *self.bodies.extras.get(place, _NOTHING))
+            except ValueError as error:
+                raise BrokenChainError(entry.version, str(error)) from error
+        return self._content()
 
-    def apply(self, entry: Entry) -> None:
-        body = self._body(entry)
-        i, j, added = entry.i, entry.j, len(body.added)
-        if not i <= j <= len(self.items):
+    def _apply(
+        self, entry: Entry, count: int, flips: Sequence[int], meta: bytes | None, fills: Sequence[tuple[int, bool]]
+    ) -> None:
+        order, pins = self.order, self.pins
+        i, j = entry.i, entry.j
+        if not i <= j <= len(order):
             raise ValueError("the cut lies outside of the conversation")
-        del self.items[i:j], self.sizes[i:j], self.born[i:j], self.pins[i:j]
-        self.items += body.added
-        self.sizes += map(len, body.added)
-        self.born += [entry.version] * added
-        self.pins += [False] * added
-        n = len(self.items)
+        if i != j:
+            del order[i:j], pins[i:j]
+        start, filled = self.added, self.added + count - len(fills)
+        self.added += count
+        order += range(start, filled)
+        pins += [False] * (filled - start)
+        n = len(order)
         if n != entry.length:
             raise ValueError("the lengths do not add up")
-        for index in body.flips:
+        for index in flips:
             if index >= n:
                 raise ValueError("a pin lies outside of the conversation")
-            self.pins[index] = not self.pins[index]
-        for index, pin, part in body.fills:
+            pins[index] = not pins[index]
+        for place, (index, pin) in enumerate(fills, filled):
             if index >= n:
                 raise ValueError("a filled-in message lies outside of the conversation")
-            self.items[index], self.sizes[index] = part, len(part)
-            self.born[index], self.pins[index] = entry.version, pin
-        if body.meta is not None:
-            self.meta = body.meta
+            order[index], pins[index] = place, pin
+        if meta is not None:
+            self.meta = meta
         elif entry.checkpoint == entry.version:
-            self.meta = _codec.encode_meta({})  # a full checkpoint leaves nothing of the old but what it says
+            self.meta = _NO_META  # a full checkpoint leaves nothing of the old but what it says
         if entry.checkpoint > entry.version:
             raise ValueError("the checkpoint lies in the future")
-        self.log = [cost for cost in self.log if cost[0] >= entry.checkpoint] if self._moved(entry) else self.log
-        self.log.append((entry.version, len(entry.body) + ENTRY_OVERHEAD))
+        self.checkpoint = max(self.checkpoint, entry.checkpoint)
 
-    def _moved(self, entry: Entry) -> bool:
-        return bool(self.log) and self.log[0][0] < entry.checkpoint
-
-    def finish(self) -> Base:
-        last = self.last
-        if any(item is _HOLE for item in self.items):
+    def _content(self) -> Base:
+        base, bodies, last = self.base, self.bodies, self.entries[-1]
+        if _HOLE in self.order:
             raise BrokenChainError(last.version, "a message is missing from the log")
-        if sum(self.sizes) != last.size:
-            raise BrokenChainError(last.version, "the sizes do not add up")
-        new = [index for index, item in enumerate(self.items) if type(item) is memoryview]
-        try:
-            found = _codec.decode([self.items[index] for index in new])
-        except ValueError as error:
-            raise BrokenChainError(last.version, str(error)) from error
-        for index, message in zip(new, found, strict=True):
-            self.items[index] = message if _codec.is_typed(message) else bytes(self.items[index])
-        plain = sum(type(item) is bytes for item in self.items)
+        items, sizes, log = bodies.items, bodies.sizes, _costs(self.entries)
+        born = _births(self.entries, bodies)
+        if base is not None:
+            n = base.length
+            items, sizes, born = base.items[:n] + items, base.sizes[:n] + sizes, base.born[:n] + born
+            log = base.log[: base.log_length] + log
+        items, sizes, born = (self._picked(row) for row in (items, sizes, born))
+        _weigh(last, sum(sizes))
         head = Head(last.revision(), last.length, last.size, last.checkpoint, last.logged, self.meta)
-        return Base(head, self.items, self.sizes, self.born, self.pins, plain, self.log)
+        log = [cost for cost in log if cost[0] >= self.checkpoint]
+        plain = _count_plain(items)
+        decoded = self._picked(bodies.messages) if plain and base is None else None
+        return Base(head, items, sizes, born, self.pins, plain, log, decoded)
+
+    def _picked(self, row: Sequence[Any]) -> list[Any]:
+        return list(map(row.__getitem__, self.order))
+
+
+_NO_META: Final = _codec.encode_meta({})
+_NOTHING: Final[tuple[Sequence[int], bytes | None, Sequence[tuple[int, bool]]]] = ((), None, ())
 
 
 def tail(entries: Sequence[Entry], start: int, stop: int) -> tuple[list[Any], list[bool]] | None:
@@ -355,7 +602,7 @@ def tail(entries: Sequence[Entry], start: int, stop: int) -> tuple[list[Any], li
     for back, entry in enumerate(reversed(entries)):
         if not missing:
             break
-        body = _Replay._body(entry)
+        body = _body(entry)
         kept = entry.length - len(body.added)
         flips, fills = set(body.flips), {index: (pin, part) for index, pin, part in body.fills}
         before = kept + entry.j - entry.i

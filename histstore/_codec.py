@@ -7,18 +7,27 @@ with its kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, repeat
+from math import isfinite
+from operator import add, is_, itemgetter
 from typing import Any
 
 import cbor2
 
 from . import messages as m
+from ._collector import Paused
 from .errors import SnapshotError
 
 _USER, _ASSISTANT = 0, 1
 _TOOL_RESULT, _IMAGE, _DOCUMENT, _TOOL_CALL, _REASONING, _REDACTED = 1, 2, 3, 4, 5, 6
 _BASE64, _URL, _FILE = 0, 1, 2
+
+
+NO_META = cbor2.dumps({})
+# How an array of two begins (its head, and the kind): for most messages are one text, and a list takes cbor2 long.
+_FIRST = {m.UserMessage: bytes((0x82, _USER)), m.AssistantMessage: bytes((0x82, _ASSISTANT))}
 
 
 # ---------------------------------------------------------------------------------------- messages
@@ -31,18 +40,14 @@ def encode(message: Any, path: str = "message") -> bytes:
         SnapshotError: It is neither a typed message nor a JSONValue (any more: plain values are
             their owner's, and may have been changed since they were put into a snapshot).
     """
-    kind = type(message)
-    if kind is m.UserMessage:
-        return cbor2.dumps([_USER, *map(_pack_block, message.blocks)])
-    if kind is m.AssistantMessage:
-        return cbor2.dumps([_ASSISTANT, *map(_pack_block, message.blocks)])
-    m.check_message(message, path)
-    return cbor2.dumps(message)
-
-
-def is_typed(message: Any) -> bool:
-    """Tells whether the identity of `message` proves that its content is unchanged."""
-    return type(message) in m.TYPED
+    first = _FIRST.get(type(message))
+    if first is None:
+        m.check_message(message, path)
+        return cbor2.dumps(message)
+    blocks = message.blocks
+    if len(blocks) == 1 and type(blocks[0]) is m.Text:
+        return first + cbor2.dumps(blocks[0].text)
+    return cbor2.dumps([first[1], *[block.text if type(block) is m.Text else _pack_block(block) for block in blocks]])
 
 
 def decode(slices: Sequence[bytes | memoryview]) -> list[Any]:
@@ -53,15 +58,18 @@ def decode(slices: Sequence[bytes | memoryview]) -> list[Any]:
     """
     if not slices:
         return []
-    found = _loads(b"".join((b"\x9f", *slices, b"\xff")))
-    if len(found) != len(slices):
-        raise ValueError(f"{len(slices)} messages decode to {len(found)}")
-    return [_unpack(item) if type(item) is list else item for item in found]
+    with Paused():
+        found: list[Any] = _loads(b"".join((b"\x9f", *slices, b"\xff")))
+        if len(found) != len(slices):
+            raise ValueError(f"{len(slices)} messages decode to {len(found)}")
+        if list in set(map(type, found)):
+            _build(found)
+    return found
 
 
 def encode_meta(meta: Any) -> bytes:
     """Encodes a snapshot's meta, which was checked when it was made."""
-    return cbor2.dumps(meta)
+    return cbor2.dumps(meta) if meta else NO_META
 
 
 def decode_meta(data: bytes) -> Any:
@@ -94,8 +102,6 @@ def _loads(data: bytes) -> Any:
 
 def _pack_block(block: Any) -> Any:
     match block:
-        case m.Text(text):
-            return text
         case m.ToolCall(id, name, args):
             return [_TOOL_CALL, id, name, args]
         case m.ToolResult(call_id, content):
@@ -122,56 +128,177 @@ def _pack_source(source: m.Source) -> list[Any]:
             return [_FILE, id]
 
 
-def _unpack(data: list[Any]) -> m.Message:
+def _build(found: list[Any]) -> None:
+    """Puts typed messages in the places of arrays.
+
+    Their classes' own checks are left out: of what a decoder returns, only types and shapes can be wrong,
+    and a decoded str is known to be valid.
+    """
+    new, user, assistant = object.__new__, m.UserMessage, m.AssistantMessage
+    for place, item in enumerate(found):
+        if type(item) is not list:
+            continue
+        if len(item) == 2:
+            kind, text = item
+            # What CPython keeps one object of, small numbers, is soonest compared as such. Another just takes longer.
+            if type(text) is str and (kind is _USER or kind is _ASSISTANT):
+                block = new(m.Text)
+                _put_text(block, text)
+                if kind is _USER:
+                    made: Any = new(user)
+                    _put_user_blocks(made, (block,))
+                else:
+                    made = new(assistant)
+                    _put_assistant_blocks(made, (block,))
+                found[place] = made
+                continue
+        found[place] = _message(item)
+
+
+def _message(data: list[Any]) -> Any:
     try:
-        kind, *blocks = data
-        found = [m.Text(block) if type(block) is str else _unpack_block(block) for block in blocks]
-        return m.UserMessage(found) if type(kind) is int and kind == _USER else _assistant(kind, found)
-    except (SnapshotError, TypeError, IndexError) as error:
+        kind = _int(data[0])
+        readers = _BLOCKS[kind]
+        blocks = tuple([_block(part, readers) for part in data[1:]])
+    except (ValueError, TypeError, LookupError) as error:
         raise ValueError("an array that is no typed message") from error
+    if kind == _USER:
+        made: Any = object.__new__(m.UserMessage)
+        _put_user_blocks(made, blocks)
+    else:
+        made = object.__new__(m.AssistantMessage)
+        _put_assistant_blocks(made, blocks)
+    return made
 
 
-def _assistant(kind: Any, blocks: list[Any]) -> m.AssistantMessage:
-    if type(kind) is not int or kind != _ASSISTANT:
-        raise ValueError("a typed message of an unknown kind")
-    return m.AssistantMessage(blocks)
+(_put_text,) = m.setters(m.Text)
+(_put_user_blocks,) = m.setters(m.UserMessage)
+(_put_assistant_blocks,) = m.setters(m.AssistantMessage)
 
 
-def _unpack_block(data: Any) -> Any:
-    if type(data) is not list:
-        raise ValueError("a block that is no array")
-    match data:
-        case [4, id, name, args]:
-            return m.ToolCall(id, name, args)
-        case [1, call_id, bool(is_error), *parts]:
-            blocks = [m.ToolResultText(p) if type(p) is str else m.ToolResultImage(_unpack_source(p)) for p in parts]
-            return m.ToolResult(call_id, m.ToolResultContent(blocks, is_error))
-        case [5, text, signature]:
-            return m.Reasoning(text, signature)
-        case [6, data]:
-            return m.RedactedReasoning(data)
-        case [2, source]:
-            return m.Image(_unpack_source(source))
-        case [3, source]:
-            return m.Document(_unpack_source(source))
-    raise ValueError("a block of an unknown kind")
+def _block(data: Any, readers: Mapping[int, Callable[[list[Any]], Any]]) -> Any:
+    if type(data) is not str:
+        return readers[_int(_list(data)[0])](data)
+    made = object.__new__(m.Text)
+    _put_text(made, data)
+    return made
 
 
-def _unpack_source(data: Any) -> m.Source:
-    match data:
-        case [0, media_type, text]:
-            return m.Base64Source(media_type, text)
-        case [1, url]:
-            return m.UrlSource(url)
-        case [2, id]:
-            return m.FileSource(id)
-    raise ValueError("a source of an unknown kind")
+def _tool_call(data: list[Any]) -> Any:
+    _, id, name, args = data
+    if type(id) is not str or type(name) is not str:
+        raise TypeError
+    made: Any = object.__new__(m.ToolCall)
+    _put_id(made, id)
+    _put_name(made, name)
+    _put_args(made, _frozen(args, m.MAX_DEPTH))
+    return made
+
+
+def _tool_result(data: list[Any]) -> Any:
+    _, call_id, is_error, *parts = data
+    if type(call_id) is not str or type(is_error) is not bool:
+        raise TypeError
+    content: Any = object.__new__(m.ToolResultContent)
+    _put_parts(content, tuple([_result_block(part) for part in parts]))
+    _put_is_error(content, is_error)
+    made: Any = object.__new__(m.ToolResult)
+    _put_call_id(made, call_id)
+    _put_content(made, content)
+    return made
+
+
+_put_id, _put_name, _put_args = m.setters(m.ToolCall)
+_put_parts, _put_is_error = m.setters(m.ToolResultContent)
+_put_call_id, _put_content = m.setters(m.ToolResult)
+
+
+def _result_block(data: Any) -> Any:
+    if type(data) is not str:
+        return m.trusted(m.ToolResultImage, _source(data))
+    made: Any = object.__new__(m.ToolResultText)
+    _put_result_text(made, data)
+    return made
+
+
+(_put_result_text,) = m.setters(m.ToolResultText)
+
+
+def _reasoning(data: list[Any]) -> Any:
+    _, text, signature = data
+    return m.trusted(m.Reasoning, _str(text), None if signature is None else _str(signature))
+
+
+def _redacted(data: list[Any]) -> Any:
+    _, text = data
+    return m.trusted(m.RedactedReasoning, _str(text))
+
+
+def _image(data: list[Any]) -> Any:
+    _, source = data
+    return m.trusted(m.Image, _source(source))
+
+
+def _document(data: list[Any]) -> Any:
+    _, source = data
+    return m.trusted(m.Document, _source(source))
+
+
+def _source(data: Any) -> Any:
+    kind, *fields = _list(data)
+    return m.trusted(_SOURCES[_int(kind)], *map(_str, fields))
+
+
+_BLOCKS: dict[int, dict[int, Callable[[list[Any]], Any]]] = {
+    _USER: {_TOOL_RESULT: _tool_result, _IMAGE: _image, _DOCUMENT: _document},
+    _ASSISTANT: {_TOOL_CALL: _tool_call, _REASONING: _reasoning, _REDACTED: _redacted},
+}
+_SOURCES: dict[int, type] = {_BASE64: m.Base64Source, _URL: m.UrlSource, _FILE: m.FileSource}
+
+
+def _str(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _int(value: Any) -> int:
+    # True and 1.0 are keys of the same mapping entries as 1.
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if type(value) is not list:
+        raise TypeError
+    return value
+
+
+_SCALARS = frozenset({str, int, bool, type(None), bytes})
+_KEYS = frozenset({str})
+
+
+def _frozen(value: Any, depth: int) -> Any:
+    """Returns a read-only copy, to the bottom, of a decoded JSONValue."""
+    kind = type(value)
+    if kind in _SCALARS or (kind is float and isfinite(value)):
+        return value
+    if depth == 0:
+        raise ValueError
+    if kind is dict and _KEYS.issuperset(map(type, value)):
+        if _SCALARS.issuperset(map(type, value.values())):
+            return m.FrozenDict(value)
+        return m.FrozenDict(zip(value, [_frozen(item, depth - 1) for item in value.values()], strict=True))
+    if kind is list:
+        return m.FrozenList([_frozen(item, depth - 1) for item in value])
+    raise TypeError
 
 
 # ------------------------------------------------------------------------------------------ bodies
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Body:
     """What an entry adds to its parent.
 
@@ -188,9 +315,20 @@ class Body:
     fills: Sequence[tuple[int, bool, bytes | memoryview]] = ()
 
 
+def encode_messages(added: Sequence[bytes | memoryview], sizes: Sequence[int]) -> bytes:
+    """Returns the body that adds messages of these sizes, and nothing else."""
+    if len(sizes) > 23:
+        return b"".join((cbor2.dumps([sizes]), *added))
+    # An array of an array, as cbor2 writes it, which takes longer over lists than over what is in them.
+    return b"".join((bytes((0x81, 0x80 + len(sizes))), *map(cbor2.dumps, sizes), *added))
+
+
 def encode_body(body: Body) -> bytes:
     """Returns a header item, then the messages: `[sizes, flips, meta, fills]`, short of empty tails."""
-    sizes = [len(part) for part in body.added] + [len(part) for _, _, part in body.fills]
+    sizes = list(map(len, body.added))
+    if not (body.flips or body.meta or body.fills):
+        return encode_messages(body.added, sizes)
+    sizes += [len(part) for _, _, part in body.fills]
     header: list[Any] = [sizes, list(body.flips), body.meta, [v for i, pin, _ in body.fills for v in (i, int(pin))]]
     while len(header) > 1 and not header[-1]:
         header.pop()
@@ -221,3 +359,138 @@ def decode_body(data: bytes) -> Body:
 
 def _naturals(value: Any) -> bool:
     return type(value) is list and all(type(item) is int and item >= 0 for item in value)
+
+
+_MARK = b"\xf7"  # undefined
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """What many entries add, one after the other.
+
+    Attributes:
+        messages: The decoded messages, each entry's added ones and then those that it fills in.
+        items: The same, with the bytes of a plain message in its place.
+        sizes: Their encoded sizes.
+        counts: How many of them are an entry's.
+        extras: Of the entries that say more, by place: pin flips, meta, and index and pin of the fills.
+    """
+
+    messages: list[Any]
+    items: list[Any]
+    sizes: list[int]
+    counts: list[int]
+    extras: dict[int, tuple[list[int], bytes | None, list[tuple[int, bool]]]]
+
+
+def decode_bodies(bodies: Sequence[bytes]) -> Bodies:
+    """Decodes what `encode_body` wrote, messages and all, in one pass over many of them.
+
+    Raises:
+        ValueError: One of them is no body, or holds what is no message; it is not told which.
+    """
+    try:
+        headers, lists, messages = _split(bodies)
+        if not (_ARRAYS.issuperset(map(type, headers)) and _ARRAYS.issuperset(map(type, lists))):
+            raise ValueError("a body without a header")
+        sizes: list[int] = list(chain.from_iterable(lists))
+        if not _INTS.issuperset(map(type, sizes)) or min(sizes, default=0) < 0:
+            raise ValueError("a body with a broken header")
+        counts, plain = list(map(len, lists)), set(map(len, headers)) == {1}
+        if not ((plain and _all_fit(counts, sizes, bodies)) or all(map(_fits, headers, lists, bodies))):
+            raise ValueError("a body shorter or longer than its messages")
+    except (TypeError, LookupError) as error:
+        raise ValueError("a body without a header") from error
+    extras = {}
+    if not plain:
+        extras = {place: _extra(header) for place, header in enumerate(headers) if len(header) > 1}
+    kinds = list(map(type, messages))
+    items = messages
+    if list not in kinds:
+        items = _parts(lists, bodies)
+    else:
+        _build(messages)
+        if not _ARRAYS.issuperset(kinds):
+            # A typed message is remembered as itself, a plain one as its bytes.
+            choices = zip(kinds, messages, _parts(lists, bodies), strict=True)
+            items = [message if kind is list else part for kind, message, part in choices]
+    return Bodies(messages, items, sizes, counts, extras)
+
+
+def _split(bodies: Sequence[bytes]) -> tuple[Sequence[Any], list[Any], list[Any]]:
+    """Decodes bodies into their headers, what these begin with, and the messages of all."""
+    # A value that no message holds stands after each body: one that ends in the midst of an item swallows it,
+    # and is noticed.
+    found: list[Any] = _loads(_MARK.join((b"\x9f", *bodies, b"\xff")))
+    end = cbor2.undefined
+    # Most logs are of turns, as long as each other: then all stands at regular places, which takes no loop.
+    step = (len(found) - 1) // max(len(bodies), 1)
+    if step > 1 and len(found) == 1 + step * len(bodies) and all(map(is_, found[::step], repeat(end))):
+        headers = found[1::step]
+        lists = list(map(itemgetter(0), headers))
+        if set(map(len, lists)) == {step - 2}:
+            del found[::step], found[:: step - 1]
+            return headers, lists, found
+    headers, lists, messages = [], [], []
+    at = 1
+    for _ in bodies:
+        header = found[at]
+        headers.append(header)
+        lists.append(header[0])
+        start = at + 1
+        at = start + len(header[0])
+        messages += found[start:at]
+        if found[at] is not end:
+            raise ValueError("a body that is not what its header says")
+        at += 1
+    if at != len(found):
+        raise ValueError("more than bodies")
+    return headers, lists, messages
+
+
+def _all_fit(counts: list[int], sizes: list[int], bodies: Sequence[bytes]) -> bool:
+    """Tells, of bodies of sizes only and of as many as each other, whether these and the messages are all they hold.
+
+    False: that is for `_fits` to tell, of each.
+    """
+    count = counts[0]
+    if not 0 < count < 24 or len(set(counts)) > 1:
+        return False
+    whole = map(add, sizes, map(_WIDTHS, map(int.bit_length, sizes)))
+    return list(map(sum, zip(*[whole] * count, strict=True), repeat(2))) == list(map(len, bodies))
+
+
+def _fits(header: list[Any], sizes: list[int], data: bytes) -> bool:
+    """Tells whether header and messages are all that a body holds."""
+    size = sum(sizes)
+    # Without encoding the header anew, where it is as most are.
+    if len(header) == 1 and len(sizes) < 24 and 2 + size + sum(map(_WIDTHS, map(int.bit_length, sizes))) == len(data):
+        return True
+    return len(cbor2.dumps(header)) + size == len(data)
+
+
+# Bytes of an encoded size, by its length in bits. Of five bits it may be one or two: that never fits.
+_WIDTHS = (1, 1, 1, 1, 1, 1 << 64, 2, 2, 2, *[3] * 8, *[5] * 16, *[9] * 32).__getitem__
+_INTS = frozenset({int})
+_ARRAYS = frozenset({list})
+
+
+def _extra(header: list[Any]) -> tuple[list[int], bytes | None, list[tuple[int, bool]]]:
+    """Reads what a header says besides the sizes."""
+    if len(header) > 4:
+        raise ValueError("a body with a broken header")
+    _, flips, meta, fills = header + [[], [], None, []][len(header) :]
+    if not _naturals(flips) or not _naturals(fills) or type(meta) not in (bytes, type(None)):
+        raise ValueError("a body with a broken header")
+    if len(fills) % 2 or len(fills) // 2 > len(header[0]):
+        raise ValueError("a body shorter than its messages")
+    return flips, meta, [(index, bool(pin)) for index, pin in zip(fills[::2], fills[1::2], strict=True)]
+
+
+def _parts(sizes: Sequence[Sequence[int]], bodies: Sequence[bytes]) -> list[bytes]:
+    """Returns the bytes of all messages."""
+    found: list[bytes] = []
+    for own, data in zip(sizes, bodies, strict=True):
+        cuts = list(accumulate(own, initial=len(data) - sum(own)))
+        found += map(data.__getitem__, map(slice, cuts, cuts[1:]))
+    return found

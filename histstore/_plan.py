@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress, count
 from typing import Any, Final
 
 from . import _codec
 from ._chain import ABSENT, ENTRY_OVERHEAD, Base, Entry, Head
 from .errors import SnapshotTooLargeError
-from .messages import JSONValue
+from .messages import TYPED, JSONValue
 from .snapshot import Revision
 
 SLACK: Final = 4096
 """Dead bytes that are never worth a checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Target:
     """What the run is to hold: the lists behind a snapshot, of which the first `length` items count.
 
@@ -37,30 +37,39 @@ class Target:
     shared: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """An entry to write, and what the store will remember when it is written.
 
     Attributes:
         entry: The entry.
-        head: The head that it makes.
+        meta: The encoded meta that the run has with it.
         items: What it adds, as `Base` remembers messages.
         sizes: Their encoded sizes.
         pins: The pins of the whole new content, or None: as they were, and unpinned for what is added.
         filled: Indices that an anchor fills in.
         meta_changed: Whether the head's meta is to be written.
+        mapping: The mapping that `meta` was encoded from, if it is known.
+        plain: How many of `items` are plain messages.
     """
 
     entry: Entry
-    head: Head
+    meta: bytes
     items: list[Any]
     sizes: list[int]
     pins: list[bool] | None
     filled: list[int]
     meta_changed: bool
+    mapping: Mapping[str, JSONValue] | None
+    plain: int
+
+    @property
+    def head(self) -> Head:
+        """The head that it makes, as far as it is known before the server's answer."""
+        return self.entry.head(self.entry.revision(), self.meta)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Writer:
     """What a save brings along besides the content.
 
@@ -90,31 +99,43 @@ def plan_save(
     Raises:
         SnapshotError: A plain message is no JSON value any more, or the snapshot is too large.
     """
-    meta = _codec.encode_meta(target.meta)
     if parent is None or base is None:
         items, parts = _encode(target.messages[: target.length], 0)
-        return _full(parent, items, parts, list(target.pins[: target.length]), meta, writer)
+        return _full(parent, items, parts, list(target.pins[: target.length]), target.meta, writer)
     n = base.length
+    flips: list[int] = []
+    pins = None
     if target.shared == n and base.plain == 0:
+        pinned = True in target.pins[n : target.length]
+        if not (full or pinned or worth_a_checkpoint(parent)):
+            new_meta = None if target.meta is base.mapping else _codec.encode_meta(target.meta)
+            plan = plan_append(parent, target.messages[n : target.length], False, new_meta, writer)
+            if plan is not None:
+                plan.mapping = target.meta
+            return plan
         i = j = n
         items, parts = _encode(target.messages[n : target.length], n)
-        pins = None
-        flips = [k for k in range(n, target.length) if target.pins[k]]
-        if flips:
+        if pinned:
             pins = list(target.pins[: target.length])
+            flips = [k for k in range(n, target.length) if pins[k]]
     else:
-        new_items, new_parts = _encode(target.messages[: target.length], 0)
-        i, j = find_cut(base.items[:n], new_items)
+        items, parts = _encode(target.messages[: target.length], 0)
+        i, j = find_cut(base.items[:n], items)
         kept = i + n - j
-        items, parts = new_items[kept:], new_parts[kept:]
+        items, parts = items[kept:], parts[kept:]
         left = base.pins[:i] + base.pins[j:n] + [False] * len(items)
         pins = list(target.pins[: target.length])
         flips = [k for k, (old, new) in enumerate(zip(left, pins, strict=True)) if old != new]
+    meta = _codec.encode_meta(target.meta)
     meta_changed = meta != parent.meta
     if not full and not items and i == j and not flips and not meta_changed:
         return None
+    plain = len(parts) - parts.count(None)
     part_bytes = _all_bytes(items, parts)
-    size = parent.size - sum(base.sizes[i:j]) + sum(map(len, part_bytes))
+    sizes = list(map(len, part_bytes))
+    size = parent.size + sum(sizes)
+    if i < j:
+        size -= sum(base.sizes[i:j])
     body = _codec.encode_body(_codec.Body(part_bytes, flips, meta if meta_changed else None))
     logged = parent.logged + len(body) + ENTRY_OVERHEAD
     dead, bearable = logged - size, max(size, SLACK)
@@ -127,8 +148,7 @@ def plan_save(
         if full or dead > bearable * 3 // 2 or resent <= max(512, len(body) // 5):
             return _checkpoint(parent, base, target, (i, j), items, part_bytes, flips, meta, writer, size, start)
     entry = _entry(parent, writer, (i, j), target.length, size, parent.checkpoint, logged, body)
-    head = Head(entry.revision(), target.length, size, parent.checkpoint, logged, meta)
-    return Plan(entry, head, items, list(map(len, part_bytes)), pins, [], meta_changed)
+    return Plan(entry, meta, items, sizes, pins, [], meta_changed, target.meta, plain)
 
 
 def plan_append(
@@ -141,21 +161,29 @@ def plan_append(
     """
     if parent is None:
         items, parts = _encode(messages, 0)
-        return _full(None, items, parts, [pinned] * len(items), meta or _codec.encode_meta({}), writer)
+        return _full(None, items, parts, [pinned] * len(items), None, writer, meta)
     n = parent.length
     new_meta = parent.meta if meta is None else meta
     meta_changed = new_meta != parent.meta
     if not messages and not meta_changed:
         return None
-    items, plain = _encode(messages, n)
-    encoded = _all_bytes(items, plain)
-    size = parent.size + sum(map(len, encoded))
-    flips = range(n, n + len(items)) if pinned else ()
-    body = _codec.encode_body(_codec.Body(encoded, list(flips), new_meta if meta_changed else None))
+    items, encoded, plain = _added(messages, n)
+    sizes = list(map(len, encoded))
+    size = parent.size + sum(sizes)
+    length = n + len(items)
+    if pinned or meta_changed:
+        flips = list(range(n, length)) if pinned else []
+        body = _codec.encode_body(_codec.Body(encoded, flips, new_meta if meta_changed else None))
+    else:
+        body = _codec.encode_messages(encoded, sizes)
     logged = parent.logged + len(body) + ENTRY_OVERHEAD
-    entry = _entry(parent, writer, (n, n), n + len(items), size, parent.checkpoint, logged, body)
-    head = Head(entry.revision(), n + len(items), size, parent.checkpoint, logged, new_meta)
-    return Plan(entry, head, items, list(map(len, encoded)), None, [], meta_changed)
+    entry = _entry(parent, writer, (n, n), length, size, parent.checkpoint, logged, body)
+    return Plan(entry, new_meta, items, sizes, None, [], meta_changed, None, plain)
+
+
+def worth_a_checkpoint(head: Head) -> bool:
+    """Tells whether there is more dead than alive in a run's log."""
+    return head.logged - head.size > max(head.size, SLACK)
 
 
 def grow(base: Base | None, plan: Plan, revision: Revision, pins_appended: bool = False) -> Base | None:
@@ -168,23 +196,26 @@ def grow(base: Base | None, plan: Plan, revision: Revision, pins_appended: bool 
         pins_appended: Whether what an append added is pinned.
     """
     entry = plan.entry
-    head = replace(plan.head, revision=revision)
+    head = entry.head(revision, plan.meta)
     added = len(plan.items)
     cost = (entry.version, len(entry.body) + ENTRY_OVERHEAD)
-    plain = sum(type(item) is bytes for item in plan.items)
     if entry.checkpoint == entry.version:
         pins = plan.pins if plan.pins is not None else [pins_appended] * added
-        return Base(head, plan.items, plan.sizes, [entry.version] * added, pins, plain, [cost])
+        found = Base(head, plan.items, plan.sizes, [entry.version] * added, pins, plan.plain, [cost])
+        found.mapping = plan.mapping
+        return found
     if base is None or base.head.etag != entry.parent:
         return None
     n, i, j = base.length, entry.i, entry.j
-    in_place = i == j == n and not plan.filled and plan.pins is None and _claim(base)
-    if in_place:
+    plain = base.plain + plan.plain
+    if i == j == n and plan.pins is None and not plan.filled and base.claim():
         items, sizes, born, pins, log = base.items, base.sizes, base.born, base.pins, base.log
     else:
         items, sizes = base.items[:i] + base.items[j:n], base.sizes[:i] + base.sizes[j:n]
         born, pins = base.born[:i] + base.born[j:n], base.pins[:i] + base.pins[j:n]
         log = [old for old in base.log[: base.log_length] if old[0] >= entry.checkpoint]
+        if i < j:
+            plain -= sum([type(item) is bytes for item in base.items[i:j]])
     items += plan.items
     sizes += plan.sizes
     born += [entry.version] * added
@@ -194,16 +225,9 @@ def grow(base: Base | None, plan: Plan, revision: Revision, pins_appended: bool 
     log.append(cost)
     if plan.pins is not None:
         pins = plan.pins
-    dropped = 0 if i == j else sum(type(item) is bytes for item in base.items[i:j])
-    return Base(head, items, sizes, born, pins, base.plain - dropped + plain, log)
-
-
-def _claim(base: Base) -> bool:
-    try:
-        base.grow.pop()
-    except IndexError:
-        return False
-    return True
+    found = Base(head, items, sizes, born, pins, plain, log)
+    found.mapping = base.mapping if plan.mapping is None and not plan.meta_changed else plan.mapping
+    return found
 
 
 # ------------------------------------------------------------------------------------------ entries
@@ -221,26 +245,36 @@ def _entry(
 ) -> Entry:
     if size > writer.limit:
         raise SnapshotTooLargeError(size, writer.limit)
-    version, etag = (parent.version + 1, parent.etag) if parent is not None else (1, ABSENT)
+    version, etag = 1, ABSENT
+    if parent is not None:
+        version, etag = parent.revision.version + 1, parent.revision.etag
     start = checkpoint or version
     return Entry.make(version, etag, writer.op, cut, length, size, start, logged, writer.fence, body)
 
 
 def _full(
-    parent: Head | None, items: list[Any], parts: list[bytes | None], pins: list[bool], meta: bytes, writer: Writer
+    parent: Head | None,
+    items: list[Any],
+    parts: list[bytes | None],
+    pins: list[bool],
+    mapping: Mapping[str, JSONValue] | None,
+    writer: Writer,
+    meta: bytes | None = None,
 ) -> Plan:
-    """Plans an entry that needs no parent."""
+    """Plans an entry that needs no parent. Its meta is `meta`, or else `mapping`."""
     encoded = _all_bytes(items, parts)
+    if meta is None:
+        meta = _codec.encode_meta(mapping)
     sizes = list(map(len, encoded))
     size = sum(sizes)
     flips = [index for index, pin in enumerate(pins) if pin]
-    empty = meta == _codec.encode_meta({})
-    body = _codec.encode_body(_codec.Body(encoded, flips, None if empty else meta))
+    body = _codec.encode_body(_codec.Body(encoded, flips, None if meta == _codec.NO_META else meta))
     cut = (0, parent.length if parent is not None else 0)
     logged = len(body) + ENTRY_OVERHEAD
     entry = _entry(parent, writer, cut, len(items), size, 0, logged, body)
-    head = Head(entry.revision(), len(items), size, entry.version, logged, meta)
-    return Plan(entry, head, items, sizes, pins, [], parent is None or meta != parent.meta)
+    changed = parent is None or meta != parent.meta
+    plain = sum([type(item) is bytes for item in items])
+    return Plan(entry, meta, items, sizes, pins, [], changed, mapping, plain)
 
 
 def _checkpoint(
@@ -267,7 +301,7 @@ def _checkpoint(
     pins = list(target.pins[: target.length])
     if start is None:
         kept = base.items[:i] + base.items[j:n]
-        return _full(parent, kept + items, [*map(_plain_bytes, kept), *parts], pins, meta, writer)
+        return _full(parent, kept + items, [*map(_plain_bytes, kept), *parts], pins, target.meta, writer, meta)
     filled = [index for index, version in enumerate(kept_born) if version < start]
     kept = base.items[:i] + base.items[j:n]
     fills = [(k, pins[k], _plain_bytes(kept[k]) or _codec.encode(kept[k])) for k in filled]
@@ -275,8 +309,8 @@ def _checkpoint(
     body = _codec.encode_body(_codec.Body(parts, flips, meta, fills))
     logged = sum(cost for version, cost in base.log[: base.log_length] if version >= start) + len(body) + ENTRY_OVERHEAD
     entry = _entry(parent, writer, cut, target.length, size, start, logged, body)
-    head = Head(entry.revision(), target.length, size, start, logged, meta)
-    return Plan(entry, head, items, list(map(len, parts)), pins, filled, meta != parent.meta)
+    sizes, plain = list(map(len, parts)), sum([type(item) is bytes for item in items])
+    return Plan(entry, meta, items, sizes, pins, filled, meta != parent.meta, target.meta, plain)
 
 
 def _anchor(
@@ -311,7 +345,7 @@ def _encode(messages: Sequence[Any], start: int) -> tuple[list[Any], list[bytes 
     items: list[Any] = []
     parts: list[bytes | None] = []
     for index, message in enumerate(messages, start):
-        if _codec.is_typed(message):
+        if type(message) in TYPED:
             items.append(message)
             parts.append(None)
         else:
@@ -321,9 +355,17 @@ def _encode(messages: Sequence[Any], start: int) -> tuple[list[Any], list[bytes 
     return items, parts
 
 
+def _added(messages: Sequence[Any], start: int) -> tuple[list[Any], list[bytes], int]:
+    """Returns messages as a `Base` remembers them, encoded, and how many of them are plain."""
+    if TYPED.issuperset(map(type, messages)):
+        return list(messages), list(map(_codec.encode, messages)), 0
+    items, parts = _encode(messages, start)
+    return items, _all_bytes(items, parts), len(parts) - parts.count(None)
+
+
 def _all_bytes(items: Sequence[Any], plain: Sequence[bytes | None]) -> list[bytes]:
     """Returns the encoded messages; typed ones are encoded now."""
-    return [part if part is not None else _codec.encode(item) for item, part in zip(items, plain, strict=True)]
+    return [_codec.encode(item) if part is None else part for item, part in zip(items, plain, strict=True)]
 
 
 # --------------------------------------------------------------------------------------------- cuts

@@ -6,8 +6,9 @@ A reply becomes a value or an error here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from . import _chain
@@ -27,50 +28,69 @@ from .snapshot import Attempt, LeaseInfo, Revision, RunId, RunInfo
 
 Command = tuple[bytes | str | int, ...]
 
+LARGE: Final = 1 << 16
+"""Bytes of a request above which it has a connection to itself, so that it holds up no others."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Call:
     """One request: commands that are sent together and answered together.
 
     Attributes:
         name: What it does, for error texts.
-        commands: The commands for a first send or a resend, with the script named or in full.
-        attempt: The write whose outcome is open if the answer is lost; None: a read, or a write that
+        batch: The commands of a first send.
+        script: The script that is the one command; None: it is none.
+        resend: The place, after the script's name, of what tells a copy from the first request; None: they are alike.
+        write: Names the write whose outcome is open if the answer is lost; None: a read, or a write that
             may be repeated as it is.
         relaxed: The same reads outside of a transaction: a server whose memory is full refuses to queue
             any. What was read at two moments fails the proof of the chain, and is read again.
         durable: Whether it writes what `Durability` is about.
+        large: Whether the request is large, or its answer may be.
     """
 
     name: str
-    commands: Callable[[bool, bool], list[Command]]
-    attempt: Attempt | None = None
+    batch: Sequence[Command]
+    script: Script | None = None
+    resend: int | None = None
+    write: Callable[[], Attempt] | None = None
     relaxed: Sequence[Command] | None = None
     durable: bool = False
+    large: bool = False
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The write whose outcome is open if the answer is lost, by name."""
+        return self.write() if self.write is not None else None
+
+    def commands(self, again: bool, in_full: bool) -> Sequence[Command]:
+        """Returns the commands for a first send or a resend, with the script named or in full."""
+        script, resend = self.script, self.resend
+        if script is None or not (in_full or (again and resend is not None)):
+            return self.batch
+        ((verb, name, *values),) = self.batch
+        if again and resend is not None:
+            values[resend] = "1"
+        if in_full:
+            verb, name = "EVAL", script.source
+        return [(verb, name, *values)]
 
 
 def script_call(
-    script: Script, keys: Sequence[bytes], args: Sequence[bytes | str | int], resend: int | None = None,
-    attempt: Attempt | None = None, durable: bool = False,
+    script: Script, keys: tuple[bytes, ...], args: tuple[bytes | str | int, ...], resend: int | None = None,
+    write: Callable[[], Attempt] | None = None, durable: bool = False, large: bool = False,
 ) -> Call:  # fmt: skip
     """Builds the call of a script; `resend` is the argument that tells a copy from the first request."""
     if not script.resend_safe:
         raise ValueError(f"{script.name} must not be sent twice, and what goes through the runner may be")
-
-    def commands(again: bool, in_full: bool) -> list[Command]:
-        values = list(args)
-        if resend is not None:
-            values[resend] = "1" if again else "0"
-        verb = ("EVAL", script.source) if in_full else ("EVALSHA", script.sha)
-        return [(*verb, len(keys), *keys, *values)]
-
-    return Call(script.name, commands, attempt, durable=durable or attempt is not None)
+    batch: list[Command] = [("EVALSHA", script.sha, len(keys), *keys, *args)]
+    place = None if resend is None else 1 + len(keys) + resend
+    return Call(script.name, batch, script, place, write, None, durable or write is not None, large)
 
 
-def read_call(name: str, *commands: Command) -> Call:
+def read_call(name: str, *commands: Command, large: bool = False) -> Call:
     """All or nothing, at one moment of the server."""
-    batch: list[Command] = [("MULTI",), *commands, ("EXEC",)]
-    return Call(name, lambda _again, _in_full: batch, relaxed=commands)
+    return Call(name, [("MULTI",), *commands, ("EXEC",)], relaxed=commands, large=large)
 
 
 def in_script_failure(reply: Any) -> str | None:
@@ -94,17 +114,17 @@ class Carried:
 NO_LEASE: Final = Carried()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Where:
     """The run that a call is about."""
 
     namespace: str
     run_id: RunId
     keys: Keys
+    key: tuple[str, str] = field(init=False)
 
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.namespace, self.run_id
+    def __post_init__(self) -> None:
+        self.key = self.namespace, self.run_id
 
     def corrupt(self, version: int | None, reason: str) -> CorruptSnapshotError:
         return CorruptSnapshotError(str(self.run_id), version, reason)
@@ -148,30 +168,33 @@ def _refused(
 
 def save(where: Where, plan: Plan, parent: Revision | None, lease: Carried, ttl: int | None, keep: int) -> Call:
     """Builds the save of a planned entry."""
-    entry, keys = plan.entry, where.keys
+    entry = plan.entry
+    meta = plan.meta if plan.meta_changed else b""
     return script_call(
         SAVE,
-        (keys.head, keys.log, keys.etags, keys.marks, keys.lease),
+        (where.keys.head,),
         (
-            entry.version, entry.header(), entry.body, plan.head.check(), plan.head.meta if plan.meta_changed else b"",
+            entry.version, entry.header(), entry.body, entry.check(plan.meta), meta,
             "0", lease.holder, "" if ttl is None else ttl, keep,
         ),
         resend=5,
-        attempt=Attempt("save", where.namespace, where.run_id, parent, entry.revision(), entry.etag),
+        write=partial(_save_attempt, where, parent, entry),
+        large=len(entry.body) + len(meta) > LARGE,
     )  # fmt: skip
+
+
+def _save_attempt(where: Where, parent: Revision | None, entry: Entry) -> Attempt:
+    return Attempt("save", where.namespace, where.run_id, parent, entry.revision(), entry.etag)
 
 
 def read_save(where: Where, plan: Plan, expected: Revision | None, lease: Carried, reply: Any) -> Revision | None:
     """Returns the new revision; None when the save was cancelled for good before it was applied."""
-    revision = plan.entry.revision()
-    match reply:
-        case [b"saved", saved]:
-            return Revision(
-                revision.version, revision.etag, timestamp(saved), revision.fence, revision.length, revision.size
-            )
-        case [b"cancelled"]:
-            return None
-    _refused(where, reply, expected, revision, lease)
+    word = reply[0] if type(reply) is list and reply else None
+    if word == b"saved" and len(reply) == 2:
+        return plan.entry.saved_at(reply[1])
+    if word == b"cancelled":
+        return None
+    _refused(where, reply, expected, plan.entry.revision(), lease)
 
 
 def compare(where: Where, expected: Revision, lease: Carried, ttl: int | None) -> Call:
@@ -260,7 +283,7 @@ def delete(where: Where, attempt: Attempt, expected: bytes, lease: Carried, forc
             "1" if force else "0",
         ),
         resend=2,
-        attempt=attempt,
+        write=lambda: attempt,
     )  # fmt: skip
 
 
@@ -283,7 +306,7 @@ _HEAD: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawHead:
     """A run's head as it was read: sound in itself, but not yet held against the log."""
 
@@ -340,23 +363,37 @@ def _raw_head(fields: Sequence[Any]) -> RawHead | None:
     return raw
 
 
+DELTA: Final = 32
+"""Entries that a reader who knows the run nearly expects at most, so that it needs no connection to itself."""
+
+
+def delta(where: Where, base: Base) -> Call:
+    """Builds the read of a run's head and of the first `DELTA` entries after `base`."""
+    keys, head = where.keys, base.head
+    entries: Command = ("XRANGE", keys.log, f"(0-{head.version}", "+", "COUNT", DELTA)
+    # What comes next is expected to be like the newest save, unless that was the first or a checkpoint.
+    version, cost = base.log[base.log_length - 1]
+    large = version != head.checkpoint and cost > LARGE // 4
+    return read_call("load", ("HMGET", keys.head, *_HEAD), entries, large=large)
+
+
 def load(where: Where, after: int | None) -> Call:
     """Builds the read of a run's head and of the entries after version `after`; None: of all."""
     keys = where.keys
-    start = "-" if after is None else f"({after}-0"
-    return read_call("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, start, "+"))
+    start = "-" if after is None else f"(0-{after}"
+    return read_call("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, start, "+"), large=True)
 
 
 def load_from(where: Where, version: int) -> Call:
     """Builds the read of a run's head and of the entries from version `version` on."""
     keys = where.keys
-    return read_call("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, f"{version}-0", "+"))
+    return read_call("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, f"0-{version}", "+"), large=True)
 
 
 def load_at(where: Where, version: int) -> Call:
     """Builds the read of a run's head and of the entries up to version `version`."""
     keys = where.keys
-    return read_call("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, "-", f"{version}-0"))
+    return read_call("load", ("HMGET", keys.head, *_HEAD), ("XRANGE", keys.log, "-", f"0-{version}"), large=True)
 
 
 def head_only(where: Where) -> Call:
@@ -368,11 +405,12 @@ def head_only(where: Where) -> Call:
 def newest(where: Where, before: int | None, count: int) -> Call:
     """Builds the read of a run's head with meta, and of its newest `count` entries below `before`."""
     keys = where.keys
-    stop = "+" if before is None else f"({before}-0"
-    return read_call("read", ("HMGET", keys.head, *_HEAD, "meta"), ("XREVRANGE", keys.log, stop, "-", "COUNT", count))
+    stop = "+" if before is None else f"(0-{before}"
+    entries: Command = ("XREVRANGE", keys.log, stop, "-", "COUNT", count)
+    return read_call("read", ("HMGET", keys.head, *_HEAD, "meta"), entries, large=count > DELTA)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Loaded:
     """A head and the entries read with it, at one moment.
 
@@ -421,7 +459,7 @@ def fold(raw: RawHead, entries: Sequence[Entry], base: Base | None) -> Base:
     Raises:
         BrokenChainError: Entries and head do not prove each other.
     """
-    if base is None:
+    if base is None and entries and entries[0].version < raw.checkpoint:
         entries = [entry for entry in entries if entry.version >= raw.checkpoint]
     if not entries or entries[-1].version != raw.version or entries[-1].etag != raw.etag:
         raise BrokenChainError(raw.version, "the head names an entry that the log does not end with")
@@ -492,7 +530,7 @@ def read_info(where: Where, reply: Any) -> RunInfo | None:
 def scan(namespace: str, prefix: str, cursor: int) -> Call:
     """Builds one step of a walk over the heads of all runs."""
     command: Command = ("SCAN", cursor, "MATCH", head_pattern(namespace, prefix), "COUNT", 500)
-    return Call("runs", lambda _again, _in_full: [command])
+    return Call("runs", [command])
 
 
 def probe(keys: Keys) -> Call:
@@ -513,4 +551,4 @@ def probe(keys: Keys) -> Call:
         ("INFO", "memory"),
         ("EVAL", PROBE.source, 1, scratch),
     ]
-    return Call("probe", lambda _again, _in_full: reads)
+    return Call("probe", reads)

@@ -138,7 +138,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "WRONGPASS": Fault(True, False),
     "NOPERM": Fault(True, False),
     "ERR unknown command": Fault(True, False),
-    # The scripts read every key that they will write before they write any.
+    # The scripts read every key that they will write before they write any, or undo what they wrote.
     "WRONGTYPE": Fault(True, False),
 }
 """First words of a server's error reply, and what they say of a first send.
@@ -174,9 +174,11 @@ def classify(error: Exception, *, sent: bool) -> Fault:
         if isinstance(error, kind):
             return FAULTS[word]
     if isinstance(error, UndoneError):
-        # Servers word it as NOPERM, "… has no permissions to run …" or "… can't run this command …".
+        # Servers word it as NOPERM, "… permissions …", "… can't run this command …" or "… can't access … keys …".
         text = str(error)
-        denied = "NOPERM" in text or "permission" in text or "can't run this command" in text
+        if "WRONGTYPE" in text:
+            return FAULTS["WRONGTYPE"]
+        denied = any(words in text for words in ("NOPERM", "permission", "can't run this command", "can't access"))
         return Fault(definite=True, retry=not denied)
     if isinstance(error, redis_errors.ResponseError):
         text = str(error)

@@ -7,7 +7,7 @@ content has not changed. That is what lets a save skip the old messages of a con
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -374,6 +374,27 @@ Message: TypeAlias = UserMessage | AssistantMessage
 
 TYPED = frozenset({UserMessage, AssistantMessage})
 """The frozen message types: of these, and of nothing else, identity proves equality."""
+
+_SETTERS: dict[type, tuple[Callable[[Any, Any], None], ...]] = {
+    kind: tuple(kind.__dict__[name].__set__ for name in kind.__match_args__)
+    for kind in (
+        Base64Source, UrlSource, FileSource, Text, Image, Document, ToolResultText, ToolResultImage,
+        ToolResultContent, ToolResult, ToolCall, Reasoning, RedactedReasoning, UserMessage, AssistantMessage,
+    )
+}  # fmt: skip
+
+
+def setters(kind: type) -> tuple[Callable[[Any, Any], None], ...]:
+    """Returns what sets the fields of a new object of `kind`, in order, without any check."""
+    return _SETTERS[kind]
+
+
+def trusted(kind: type, *fields: Any) -> Any:
+    """Makes a block or a message of fields that a decoder has checked. They are taken as they are."""
+    made: Any = object.__new__(kind)
+    for put, field in zip(_SETTERS[kind], fields, strict=True):
+        put(made, field)
+    return made
 
 
 def check_message(message: Any, path: str) -> None:

@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, cast
 
 from . import _json
 from .errors import SnapshotError, UnsupportedVersionError
-from .messages import JSONValue, check_message, freeze_json
+from .messages import TYPED, JSONValue, check_message, freeze_json
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -107,6 +108,28 @@ class Revision:
         if match is None:
             raise SnapshotError('a revision is written as version, "-" and 32 lower-case hex digits')
         return cls(int(match[1]), bytes.fromhex(match[2]))
+
+
+_new_revision: Final = partial(object.__new__, Revision)
+# A frozen dataclass is filled in through object.__setattr__, and checked: twice as long as the rest of making it.
+_FILL_REVISION: Final = tuple(
+    getattr(Revision, name).__set__ for name in ("version", "etag", "saved_at", "fence", "length", "size")
+)
+
+
+def known_revision(
+    version: int, etag: bytes, saved_at: datetime | None, fence: int | None, length: int, size: int
+) -> Revision:
+    """Returns a revision of values that need no check."""
+    found = _new_revision()
+    set_version, set_etag, set_saved_at, set_fence, set_length, set_size = _FILL_REVISION
+    set_version(found, version)
+    set_etag(found, etag)
+    set_saved_at(found, saved_at)
+    set_fence(found, fence)
+    set_length(found, length)
+    set_size(found, size)
+    return found
 
 
 class Expect(enum.Enum):
@@ -234,48 +257,55 @@ class Origin:
 class _Lineage:
     """Where a snapshot comes from: what it was saved as, and the lineage of the one it grew from.
 
-    A snapshot may be saved after another was grown from it, so this is looked up when it is needed.
-    Cells are tiny and hold no messages; once a cell has an origin, its way back is cut.
+    A snapshot may be saved after another was grown from it, so this is looked up when it is needed. Cells are tiny
+    and hold no messages. Once a cell has an origin, its way back leads only to runs that it has none of: what
+    stood between is forgotten, also for another run that it may be saved to later.
+
+    Attributes:
+        origins: What the snapshot was saved as, by run.
+        latest: What it was saved as last.
+        back: The lineage of the snapshot it grew from, and how many leading messages the two share. One value, since
+            another thread may go this way while it is shortened.
     """
 
-    __slots__ = ("latest", "origins", "parent", "shared")
+    __slots__ = ("back", "latest", "origins")
 
     def __init__(self, parent: _Lineage | None, shared: int) -> None:
         self.origins: dict[RunKey, Origin] = {}
         self.latest: Revision | None = None
-        self.parent = parent
-        self.shared = shared
+        self.back = None if parent is None else (parent, shared)
 
     def find(self, key: RunKey, length: int) -> tuple[Origin, int] | None:
         """Returns the nearest origin in the run, and how many leading messages are shared with it."""
-        cell: _Lineage | None = self
-        shared = length
-        while cell is not None:
+        cell, shared = self, length
+        while True:
             origin = cell.origins.get(key)
             if origin is not None:
                 return origin, shared
-            shared = min(shared, cell.shared)
-            cell = cell.parent
-        return None
+            back = cell.back
+            if back is None:
+                return None
+            cell, kept = back
+            shared = min(shared, kept)
 
     def revision(self) -> Revision | None:
-        cell: _Lineage | None = self
-        while cell is not None:
-            if cell.latest is not None:
-                return cell.latest
-            cell = cell.parent
-        return None
+        cell = self
+        while cell.latest is None:
+            back = cell.back
+            if back is None:
+                return None
+            cell = back[0]
+        return cell.latest
 
     def add(self, key: RunKey, origin: Origin) -> None:
         self.origins[key] = origin
         self.latest = origin.revision
-        parent = self.parent
-        while parent is not None:
-            # An ancestor that another run knows is still needed there.
-            if any(other != key for other in parent.origins):
-                return
-            parent = parent.parent
-        self.parent = None
+        # Else each save of a conversation that was copied from another run would go all its way back.
+        back = self.back
+        while back is not None and back[0].origins.keys() <= self.origins.keys():
+            cell, shared = back
+            back = None if cell.back is None else (cell.back[0], min(shared, cell.back[1]))
+        self.back = back
 
 
 # Typed Any, so that a type checker takes the empty conversation for one of any messages.
@@ -288,7 +318,25 @@ def _check_pin(pin: Any) -> bool:
     return pin
 
 
-class ConversationSnapshot(Generic[M]):
+class _Parts(Generic[M]):
+    """What a snapshot is made of. It becomes one when it is complete: until then it may be filled in."""
+
+    __slots__ = ("_grow", "_length", "_lineage", "_message_list", "_message_tuple", "_meta", "_pin_list", "_pin_tuple")
+
+    # Messages and pins stand in two lists that a snapshot shares with those that grew from it; each sees
+    # the first `_length` items. Only the owner of the single token in `_grow` may extend the lists in
+    # place, and pop() takes it atomically, so that of two that append to one snapshot one copies.
+    _message_list: list[M]
+    _pin_list: list[bool]
+    _length: int
+    _meta: Mapping[str, JSONValue]
+    _grow: list[None]
+    _message_tuple: tuple[M, ...] | None
+    _pin_tuple: tuple[bool, ...] | None
+    _lineage: _Lineage
+
+
+class ConversationSnapshot(_Parts[M]):
     """A conversation at one moment: its messages, which of them are pinned, and a small mapping.
 
     A frozen value. `append`, `splice` and `with_meta` return new ones that share what is old. Typed
@@ -304,22 +352,10 @@ class ConversationSnapshot(Generic[M]):
         SnapshotError: A message is neither, or `pinned` is not as long as `messages`.
     """
 
-    __slots__ = ("_grow", "_length", "_lineage", "_message_list", "_message_tuple", "_meta", "_pin_list", "_pin_tuple")
+    __slots__ = ()
 
     VERSION: ClassVar[int] = 1
     """The version of the seed's wire format."""
-
-    # Messages and pins stand in two lists that a snapshot shares with those that grew from it; each sees
-    # the first `_length` items. Only the owner of the single token in `_grow` may extend the lists in
-    # place, and pop() takes it atomically, so that of two that append to one snapshot one copies.
-    _message_list: list[M]
-    _pin_list: list[bool]
-    _length: int
-    _meta: Mapping[str, JSONValue]
-    _grow: list[None]
-    _message_tuple: tuple[M, ...] | None
-    _pin_tuple: tuple[bool, ...] | None
-    _lineage: _Lineage
 
     def __init__(
         self,
@@ -335,7 +371,9 @@ class ConversationSnapshot(Generic[M]):
         pins = [False] * len(found) if pinned is None else [_check_pin(pin) for pin in pinned]
         if len(pins) != len(found):
             raise SnapshotError(f"length mismatch: {len(found)} messages, {len(pins)} pins; give one pin a message")
-        _fill(self, found, pins, len(found), _check_meta(meta), [None], _Lineage(None, 0))
+        made = _make(found, pins, len(found), _check_meta(meta), _Lineage(None, 0))
+        for name in _Parts.__slots__:
+            object.__setattr__(self, name, getattr(made, name))
 
     @property
     def version(self) -> int:
@@ -374,8 +412,9 @@ class ConversationSnapshot(Generic[M]):
         """
         if not messages:
             return self
-        for index, message in enumerate(messages):
-            check_message(message, f"messages[{self._length + index}]")
+        if not TYPED.issuperset(map(type, messages)):
+            for index, message in enumerate(messages):
+                check_message(message, f"messages[{self._length + index}]")
         pins = [_check_pin(pinned)] * len(messages)
         try:
             self._grow.pop()
@@ -383,8 +422,8 @@ class ConversationSnapshot(Generic[M]):
             message_list, pin_list = self._message_list[: self._length], self._pin_list[: self._length]
         else:
             message_list, pin_list = self._message_list, self._pin_list
-        message_list.extend(messages)
-        pin_list.extend(pins)
+        message_list += messages
+        pin_list += pins
         length = self._length + len(messages)
         return _make(message_list, pin_list, length, self._meta, _Lineage(self._lineage, self._length))
 
@@ -499,40 +538,32 @@ class ConversationSnapshot(Generic[M]):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         # Stores' memories stay behind: the revision alone still says what the snapshot descends from.
         known: dict[RunKey, Revision] = {}
-        cell: _Lineage | None = self._lineage
-        while cell is not None:
-            for key, origin in cell.origins.items():
+        cell = self._lineage
+        while True:
+            for key, origin in list(cell.origins.items()):
                 known.setdefault(key, origin.revision)
-            cell = cell.parent
+            if cell.back is None:
+                break
+            cell = cell.back[0]
         return _unpickle, (self.messages, self.pinned, self._meta, known, self.revision)
-
-
-def _fill(
-    snapshot: ConversationSnapshot[Any],
-    message_list: list[Any],
-    pin_list: list[bool],
-    length: int,
-    meta: Mapping[str, JSONValue],
-    grow: list[None],
-    lineage: _Lineage,
-) -> None:
-    put = object.__setattr__
-    put(snapshot, "_message_list", message_list)
-    put(snapshot, "_pin_list", pin_list)
-    put(snapshot, "_length", length)
-    put(snapshot, "_meta", meta)
-    put(snapshot, "_grow", grow)
-    put(snapshot, "_message_tuple", None)
-    put(snapshot, "_pin_tuple", None)
-    put(snapshot, "_lineage", lineage)
 
 
 def _make(
     message_list: list[Any], pin_list: list[bool], length: int, meta: Mapping[str, JSONValue], lineage: _Lineage
 ) -> ConversationSnapshot[Any]:
-    snapshot = ConversationSnapshot.__new__(ConversationSnapshot)
-    _fill(snapshot, message_list, pin_list, length, meta, [None], lineage)
-    return snapshot
+    # A snapshot is frozen: filling it in through object.__setattr__ takes three times as long. What becomes one must
+    # have the very slots of one, so ConversationSnapshot has none of its own.
+    found: Any = _Parts()
+    found._message_list = message_list
+    found._pin_list = pin_list
+    found._length = length
+    found._meta = meta
+    found._grow = [None]
+    found._message_tuple = None
+    found._pin_tuple = None
+    found._lineage = lineage
+    found.__class__ = ConversationSnapshot
+    return cast("ConversationSnapshot[Any]", found)
 
 
 def _unpickle(

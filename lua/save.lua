@@ -1,10 +1,12 @@
 -- save: append one entry to a run's log if the run's head is still the parent that the entry names.
 --
--- KEYS[1] head   hash     the run's newest revision; without an etag it is an absent run that remembers a fence
--- KEYS[2] log    stream   one entry a version, id <version>-0
--- KEYS[3] etags  list     the last 256 applied etags and delete tickets
--- KEYS[4] marks  hash     etags and tickets that must never be applied
--- KEYS[5] lease  hash     holder, fence, since; expires with the lease
+-- KEYS[1] head  hash  the run's newest revision; without an etag it is an absent run that remembers a fence
+--
+-- The run's other keys are named after it, for declared they would be a tenth of what a turn sends:
+--   log    stream   one entry a version, id 0-<version>
+--   etags  list     the last 256 applied etags and delete tickets
+--   marks  hash     etags and tickets that must never be applied
+--   lease  hash     holder, fence, since; expires with the lease
 --
 -- ARGV[1] version   decimal, the parent's plus one
 -- ARGV[2] header    92 bytes: parent etag, etag, op, then big-endian cut i, cut j, length as u32, and
@@ -22,9 +24,11 @@
 --       | {"failed", error}: a command of the script failed, and what was written before it was undone
 -- A version and etag of "" mean that the run is absent.
 
-local head_key, log_key, etags_key, marks_key, lease_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local head_key = KEYS[1]
 local version, header, body, check, meta = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local resend, holder, ttl, keep = ARGV[6] == '1', ARGV[7], ARGV[8], tonumber(ARGV[9])
+local run = string.sub(head_key, 1, -5)
+local log_key, etags_key, marks_key, lease_key = run .. 'log', run .. 'etags', run .. 'marks', run .. 'lease'
 local parent, etag, _, _, _, length, size, checkpoint, logged, fence =
   struct.unpack('>c16c16c16I4I4I4I8I8I8I8', header)
 
@@ -33,13 +37,16 @@ local ABSENT = string.rep('\0', 16)
 local ETAGS = 256
 local SPANS = 32
 
+-- Before all else, and by one command: while a cluster moves the slot, a key that is not declared and not here would
+-- look absent, but a command of several keys fails. Log and etags count for two at most, a mark or a lease for three.
+local others = redis.call('EXISTS',
+  log_key, etags_key, marks_key, marks_key, marks_key, lease_key, lease_key, lease_key)
 local head = redis.call('HMGET', head_key,
-  'format', 'version', 'etag', 'first', 'fence', 'holder', 'created', 'spans', 'saved', 'checkpoint')
+  'format', 'version', 'etag', 'first', 'fence', 'holder', 'spans', 'checkpoint')
 local at, head_etag, first, head_fence, head_holder = head[2], head[3], head[4], tonumber(head[5] or '0'), head[6]
 local present = head_etag and true or false
+local current = present and head_etag or ABSENT
 local entries = redis.call('XLEN', log_key)
--- Also the type check of this key: past the first write nothing may fail any more.
-local known = redis.call('LLEN', etags_key)
 
 -- After a resend was refused, an earlier copy that still sits in some buffer must find the mark.
 local function refuse(reply)
@@ -60,31 +67,38 @@ if present then
   end
 end
 
+if resend or not present then
+  local known = redis.call('LLEN', etags_key)
 -- include touch
 
--- 1. Before every refusal: a rival may have saved, trimmed, or taken the lease since this was applied.
-local newest = present and head_etag == etag
-if resend and newest or (resend or not present) and redis.call('LPOS', etags_key, etag) then
-  -- Rather the list than the head, whose deadline must stay that of the log to the millisecond.
-  return touch(known > 0 and etags_key or head_key) or {'saved', newest and head[9] or ''}
+  -- 1. Before every refusal: a rival may have saved, trimmed, or taken the lease since this was applied.
+  local newest = present and head_etag == etag
+  if resend and newest or redis.call('LPOS', etags_key, etag) then
+    local saved = newest and redis.call('HMGET', head_key, 'saved')[1] or ''
+    -- Rather the list than the head, whose deadline must stay that of the log to the millisecond.
+    return touch(known > 0 and etags_key or head_key) or {'saved', saved}
+  end
+
+  -- Whether an earlier copy was applied can be told only while the list reaches back to the parent. One that was
+  -- trimmed may be an etag short of full, after a failed save; one that is too short was evicted. This, too, comes
+  -- before every refusal, since each says that nothing was written, and before a first save, which could bring a
+  -- deleted run back.
+  if resend then
+    local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)
+    if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end
+    if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end
+  end
 end
 
--- Whether an earlier copy was applied can be told only while the list reaches back to the parent. One that was trimmed
--- may be an etag short of full, after a failed save; one that is too short was evicted. This, too, comes before every
--- refusal, since each says that nothing was written, and before a first save, which could bring a deleted run back.
-local current = present and head_etag or ABSENT
-if resend then
-  local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)
-  if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end
-  if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end
-end
+-- Most saves meet neither a mark nor a lease.
+local plain = others < 3
 
 -- 2. Refused or resolved before: this is the late copy that the mark was left for.
-if redis.call('HEXISTS', marks_key, etag) == 1 then return {'cancelled'} end
+if not plain and redis.call('HEXISTS', marks_key, etag) == 1 then return {'cancelled'} end
 
 -- 3. The lease. Fences are compared with their holder: two grants can fall in one millisecond.
-local lease = redis.call('HMGET', lease_key, 'holder', 'fence')
 local carries = holder ~= ''
+local lease = plain and {} or redis.call('HMGET', lease_key, 'holder', 'fence')
 if lease[1] and not (carries and lease[1] == holder and tonumber(lease[2]) == fence) then
   if carries then return refuse({'lost', lease[2]}) end
   return refuse({'locked', lease[1], redis.call('PTTL', lease_key)})
@@ -112,7 +126,7 @@ end
 
 -- All that is read is read before the first write: what raises in between would leave half a save.
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = time[1] .. string.sub('00000' .. time[2], -6, -4)
 local head_left, etags_left
 local lasts = tonumber(ttl)
 if lasts then
@@ -122,26 +136,30 @@ if lasts then
 end
 
 -- Where a reader must start: "version:checkpoint" for each retained version that changed it.
-local spans = {}
-for span in string.gmatch(present and head[8] or '', '%d+:%d+') do spans[#spans + 1] = span end
-if not present or text(checkpoint) ~= head[10] then spans[#spans + 1] = version .. ':' .. text(checkpoint) end
-while #spans > 1 and tonumber(string.match(spans[2], '^%d+')) <= tonumber(version) - keep do
-  table.remove(spans, 1)
+local moves = not present or checkpoint ~= tonumber(head[8])
+local oldest = not moves and string.match(head[7] or '', '^%d+:(%d+)$')
+local spans
+if not oldest or oldest ~= first then
+  spans = {}
+  for span in string.gmatch(present and head[7] or '', '%d+:%d+') do spans[#spans + 1] = span end
+  if moves then spans[#spans + 1] = version .. ':' .. text(checkpoint) end
+  while #spans > 1 and tonumber(string.match(spans[2], '^%d+')) <= tonumber(version) - keep do
+    table.remove(spans, 1)
+  end
+  -- Forgetting a span in the middle only keeps more than was asked for.
+  if #spans > SPANS then table.remove(spans, #spans - 1) end
+  oldest = #spans > 0 and string.match(spans[1], '%d+$') or first
+  if present and tonumber(oldest) < tonumber(first) then oldest = first end
 end
--- Forgetting a span in the middle only keeps more than was asked for.
-if #spans > SPANS then table.remove(spans, #spans - 1) end
-local oldest = #spans > 0 and string.match(spans[1], '%d+$') or first
-if present and tonumber(oldest) < tonumber(first) then oldest = first end
 -- Trimming by a damaged span would throw away what readers start from.
 if tonumber(oldest) > checkpoint then return refuse({'corrupt', at, 'the spans lead past the checkpoint'}) end
 
 -- Of a script's writes only the first can fail for want of memory, so it is one that leaves no trace.
 write(not present and {'HDEL', head_key, 'format'}, 'HSET', head_key, 'format', '1')
--- LREM proves that the next write can be undone: an etag in the list without its entry would turn a
--- lost save into an acknowledged one.
-write(nil, 'LREM', etags_key, 1, etag)
-write({'LREM', etags_key, -1, etag}, 'RPUSH', etags_key, etag)
-if known >= ETAGS then write(nil, 'LTRIM', etags_key, -ETAGS, -1) end
+-- To make room proves that the next write can be undone: an etag in the list without its entry would turn a lost save
+-- into an acknowledged one.
+write(nil, 'LTRIM', etags_key, 1 - ETAGS, -1)
+write({'LTRIM', etags_key, 0, -2}, 'RPUSH', etags_key, etag)
 local deadline = lasts and text(now + lasts)
 if deadline then
   -- One deadline for all: a run that expires key by key would look damaged.
@@ -158,28 +176,24 @@ elseif not present then
   write({'PEXPIRE', head_key, MEMORY_MS}, 'PERSIST', head_key)
 end
 if present and oldest ~= first then write(nil, 'XTRIM', log_key, 'MAXLEN', entries) end
-write(nil, 'XADD', log_key, version .. '-0', 'h', header, 't', text(now), 'b', body)
+write(nil, 'XADD', log_key, '0-' .. version, 'h', header, 't', now, 'b', body)
 if failed then return {'failed', failed} end
 
 -- From here on nothing can fail: every command has just been allowed on the same key.
-local fields = {'version', version, 'etag', etag, 'length', text(length), 'size', text(size),
-  'checkpoint', text(checkpoint), 'logged', text(logged), 'check', check, 'saved', text(now),
-  'first', oldest, 'spans', table.concat(spans, ' ')}
-local function set(field, value)
-  fields[#fields + 1] = field
-  fields[#fields + 1] = value
+redis.call('HSET', head_key, 'version', version, 'etag', etag, 'length', text(length), 'size', text(size),
+  'logged', text(logged), 'check', check, 'saved', now)
+if not present then redis.call('HSET', head_key, 'created', now) end
+if spans then
+  redis.call('HSET', head_key, 'checkpoint', text(checkpoint), 'first', oldest, 'spans', table.concat(spans, ' '))
 end
-if not present then set('created', text(now)) end
-if meta ~= '' then set('meta', meta) end
-if carries then
-  set('fence', text(fence))
-  set('holder', holder)
+if meta ~= '' then redis.call('HSET', head_key, 'meta', meta) end
+if carries and (fence ~= head_fence or head_holder ~= holder) then
+  redis.call('HSET', head_key, 'fence', text(fence), 'holder', holder)
 end
-redis.call('HSET', head_key, unpack(fields))
 if deadline then
   -- The head again: a deadline that has passed meanwhile took the key away, and HSET brought it back.
   redis.call('PEXPIREAT', log_key, deadline)
   redis.call('PEXPIREAT', head_key, deadline)
 end
-if present and oldest ~= first then redis.call('XTRIM', log_key, 'MINID', oldest .. '-0') end
-return {'saved', text(now)}
+if present and oldest ~= first then redis.call('XTRIM', log_key, 'MINID', '0-' .. oldest) end
+return {'saved', now}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Final, TypeVar
 
-import hiredis
 import redis.asyncio as redis
 from redis import exceptions as redis_errors
 from redis.asyncio.retry import Retry as Retry
@@ -15,13 +15,13 @@ from tenacity import AsyncRetrying
 
 from .._protocol import Command
 from .._settings import ConnectionSettings, check_handshake, keep_alive
-from ..errors import BackendError
+from ._wire import Sent as Sent
+from ._wire import Wire
+from ._wire import monotonic as monotonic
 
 T = TypeVar("T")
 
-Lock = asyncio.Lock
 Retrying = AsyncRetrying
-READ_SIZE: Final = 1 << 16
 
 HANDSHAKE_TIMEOUT: Final = None
 """Seconds for a socket operation of redis-py's handshake. asyncio bounds the whole of it instead."""
@@ -31,14 +31,66 @@ ClusterClient = redis.RedisCluster
 ConnectionPool = redis.ConnectionPool
 
 
-def monotonic() -> float:
-    """Returns the loop's clock, in seconds."""
-    return asyncio.get_running_loop().time()
-
-
 async def sleep(seconds: float) -> None:
     """Pauses the task."""
     await asyncio.sleep(seconds)
+
+
+class _Now:
+    """Awaited, returns at once."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return iter(())  # type: ignore[return-value]
+
+
+_NOW: Final = _Now()
+
+
+class Lock:
+    """A lock that goes to who asked first. Where it is free it is taken without a coroutine: every call takes one."""
+
+    __slots__ = ("_held", "_waiting")
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def take(self) -> bool:
+        """Takes the lock if it is free."""
+        if self._held:
+            return False
+        self._held = True
+        return True
+
+    async def acquire(self) -> None:
+        """Takes the lock, and waits for it if need be."""
+        if self.take():
+            return
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            await place  # whoever releases the lock hands it over
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Gives the lock to the next who waits, or sets it free."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._held = False
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, *_error: object) -> None:
+        self.release()
 
 
 class Held:
@@ -50,24 +102,25 @@ class Held:
 
     __slots__ = ("_error", "_lock", "_text", "_timeout")
 
-    def __init__(self, lock: asyncio.Lock, timeout: float, error: Callable[[str], Exception], text: str) -> None:
+    def __init__(self, lock: Lock, timeout: float, error: Callable[[str], Exception], text: str) -> None:
         self._error = error
         self._lock = lock
         self._timeout = timeout
         self._text = text
 
-    async def __aenter__(self) -> None:
-        if not self._lock.locked():
-            await self._lock.acquire()
-            return
+    def __aenter__(self) -> Awaitable[None]:
+        return _NOW if self._lock.take() else self._wait()
+
+    def __aexit__(self, *_error: object) -> Awaitable[None]:
+        self._lock.release()
+        return _NOW
+
+    async def _wait(self) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 await self._lock.acquire()
         except TimeoutError:
             raise self._error(self._text) from None
-
-    async def __aexit__(self, *_error: object) -> None:
-        self._lock.release()
 
 
 async def run_blocking(function: Callable[..., T], *args: Any) -> T:
@@ -98,75 +151,51 @@ def owner() -> tuple[int, Any]:
     return os.getpid(), asyncio.get_running_loop()
 
 
-class Sent:
-    """Whether a byte of a request may have left."""
-
-    __slots__ = ("sent",)
-
-    def __init__(self) -> None:
-        self.sent = False
-
-
 class Connection:
     """One connection: opened by redis-py, then spoken over directly.
 
     redis-py's own read and write cannot tell a request that was not sent from one that was, and it
-    retries. Packing and parsing are hiredis'.
+    retries. Packing and parsing are hiredis'. Requests may be sent while others wait for their answers.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
         self._inner = settings.make()
-        self._replies = hiredis.Reader(replyError=redis_errors.ResponseError)
+        self._writer: Any = None
+        self._wire: Wire | None = None
 
     async def open(self, timeout: float) -> None:
         """Connects, authenticates and selects the database, within `timeout` seconds."""
         try:
             async with asyncio.timeout(min(timeout, self._settings.connect_timeout)):
                 await self._inner.connect()
+                unread, over = self._inner._reader._buffer, self._inner._reader.at_eof()
+                # From here on redis-py's connection holds settings only. A writer that nobody holds closes its socket.
+                self._writer, self._inner._reader, self._inner._writer = self._inner._writer, None, None
+                self._wire = Wire(self._writer.transport)
+                if unread:
+                    raise redis_errors.ConnectionError("what answers there is no Redis server")
+                if over or self._writer.transport.is_closing():
+                    # redis-py's protocol was told, and the wire never will be.
+                    raise redis_errors.ConnectionError("the server closed the connection")
                 provider = self._inner.credential_provider
                 credentials = await provider.get_credentials_async() if provider is not None else None
                 commands = self._settings.handshake(self._inner, credentials)
                 if commands:
-                    check_handshake(await self.exchange(commands, timeout, Sent()))
+                    check_handshake(await self._wire.ask(commands, monotonic() + timeout, Sent()))
         except TimeoutError:
             raise redis_errors.TimeoutError("no connection in time") from None
 
     @property
+    def wire(self) -> Wire:
+        """What is said over the connection. It must be open."""
+        assert self._wire is not None
+        return self._wire
+
+    @property
     def usable(self) -> bool:
         """Whether the server has neither closed the connection nor sent what nobody asked for."""
-        reader = self._inner._reader
-        return reader is not None and not reader.at_eof() and reader.exception() is None and not reader._buffer
-
-    async def exchange(self, commands: Sequence[Command], timeout: float, state: Sent) -> list[Any]:
-        """Sends commands and returns their replies; an error reply is returned, not raised.
-
-        Raises:
-            redis.exceptions.ConnectionError: The connection broke.
-            redis.exceptions.TimeoutError: No full answer within `timeout` seconds.
-        """
-        reader, writer, replies = self._inner._reader, self._inner._writer, self._replies
-        payload = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
-        found: list[Any] = []
-        try:
-            async with asyncio.timeout(timeout):
-                state.sent = True
-                writer.write(payload)
-                await writer.drain()
-                while len(found) < len(commands):
-                    data = await reader.read(READ_SIZE)
-                    if not data:
-                        raise redis_errors.ConnectionError("the server closed the connection")
-                    replies.feed(data)
-                    while (reply := replies.gets()) is not False:
-                        found.append(reply)
-        except TimeoutError:
-            raise redis_errors.TimeoutError(f"no answer within {timeout:.3g} s") from None
-        except (OSError, hiredis.ProtocolError) as error:
-            raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
-        if len(found) != len(commands):
-            raise redis_errors.ConnectionError("more answers than requests: what answers there is no Redis server")
-        return found
+        return self.wire.usable and not self.wire.pending
 
     async def listen(self, command: Command, heard: Callable[[Any], None]) -> None:
         """Sends a command, and from then on hands over what the server says, for as long as the connection lasts.
@@ -174,136 +203,18 @@ class Connection:
         Raises:
             redis.exceptions.ConnectionError: The connection broke.
         """
-        transport = self._inner._writer.transport
-        listener = _Listener(transport.get_protocol(), self._replies, heard)
-        transport.set_protocol(listener)
-        transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
-        await listener.lost
+        await self.wire.listen(command, heard)
 
     def keep_alive(self) -> None:
         """Lets the system notice when the other end is gone, on a connection that mostly waits."""
-        keep_alive(self._inner._writer.get_extra_info("socket"))
+        keep_alive(self._writer.get_extra_info("socket"))
 
     async def close(self) -> None:
-        """Closes the connection. Nothing is awaited that could hang."""
-        await self._inner.disconnect(nowait=True)
-
-
-class _Listener(asyncio.Protocol):
-    """Hands over messages as they arrive: through a stream and a task they would come two turns of the loop later."""
-
-    def __init__(self, former: asyncio.BaseProtocol, replies: hiredis.Reader, heard: Callable[[Any], None]) -> None:
-        self._former = former
-        self._replies = replies
-        self._heard = heard
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def data_received(self, data: bytes) -> None:
-        """Hands over the messages that are complete."""
-        try:
-            self._replies.feed(data)
-            while (message := self._replies.gets()) is not False:
-                self._heard(message)
-        except hiredis.ProtocolError as error:
-            self._end(error)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Ends the listening."""
-        self._former.connection_lost(error)
-        self._end(error)
-
-    def _end(self, error: Exception | None) -> None:
-        if not self.lost.done():
-            self.lost.set_exception(redis_errors.ConnectionError(f"the connection broke: {error or 'it was closed'}"))
-
-
-class Pool:
-    """Connections to one server: at most so many, idle ones reused, last in first out."""
-
-    def __init__(self, settings: ConnectionSettings) -> None:
-        self.settings = settings
-        self._idle: list[Connection] = []
-        self._slots = asyncio.Semaphore(settings.max_connections)
-        self.busy = 0
-        self._closed = False
-
-    @property
-    def idle(self) -> int:
-        """How many connections wait to be used."""
-        return len(self._idle)
-
-    def connection(self, timeout: float) -> Lent:
-        """Lends a connection. It is closed unless the body leaves cleanly: its replies may be pending.
-
-        Raises:
-            redis.exceptions.RedisError: None could be opened; nothing was sent.
-        """
-        return Lent(self, timeout)
-
-    async def borrow(self, timeout: float) -> Connection:
-        """Returns a connection, to be given back."""
-        end = monotonic() + timeout
-        if self._slots.locked():
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._slots.acquire()
-            except TimeoutError:
-                raise redis_errors.TimeoutError("all connections are in use: raise max_connections") from None
+        """Closes the connection. Nothing is awaited that could hang, and nothing more of a request is sent."""
+        if self._wire is not None:
+            self._wire.abort()
         else:
-            await self._slots.acquire()
-        self.busy += 1
-        try:
-            return await self._get(max(0.001, end - monotonic()))
-        except BaseException:
-            self.busy -= 1
-            self._slots.release()
-            raise
-
-    async def give_back(self, connection: Connection, clean: bool) -> None:
-        """Takes a connection back."""
-        self.busy -= 1
-        self._slots.release()
-        if clean and not self._closed:
-            self._idle.append(connection)
-        else:
-            await connection.close()
-
-    async def _get(self, timeout: float) -> Connection:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable:
-                return connection
-            await connection.close()
-        connection = Connection(self.settings)
-        try:
-            await connection.open(timeout)
-        except BaseException:
-            await connection.close()
-            raise
-        return connection
-
-    async def close(self) -> None:
-        """Closes the idle connections now, and those in use when they come back."""
-        self._closed = True
-        while self._idle:
-            await self._idle.pop().close()
-
-
-class Lent:
-    """A connection while it is lent. A class, because every call goes through one."""
-
-    __slots__ = ("_connection", "_pool", "_timeout")
-
-    def __init__(self, pool: Pool, timeout: float) -> None:
-        self._pool = pool
-        self._timeout = timeout
-
-    async def __aenter__(self) -> Connection:
-        self._connection = await self._pool.borrow(self._timeout)
-        return self._connection
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        await self._pool.give_back(self._connection, kind is None)
+            await self._inner.disconnect(nowait=True)
 
 
 class _Job:
@@ -371,7 +282,8 @@ class GroupCommit:
                 await self._drop()
                 for job in batch:
                     if not job.answer.done():
-                        job.answer.set_exception(error if isinstance(error, Exception) else BackendError("closed"))
+                        fault = error if isinstance(error, Exception) else redis_errors.ConnectionError("closed")
+                        job.answer.set_exception(fault)
                 if not isinstance(error, Exception):
                     raise
 
@@ -384,10 +296,11 @@ class GroupCommit:
             job.state.sent = True
         if not batch:
             return
-        replies = await connection.exchange([command for job in batch for command in job.commands], timeout, Sent())
+        commands = [command for job in batch for command in job.commands]
+        replies = await connection.wire.ask(commands, monotonic() + timeout, Sent())
         acked: Any
         try:
-            (acked,) = await connection.exchange([wait], timeout + patience, Sent())
+            (acked,) = await connection.wire.ask([wait], monotonic() + timeout + patience, Sent())
         except redis_errors.RedisError as error:
             # The writes are answered for; only who else has them is not known.
             await self._drop()

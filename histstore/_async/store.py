@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Generic
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Generic, cast
 
 from .. import _chain, _codec, _protocol
 from .._chain import Base, BrokenChainError, Entry, Head
+from .._collector import Paused
 from .._keys import run_keys
 from .._leasing import Lost
-from .._plan import SLACK, Plan, Target, Writer, grow, plan_append, plan_save
+from .._plan import Plan, Target, Writer, grow, plan_append, plan_save, worth_a_checkpoint
 from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, Where
 from .._retry import RetryPolicy
 from ..errors import (
@@ -60,12 +60,12 @@ CONFLICT_PAUSE: Final = 0.02
 """Seconds that the first pause after a lost race is at most: a rival's save takes a fraction of that."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Pending:
     """A write that was sent and not answered, and what to remember if it turns out to have been applied.
 
     Attributes:
-        attempt: Its name.
+        call: Its request, which knows its name.
         plan: The save; None: a delete.
         base: The content that the save went onto, if it was at hand.
         snapshot: The snapshot that was saved, if one was.
@@ -74,7 +74,7 @@ class _Pending:
         before: The store's revision when it was sent.
     """
 
-    attempt: Attempt
+    call: Call
     plan: Plan | None
     base: Base | None
     snapshot: ConversationSnapshot[Any] | None
@@ -117,7 +117,7 @@ class RedisHistoryStore(Generic[M]):
     @property
     def unsettled(self) -> Attempt | None:
         """The write that was sent and whose answer has not come; None when there is none."""
-        return self._pending.attempt if self._pending is not None else None
+        return self._pending.call.attempt if self._pending is not None else None
 
     def __repr__(self) -> str:
         return f"<RedisHistoryStore of run {str(self.run_id)!r} at {self.revision}>"
@@ -192,13 +192,16 @@ class RedisHistoryStore(Generic[M]):
             raise RevisionGoneError(at, head.first, head.version)
         if len(items) < version - last.checkpoint + 1:
             raise BrokenChainError(version, "an entry is missing")
-        return _chain.replay(_chain.read_entries(items[last.checkpoint - version - 1 :]))
+        return _chain.replay(_chain.read_log(items[last.checkpoint - version - 1 :]))
 
     async def _fetch(self, retry: RetryPolicy | None) -> Base | None:
         """Returns the newest content, reading what this store does not have yet. Remembers nothing."""
         if self._base is not None:
+            known = self._base.head.version
             try:
-                loaded = await self._read(_protocol.load(self._where, self._base.head.version), retry)
+                loaded = await self._read(_protocol.delta(self._where, self._base), retry)
+                if loaded.head is not None and loaded.head.version - known > _protocol.DELTA:
+                    loaded = await self._read(_protocol.load(self._where, known), retry)
                 found = _advance(loaded, self._base)
             except BrokenChainError:
                 found = None  # what is in the way of the short read is told, or not, by the full one
@@ -216,10 +219,9 @@ class RedisHistoryStore(Generic[M]):
                     if not loaded.items:
                         return None
                     raise BrokenChainError(None, "there is a log, but no head")
-                entries = _chain.read_entries(
-                    item for item in loaded.items if int(item[0].partition(b"-")[0]) >= loaded.head.checkpoint
-                )
-                return _protocol.fold(loaded.head, entries, None)
+                with Paused():
+                    entries = _chain.read_log(_chain.since(loaded.items, loaded.head.checkpoint))
+                    return _protocol.fold(loaded.head, entries, None)
             except BrokenChainError as error:
                 if problem is not None and etag == seen:
                     break
@@ -273,7 +275,9 @@ class RedisHistoryStore(Generic[M]):
         return given[1]
 
     def _snapshot_of(self, base: Base) -> ConversationSnapshot[Any]:
-        snapshot = from_parts(base.messages(), base.pins[: base.length], self._meta_of(base.head))
+        if base.mapping is None:
+            base.mapping = self._meta_of(base.head)
+        snapshot = from_parts(base.messages(), base.pins[: base.length], base.mapping)
         add_origin(snapshot, self._where.key, Origin(base.head.revision, base))
         return snapshot
 
@@ -333,30 +337,30 @@ class RedisHistoryStore(Generic[M]):
         _check_expected(expected)
         lease = self._carrying(lease)
         async with self._begin(retry):
-            await self._settle(retry)
-            if expected is ANY:
-                return await self._whatever(lambda head: self._save_onto(head, snapshot, lease, retry), retry)
+            if self._pending is not None:
+                await self._settle(retry)
             origin = find_origin(snapshot, self._where.key)
-            if not isinstance(expected, Expect):
-                wanted = expected
-            else:
-                wanted = origin[0].revision if origin is not None else self.revision
-            return await self._save_onto(await self._head_at(wanted, origin, retry), snapshot, lease, retry)
+            if expected is ANY:
+                return await self._whatever(lambda head: self._save_onto(head, origin, snapshot, lease, retry), retry)
+            newest = self.revision if origin is None else origin[0].revision
+            wanted = newest if isinstance(expected, Expect) else expected
+            parent = self._known_head(wanted, origin)
+            if parent is None and wanted is not None:
+                parent = await self._head_at(wanted, retry)
+            return await self._save_onto(parent, origin, snapshot, lease, retry)
 
     async def _save_onto(
         self,
         parent: Head | None,
+        origin: tuple[Origin, int] | None,
         snapshot: ConversationSnapshot[Any],
         lease: Lease | None,
         retry: RetryPolicy | None,
     ) -> Revision:
-        base, shared = self._base_at(parent, find_origin(snapshot, self._where.key))
+        base, shared = self._base_at(parent, origin)
         messages, pins, length = parts(snapshot)
         target = Target(messages, pins, length, snapshot.meta, shared)
-
-        def plan(op: bytes) -> Plan | None:
-            return plan_save(parent, base, target, self._writer(op, lease))
-
+        plan = plan_save(parent, base, target, self._writer(lease))
         revision = await self._commit(plan, parent, base, lease, retry, snapshot=snapshot)
         if revision is not None:
             return revision
@@ -399,15 +403,15 @@ class RedisHistoryStore(Generic[M]):
         _check_expected(expected)
         lease = self._carrying(lease)
         async with self._begin(retry):
-            await self._settle(retry)
+            if self._pending is not None:
+                await self._settle(retry)
             if expected is ANY:
                 return await self._whatever(
                     lambda head: self._append_onto(head, messages, pinned, encoded, lease, retry), retry
                 )
             wanted = self.revision if isinstance(expected, Expect) else expected
-            return await self._append_onto(
-                await self._head_at(wanted, None, retry), messages, pinned, encoded, lease, retry, seen=True
-            )
+            parent = await self._head_at(wanted, retry) if wanted is not None else None
+            return await self._append_onto(parent, messages, pinned, encoded, lease, retry, seen=True)
 
     async def _append_onto(
         self,
@@ -420,16 +424,16 @@ class RedisHistoryStore(Generic[M]):
         seen: bool = False,
     ) -> Revision:
         base, _ = self._base_at(parent, None)
-        if base is not None and parent is not None and _worth_a_checkpoint(parent):
+        if base is not None and parent is not None and worth_a_checkpoint(parent):
             target = Target(
                 [*base.messages(), *messages],
                 [*base.pins[: base.length], *([pinned] * len(messages))],
                 base.length + len(messages),
                 self._meta_of(parent) if meta is None else _chain.decode_meta(meta),
             )
-            plan = lambda op: plan_save(parent, base, target, self._writer(op, lease))  # noqa: E731
+            plan = plan_save(parent, base, target, self._writer(lease))
         else:
-            plan = lambda op: plan_append(parent, messages, pinned, meta, self._writer(op, lease))  # noqa: E731
+            plan = plan_append(parent, messages, pinned, meta, self._writer(lease))
         seen = seen or parent is None or parent.revision == self.revision
         revision = await self._commit(plan, parent, base, lease, retry, pinned=pinned, seen=seen)
         if revision is not None:
@@ -484,9 +488,8 @@ class RedisHistoryStore(Generic[M]):
             values, pins, length = parts(after)
             target = Target(values, pins, length, after.meta)
             seen = seen or head is None or head.revision == self.revision
-            revision = await self._commit(
-                lambda op: plan_save(head, base, target, self._writer(op, lease)), head, base, lease, retry, seen=seen
-            )
+            plan = plan_save(head, base, target, self._writer(lease))
+            revision = await self._commit(plan, head, base, lease, retry, seen=seen)
             if revision is None:
                 assert head is not None
                 await self._confirm(head, base, lease, retry, seen=seen)
@@ -498,7 +501,7 @@ class RedisHistoryStore(Generic[M]):
             if expected is ANY:
                 return await self._whatever(onto, retry)
             wanted = self.revision if isinstance(expected, Expect) else expected
-            return await onto(await self._head_at(wanted, None, retry), seen=True)
+            return await onto(await self._head_at(wanted, retry) if wanted is not None else None, seen=True)
 
     async def update(
         self,
@@ -575,22 +578,28 @@ class RedisHistoryStore(Generic[M]):
 
     # --------------------------------------------------------------------------- the write itself
 
-    async def _head_at(self, wanted: Revision | None, origin: Any, retry: RetryPolicy | None) -> Head | None:
-        """Returns the head that a write expects; reads it only if nothing here remembers it."""
+    def _known_head(self, wanted: Revision | None, origin: tuple[Origin, int] | None) -> Head | None:
+        """Returns the head at a revision, if anything here remembers it."""
         if wanted is None:
             return None
         if origin is not None and origin[0].base is not None and origin[0].revision == wanted:
-            head: Head = origin[0].base.head
-            return head
-        for head_known in (self._head, self._base.head if self._base is not None else None):
-            if head_known is not None and head_known.revision == wanted:
-                return head_known
-        head_now = await self._read_head(retry)
-        if head_now is None or head_now.revision != wanted:
-            raise ConflictError(wanted, head_now.revision if head_now is not None else None)
-        return head_now
+            return cast("Head", origin[0].base.head)
+        for head in (self._head, self._base.head if self._base is not None else None):
+            if head is not None and head.revision == wanted:
+                return head
+        return None
 
-    def _base_at(self, parent: Head | None, origin: Any) -> tuple[Base | None, int]:
+    async def _head_at(self, wanted: Revision, retry: RetryPolicy | None) -> Head:
+        """Returns the head that a write expects; reads it only if nothing here remembers it."""
+        known = self._known_head(wanted, None)
+        if known is not None:
+            return known
+        head = await self._read_head(retry)
+        if head is None or head.revision != wanted:
+            raise ConflictError(wanted, head.revision if head is not None else None)
+        return head
+
+    def _base_at(self, parent: Head | None, origin: tuple[Origin, int] | None) -> tuple[Base | None, int]:
         """Returns the content at `parent` if it is remembered, and how much of it a snapshot shares."""
         if parent is None:
             return None, 0
@@ -611,8 +620,8 @@ class RedisHistoryStore(Generic[M]):
                 raise ConflictError(head.revision, base.head.revision if base is not None else None)
         return base
 
-    def _writer(self, op: bytes, lease: Lease | None) -> Writer:
-        return Writer(op, _carried(lease).fence, self._backend.max_snapshot_bytes)
+    def _writer(self, lease: Lease | None) -> Writer:
+        return Writer(os.urandom(16), _carried(lease).fence, self._backend.max_snapshot_bytes)
 
     def _carrying(self, given: object) -> Lease | None:
         """Returns the lease that a write carries.
@@ -635,7 +644,7 @@ class RedisHistoryStore(Generic[M]):
 
     async def _commit(
         self,
-        plan_with: Callable[[bytes], Plan | None],
+        plan: Plan | None,
         parent: Head | None,
         base: Base | None,
         lease: Lease | None,
@@ -646,24 +655,26 @@ class RedisHistoryStore(Generic[M]):
         seen: bool = True,
         keep: int | None = None,
     ) -> Revision | None:
-        """Plans, sends and remembers a save; None when there is nothing to write."""
-        backend, where, carried = self._backend, self._where, _carried(lease)
-        expected = parent.revision if parent is not None else None
-        plan = plan_with(os.urandom(16))
+        """Sends and remembers a planned save; None when there is nothing to write."""
         if plan is None:
             return None
+        backend, where, carried = self._backend, self._where, _carried(lease)
+        expected = parent.revision if parent is not None else None
         keep = backend.keep_revisions if keep is None else keep
         call = _protocol.save(where, plan, expected, carried, backend.ttl_ms, keep)
-        assert call.attempt is not None
-        pending = self._pending = _Pending(call.attempt, plan, base, snapshot, pinned, seen, self.revision)
+        pending = self._pending = _Pending(call, plan, base, snapshot, pinned, seen, self.revision)
         reply, acked = await self._deliver(call, retry)
-        with _telling(lease):
+        try:
             revision = _protocol.read_save(where, plan, expected, carried, reply)
+        except LeaseLostError as error:
+            _tell(lease, error)
+            raise
         if revision is None:
             raise await self._cancelled("save", parent, lease, retry)
         self._apply(pending, revision)
         self._settled = revision
-        self._check_copies(revision, acked)
+        if acked is not None:
+            self._check_copies(revision, acked)
         return revision
 
     async def _cancelled(
@@ -689,19 +700,22 @@ class RedisHistoryStore(Generic[M]):
     async def _deliver(self, call: Call, retry: RetryPolicy | None) -> tuple[Any, int | None]:
         """Sends a write. What is in `_pending` stays there exactly while the outcome is open."""
         delivery = Delivery()
-        known = False
         try:
-            answer = await self._run(call, retry, delivery)
-            known = True
-            return answer
+            answer = await self._backend._runner.run(call, self._policy(retry), delivery)
         except OutcomeUnknownError:
             raise
-        except Exception:
-            known = True
+        except (BackendError, BrokenChainError) as error:
+            self._pending = None
+            if isinstance(error, BrokenChainError):
+                raise self._corrupt(error) from error
             raise
-        finally:
-            if known or not delivery.sent:
+        except BaseException:
+            # A cancellation, or what a signal's handler raises: whatever it is, it says nothing of what was sent.
+            if not delivery.sent:
                 self._pending = None
+            raise
+        self._pending = None
+        return answer
 
     def _apply(self, write: _Pending, revision: Revision, *, late: bool = False) -> None:
         """Remembers an applied write."""
@@ -716,7 +730,7 @@ class RedisHistoryStore(Generic[M]):
         if write.snapshot is not None:
             add_origin(write.snapshot, self._where.key, Origin(revision, base))
         if moves:
-            self._head = replace(plan.head, revision=revision)
+            self._head = plan.entry.head(revision, plan.meta) if base is None else base.head
             if base is not None:
                 self._base = base
 
@@ -731,8 +745,11 @@ class RedisHistoryStore(Generic[M]):
         """Proves that the run is still at `parent`, for a save that has nothing to write."""
         call = _protocol.compare(self._where, parent.revision, _carried(lease), self._backend.ttl_ms)
         reply, _ = await self._run(call, retry)
-        with _telling(lease):
+        try:
             _protocol.read_compare(self._where, parent.revision, _carried(lease), reply)
+        except LeaseLostError as error:
+            _tell(lease, error)
+            raise
         if seen:
             self._settled = parent.revision
             self._head = parent
@@ -826,7 +843,7 @@ class RedisHistoryStore(Generic[M]):
         base, shared = self._base_at(head, find_origin(snapshot, self._where.key))
         messages, pins, length = parts(snapshot)
         target = Target(messages, pins, length, snapshot.meta, shared)
-        return plan_save(head, base, target, self._writer(b"\0" * 16, None)) is not None
+        return plan_save(head, base, target, self._writer(None)) is not None
 
     # ------------------------------------------------------------------------------ open outcomes
 
@@ -865,10 +882,11 @@ class RedisHistoryStore(Generic[M]):
         pending = self._pending
         if pending is None:
             return None
-        call = _protocol.resolve(self._where, pending.attempt)
-        reply, acked = await self._run(call, retry)
+        attempt = pending.call.attempt
+        assert attempt is not None  # only what may have been written is pending
+        reply, acked = await self._run(_protocol.resolve(self._where, attempt), retry)
         self._pending = None
-        revision = _protocol.read_resolve(self._where, pending.attempt, reply)
+        revision = _protocol.read_resolve(self._where, attempt, reply)
         if revision is not None:
             self._apply(pending, revision, late=True)
             if durably:
@@ -1019,10 +1037,9 @@ class RedisHistoryStore(Generic[M]):
                 if base is None:
                     raise ConflictError(None, None)
                 target = Target(base.messages(), base.pins, base.length, self._meta_of(base.head))
-                revision = await self._commit(
-                    lambda op: plan_save(base.head, base, target, self._writer(op, lease), full=True),
-                    base.head, base, lease, retry, seen=base.head.revision == self.revision, keep=0,
-                )  # fmt: skip
+                plan = plan_save(base.head, base, target, self._writer(lease), full=True)
+                seen = base.head.revision == self.revision
+                revision = await self._commit(plan, base.head, base, lease, retry, seen=seen, keep=0)
                 assert revision is not None  # a full checkpoint is always written
                 return revision
 
@@ -1080,12 +1097,14 @@ class RedisHistoryStore(Generic[M]):
                 raise ConflictError(wanted if isinstance(wanted, Revision) else None, there.revision)
             revision = there.revision or Revision(1, _chain.ABSENT)
             attempt = Attempt("delete", self._where.namespace, self.run_id, there.revision, revision, os.urandom(16))
-            self._pending = _Pending(attempt, None, None, None, False, True, self.revision)
             call = _protocol.delete(self._where, attempt, there.etag, _carried(lease), force)
+            self._pending = _Pending(call, None, None, None, False, True, self.revision)
             reply, _ = await self._deliver(call, retry)
             try:
-                with _telling(lease):
-                    deleted = _protocol.read_delete(self._where, attempt, _carried(lease), reply)
+                deleted = _protocol.read_delete(self._where, attempt, _carried(lease), reply)
+            except LeaseLostError as error:
+                _tell(lease, error)
+                raise
             except ConflictError:
                 if wanted is not ANY or tries + 1 == policy.attempts:
                     raise
@@ -1102,15 +1121,10 @@ def _carried(lease: Lease | None) -> Carried:
     return lease._carried if lease is not None else NO_LEASE
 
 
-@contextmanager
-def _telling(lease: Lease | None) -> Iterator[None]:
-    """Lets a lease know when the server says that it is lost."""
-    try:
-        yield
-    except LeaseLostError as error:
-        if lease is not None:
-            lease._leases.lose(lease, Lost(error.current))
-        raise
+def _tell(lease: Lease | None, error: LeaseLostError) -> None:
+    """Lets a lease know that the server says that it is lost."""
+    if lease is not None:
+        lease._leases.lose(lease, Lost(error.current))
 
 
 def _advance(loaded: Loaded, base: Base) -> Base | None:
@@ -1126,10 +1140,6 @@ def _advance(loaded: Loaded, base: Base) -> Base | None:
     if entries and entries[0].version <= head.checkpoint:
         return _protocol.fold(head, entries, None)
     return None
-
-
-def _worth_a_checkpoint(head: Head) -> bool:
-    return head.logged - head.size > max(head.size, SLACK)
 
 
 def _check_expected(expected: object) -> None:

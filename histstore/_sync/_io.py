@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import hiredis
 import redis
@@ -98,8 +98,8 @@ class Sent:
         self.sent = False
 
 
-def _left(deadline: float) -> float:
-    left = deadline - monotonic()
+def _left(end: float) -> float:
+    left = end - monotonic()
     if left <= 0:
         raise TimeoutError
     return left
@@ -108,8 +108,8 @@ def _left(deadline: float) -> float:
 class Connection:
     """One connection: opened by redis-py, then spoken over directly.
 
-    redis-py's own read and write cannot tell a request that was not sent from one that was, retry, and
-    bound each socket operation instead of the whole answer. Packing and parsing are hiredis'.
+    redis-py's own read and write cannot tell a request that was not sent from one that was, and they retry, and
+    they bound each socket operation instead of the whole answer. Packing and parsing are hiredis'.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
@@ -120,7 +120,7 @@ class Connection:
         self._tls = False
 
     def open(self, timeout: float) -> None:
-        """Connects, authenticates and selects the database, within `timeout` seconds each."""
+        """Connects, then authenticates and selects the database, each of the two within `timeout` seconds."""
         bound = min(timeout, self._settings.connect_timeout)
         self._inner.socket_connect_timeout = self._inner.socket_timeout = bound
         self._inner.connect()
@@ -135,70 +135,75 @@ class Connection:
         credentials = provider.get_credentials() if provider is not None else None
         commands = self._settings.handshake(self._inner, credentials)
         if commands:
-            check_handshake(self.exchange(commands, bound, Sent()))
+            check_handshake(self.exchange(commands, monotonic() + bound, Sent()))
 
     @property
     def usable(self) -> bool:
         """Whether the server has neither closed the connection nor sent what nobody asked for."""
         return self._inner._sock is not None and not self._poll.poll(0)
 
-    def exchange(self, commands: Sequence[Command], timeout: float, state: Sent) -> list[Any]:
+    def exchange(self, commands: Sequence[Command], end: float, state: Sent) -> list[Any]:
         """Sends commands and returns their replies; an error reply is returned, not raised.
+
+        Args:
+            commands: The commands.
+            end: When to stop waiting, by `monotonic`.
+            state: Is told when a byte may have left.
 
         Raises:
             redis.exceptions.ConnectionError: The connection broke.
-            redis.exceptions.TimeoutError: No full answer within `timeout` seconds.
+            redis.exceptions.TimeoutError: No full answer in time.
         """
-        replies = self._replies
-        payload = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
-        deadline = monotonic() + timeout
+        replies, count = self._replies, len(commands)
+        payload = b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]
         found: list[Any] = []
+        began = monotonic()
         try:
             state.sent = True
-            self._send(payload, deadline)
-            while len(found) < len(commands):
-                data = self._receive(deadline)
+            self._send(payload, end)
+            while len(found) < count:
+                data = self._receive(end)
                 if not data:
                     raise redis_errors.ConnectionError("the server closed the connection")
                 replies.feed(data)
                 while (reply := replies.gets()) is not False:
                     found.append(reply)
         except TimeoutError:
-            raise redis_errors.TimeoutError(f"no answer within {timeout:.3g} s") from None
+            raise redis_errors.TimeoutError(f"no answer within {end - began:.3g} s") from None
         except (OSError, hiredis.ProtocolError) as error:
             raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
-        if len(found) != len(commands):
+        if len(found) != count:
             raise redis_errors.ConnectionError("more answers than requests: what answers there is no Redis server")
         return found
 
-    def _send(self, payload: bytes, deadline: float) -> None:
+    def _send(self, payload: bytes, end: float) -> None:
         sock = self._inner._sock
         if self._tls:
-            sock.settimeout(_left(deadline))
+            sock.settimeout(_left(end))
             sock.sendall(payload)
             return
-        sent = 0
+        rest = memoryview(payload)
         while True:
             try:
-                sent += sock.send(payload[sent:] if sent else payload)
+                rest = rest[sock.send(rest) :]
             except BlockingIOError:
                 room = select.poll()
                 room.register(sock, select.POLLOUT)
-                room.poll(math.ceil(_left(deadline) * 1000))
-            if sent == len(payload):
+                room.poll(math.ceil(_left(end) * 1000))
+            if not rest:
                 return
 
-    def _receive(self, deadline: float) -> bytes:
+    def _receive(self, end: float) -> bytes:
         sock = self._inner._sock
-        # Anew before each read: an answer that trickles in must not outlast the deadline.
+        # Anew before each read: an answer that trickles in must not outlast its time.
         if self._tls:
-            sock.settimeout(_left(deadline))
-        elif not self._poll.poll(math.ceil(_left(deadline) * 1000)):
+            sock.settimeout(_left(end))
+        elif not self._poll.poll(math.ceil(_left(end) * 1000)):
             raise TimeoutError
         try:
-            return bytes(sock.recv(READ_SIZE))
+            return cast("bytes", sock.recv(READ_SIZE))
         except BlockingIOError:
-            return self._receive(deadline)
+            return self._receive(end)
 
     def listen(self, command: Command, heard: Callable[[Any], None]) -> None:
         """Sends a command, and from then on hands over what the server says, for as long as the connection lasts.
@@ -232,99 +237,6 @@ class Connection:
     def close(self) -> None:
         """Closes the connection."""
         self._inner.disconnect()
-
-
-class Pool:
-    """Connections to one server: at most so many, idle ones reused, last in first out."""
-
-    def __init__(self, settings: ConnectionSettings) -> None:
-        self.settings = settings
-        self._idle: list[Connection] = []
-        self._slots = threading.Semaphore(settings.max_connections)
-        self._count = threading.Lock()
-        self.busy = 0
-        self._closed = False
-
-    @property
-    def idle(self) -> int:
-        """How many connections wait to be used."""
-        return len(self._idle)
-
-    def connection(self, timeout: float) -> Lent:
-        """Lends a connection. It is closed unless the body leaves cleanly: its replies may be pending.
-
-        Raises:
-            redis.exceptions.RedisError: None could be opened; nothing was sent.
-        """
-        return Lent(self, timeout)
-
-    def borrow(self, timeout: float) -> Connection:
-        """Returns a connection, to be given back."""
-        end = monotonic() + timeout
-        if not self._slots.acquire(timeout=timeout):
-            raise redis_errors.TimeoutError("all connections are in use: raise max_connections")
-        self._change_busy(1)
-        try:
-            return self._get(max(0.001, end - monotonic()))
-        except BaseException:
-            self._change_busy(-1)
-            self._slots.release()
-            raise
-
-    def give_back(self, connection: Connection, clean: bool) -> None:
-        """Takes a connection back."""
-        try:
-            if clean and not self._closed:
-                self._idle.append(connection)
-            else:
-                connection.close()
-        finally:
-            self._change_busy(-1)
-            self._slots.release()
-
-    def _change_busy(self, change: int) -> None:
-        with self._count:
-            self.busy += change
-
-    def _get(self, timeout: float) -> Connection:
-        while True:
-            try:
-                connection = self._idle.pop()  # atomic: another thread may take the last one first
-            except IndexError:
-                break
-            if connection.usable:
-                return connection
-            connection.close()
-        connection = Connection(self.settings)
-        try:
-            connection.open(timeout)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def close(self) -> None:
-        """Closes the idle connections now, and those in use when they come back."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
-
-
-class Lent:
-    """A connection while it is lent. A class, because every call goes through one."""
-
-    __slots__ = ("_connection", "_pool", "_timeout")
-
-    def __init__(self, pool: Pool, timeout: float) -> None:
-        self._pool = pool
-        self._timeout = timeout
-
-    def __enter__(self) -> Connection:
-        self._connection = self._pool.borrow(self._timeout)
-        return self._connection
-
-    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        self._pool.give_back(self._connection, kind is None)
 
 
 class _Job:
@@ -402,7 +314,8 @@ class GroupCommit:
             connection = self._connected(timeout)
             for job in batch:
                 job.state.sent = True
-            replies = connection.exchange([command for job in batch for command in job.commands], timeout, Sent())
+            commands = [command for job in batch for command in job.commands]
+            replies = connection.exchange(commands, monotonic() + timeout, Sent())
             at = 0
             for job in batch:
                 job.replies = replies[at : at + len(job.commands)]
@@ -410,14 +323,16 @@ class GroupCommit:
         except BaseException as error:
             self._drop()
             for job in batch:
-                job.error = error if isinstance(error, Exception) else redis_errors.ConnectionError("interrupted")
+                # What a signal's handler raised here is no other thread's.
+                known = isinstance(error, (redis_errors.RedisError, OSError))
+                job.error = cast("Exception", error) if known else redis_errors.ConnectionError("interrupted")
                 job.done = True
-            if not isinstance(error, Exception):
+            if not isinstance(error, (redis_errors.RedisError, OSError)):
                 raise
             return
         acked: Any
         try:
-            (acked,) = connection.exchange([wait], timeout + patience, Sent())
+            (acked,) = connection.exchange([wait], monotonic() + timeout + patience, Sent())
         except BaseException as error:
             # The writes are answered for; only who else has them is not known.
             self._drop()

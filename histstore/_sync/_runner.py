@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from redis import exceptions as redis_errors
 
@@ -20,9 +20,7 @@ from .._settings import ConnectionSettings
 from ..errors import BackendError, BackendUnavailableError, OutcomeUnknownError
 from ..snapshot import RunId
 from . import _io
-
-LARGE: Final = 1 << 16
-"""Bytes of a request above which a durable save does not hold up others on the shared connection."""
+from ._connections import Connections
 
 log = logging.getLogger("histstore")
 
@@ -58,7 +56,7 @@ class Runner:
         self._settings = settings
         self._durability = durability
         self._namespace = namespace
-        self._pool = _io.Pool(settings)
+        self._connections = Connections(settings)
         self._commits = _io.GroupCommit(settings)
         self._owner: Any = None
         self._tested = False
@@ -69,17 +67,17 @@ class Runner:
 
     def reconnect(self, settings: ConnectionSettings) -> None:
         """Changes where the connections that are made from now on lead to."""
-        old_pool, old_commits = self._pool, self._commits
+        old_connections, old_commits = self._connections, self._commits
         self._settings = settings
-        self._pool = _io.Pool(settings)
+        self._connections = Connections(settings)
         self._commits = _io.GroupCommit(settings)
         old_commits.close()
-        old_pool.close()
+        old_connections.close()
 
     @property
     def connections(self) -> tuple[int, int]:
         """Connections in use, and idle ones."""
-        return self._pool.busy, self._pool.idle
+        return self._connections.count
 
     def run(
         self, call: Call, policy: RetryPolicy, delivery: Delivery | None = None, within: float = math.inf
@@ -112,10 +110,10 @@ class Runner:
             raise self._failure(call, state, error.cause) from error.cause
         except OutcomeUnknownError:
             raise
-        except Exception as error:
-            if call.attempt is not None and state.ambiguous:
+        except BackendError as error:
+            if call.write is not None and state.ambiguous:
                 # Whatever went wrong afterwards, in a self-test say, tells nothing of the copy that was sent.
-                raise OutcomeUnknownError(call.attempt) from error
+                raise OutcomeUnknownError(call.write()) from error
             raise
 
     def together(self, calls: Sequence[Call], timeout: float) -> list[Any]:
@@ -126,12 +124,13 @@ class Runner:
         """
         end = _io.monotonic() + timeout
         self._ready(end)
-        with self._noticing(), self._pool.connection(_left(end)) as connection:
-            replies = connection.exchange(_commands(calls, in_full=False), _left(end), _io.Sent())
+        with self._noticing():
+            replies = self._connections.exchange(_commands(calls, in_full=False), end, _io.Sent())
             unknown = [at for at, reply in enumerate(replies) if str(reply).startswith("NOSCRIPT")]
             if unknown:
                 again = _commands([calls[at] for at in unknown], in_full=True)
-                for at, reply in zip(unknown, connection.exchange(again, _left(end), _io.Sent()), strict=True):
+                found = self._connections.exchange(again, end, _io.Sent())
+                for at, reply in zip(unknown, found, strict=True):
                     replies[at] = reply
         return replies
 
@@ -183,11 +182,11 @@ class Runner:
                     # The plain first try was tenacity's first; it only pauses for it here.
                     error, pending = pending, None
                     raise error
+                self.check_owner()
                 return self._try(call, state, deadline)
         raise AssertionError("tenacity ends with a result or an error")
 
     def _try(self, call: Call, state: Delivery, deadline: float) -> tuple[Any, int | None]:
-        self.check_owner()
         now = _io.monotonic()
         if now >= deadline:
             raise RetryableError(state.error or redis_errors.TimeoutError("the deadline has passed"))
@@ -196,19 +195,16 @@ class Runner:
         try:
             if not self._tested:
                 self._self_test(end)
-            reply, acked = self._send(call, state, this, end, in_full=False)
-            if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("NOSCRIPT"):
-                # Restarts and SCRIPT FLUSH empty the script cache. Nothing ran: send the source along.
-                reply, acked = self._send(call, state, this, end, in_full=True)
-            if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("OOM") and call.relaxed:
-                with self._pool.connection(_left(end)) as connection:
-                    reply = connection.exchange(call.relaxed, _left(end), this)
-            failure = _protocol.in_script_failure(reply)
-            if failure is not None:
-                reply = UndoneError(failure)
-            if isinstance(reply, Exception):
-                raise reply
-            _raise_from_within(call, reply)
+            acked: int | None = None
+            if call.durable and self._durability.wanted:
+                reply, acked = self._send(call, state, this, end)
+            else:
+                commands = call.commands(state.ambiguous, False)
+                state.began = _io.monotonic()
+                reply = _last(self._connections.exchange(commands, end, this, call.large))
+            # What a script answers begins with a word: nearly all answers end here.
+            if call.relaxed is not None or type(reply) is not list or not reply or reply[0] == b"failed":
+                reply, acked = self._second_look(call, state, this, end, reply, acked)
         except (redis_errors.RedisError, OSError) as error:
             state.sent = state.sent or this.sent
             if self.prepare is not None and not this.sent and isinstance(error, redis_errors.ConnectionError):
@@ -218,6 +214,28 @@ class Runner:
             state.sent = state.sent or this.sent
             raise
         state.sent = True
+        return reply, acked
+
+    def _second_look(
+        self, call: Call, state: Delivery, this: _io.Sent, end: float, reply: Any, acked: int | None
+    ) -> tuple[Any, int | None]:
+        """Returns a reply that is none of a script's; sends the call in another form where that helps.
+
+        Raises:
+            RedisError: It is an error.
+        """
+        if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("NOSCRIPT"):
+            # Restarts and SCRIPT FLUSH empty the script cache. Nothing ran: send the source along.
+            this.sent = False
+            reply, acked = self._send(call, state, this, end, in_full=True)
+        if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("OOM") and call.relaxed:
+            reply = self._connections.exchange(call.relaxed, end, this, call.large)
+        failure = _protocol.in_script_failure(reply)
+        if failure is not None:
+            raise UndoneError(failure)
+        if isinstance(reply, Exception):
+            raise reply
+        _raise_from_within(call, reply)
         return reply, acked
 
     def _judge(self, call: Call, state: Delivery, error: Exception, sent: bool) -> Exception:
@@ -231,26 +249,25 @@ class Runner:
         return self._failure(call, state, error)
 
     def _failure(self, call: Call, state: Delivery, error: Exception) -> Exception:
-        if call.attempt is not None and state.ambiguous:
+        if call.write is not None and state.ambiguous:
             # Also after a definite refusal of a resend: that says nothing about the earlier copy.
-            return OutcomeUnknownError(call.attempt)
+            return OutcomeUnknownError(call.write())
         if "WRONGTYPE" in str(error):
             return BrokenChainError(None, "a key of the run holds what histstore did not put there")
         return BackendUnavailableError(f"{call.name}: {describe(error)}; nothing was written, repeating is safe")
 
     def _send(
-        self, call: Call, state: Delivery, this: _io.Sent, end: float, *, in_full: bool
+        self, call: Call, state: Delivery, this: _io.Sent, end: float, *, in_full: bool = False
     ) -> tuple[Any, int | None]:
         commands = call.commands(state.ambiguous, in_full)
         state.began = _io.monotonic()
         if not call.durable or not self._durability.wanted:
-            with self._pool.connection(_left(end)) as connection:
-                return _last(connection.exchange(commands, _left(end), this)), None
+            return _last(self._connections.exchange(commands, end, this, call.large)), None
         wait = self._durability.command()
         patience = self._durability.timeout
-        if sum(len(part) for command in commands for part in command if isinstance(part, bytes)) > LARGE:
-            with self._pool.connection(_left(end)) as connection:
-                *replies, acked = connection.exchange([*commands, wait], _left(end) + patience, this)
+        if call.large:
+            # In a batch it would hold up the others.
+            *replies, acked = self._connections.exchange([*commands, wait], end + patience, this, True)
         else:
             replies, acked = self._commits.exchange(commands, wait, _left(end), patience, this)
         return _last(replies), self._durability.copies(acked)
@@ -268,11 +285,10 @@ class Runner:
                 self.check_owner()
                 self.prepare()
             call = _protocol.probe(run_keys(self._namespace, f"probe-{RunId.new()}"))
-            commands: list[Command] = call.commands(False, False)
+            commands: Sequence[Command] = call.commands(False, False)
             if self._durability.fsync:
                 commands = [*commands, ("WAITAOF", 1, 0, 1)]
-            with self._pool.connection(_left(end)) as connection:
-                replies = connection.exchange(commands, _left(end), _io.Sent())
+            replies = self._connections.exchange(commands, end, _io.Sent())
             problems = _problems(commands, replies)
             if any(not classify(problem, sent=False).retry for problem in problems):
                 found = "; ".join(dict.fromkeys(describe(problem) for problem in problems))
@@ -307,7 +323,7 @@ class Runner:
             return
         with self._testing:  # a server that is being started is there to be closed afterwards
             self._commits.close()
-            self._pool.close()
+            self._connections.close()
 
 
 def _commands(calls: Sequence[Call], *, in_full: bool) -> list[Command]:
@@ -322,7 +338,7 @@ def _left(end: float) -> float:
 def _last(replies: list[Any]) -> Any:
     """Returns the answer that counts: the last one, or what made the server abort before it."""
     last = replies[-1]
-    if isinstance(last, Exception) and str(last).startswith("EXECABORT"):
+    if type(last) is not list and isinstance(last, Exception) and str(last).startswith("EXECABORT"):
         return next((reply for reply in replies if isinstance(reply, Exception)), last)
     return last
 

@@ -2,5 +2,6 @@
 
 local MEMORY_MS = 900000 -- how long marks, the etags of a deleted run, and an absent run's fence are remembered
 
--- Numbers leave Lua through this: tostring(1e14) is "1e+14".
-local function text(number) return string.format('%.0f', number) end
+-- Numbers leave Lua through this, whole as they all are: what is behind a point is cut off. tostring(1e14) is
+-- "1e+14", and what prints doubles takes ten times as long.
+local function text(number) return string.format('%d', number) end

@@ -185,7 +185,7 @@ def test_entries() -> None:
     def one(rng: random.Random) -> bool:
         body, op, version = valid_body(rng), rng.randbytes(16), rng.randrange(1, 10**6)
         header = Entry.make(version, ABSENT, op, (0, 1), 1, 2, 1, 3, 0, body).header()
-        item: Any = [f"{version}-0".encode(), [b"h", header, b"t", b"1700000000000", b"b", body]]
+        item: Any = [f"0-{version}".encode(), [b"h", header, b"t", b"1700000000000", b"b", body]]
         match rng.randrange(8):
             case 0:
                 item[0] = mutate(rng, item[0])
@@ -196,7 +196,7 @@ def test_entries() -> None:
             case 6:
                 item[1] = item[1][: rng.randrange(6)]
             case _:
-                item = rng.choice([None, [], [b"1-0"], [b"1-0", None], b"1-0", 7, [7, item[1]], [item[0], [None] * 6]])
+                item = rng.choice([None, [], [b"0-1"], [b"0-1", None], b"0-1", 7, [7, item[1]], [item[0], [None] * 6]])
         try:
             entry = read_entry(item)
         except BrokenChainError:

@@ -19,9 +19,9 @@ Make = Callable[..., Any]
 BRIEF = RetryPolicy(attempts=3, deadline=5.0, base=0.001, cap=0.002)
 
 COMMANDS = (
-    "xadd", "xlen", "xtrim", "xrange", "xrevrange", "hset", "hdel", "hmget", "hexists", "rpush", "lpos", "llen",
-    "lset", "lrem", "ltrim", "del", "type", "time", "pexpire", "pexpireat", "persist", "pttl", "evalsha", "eval",
-    "multi", "exec",
+    "xadd", "xlen", "xtrim", "xrange", "xrevrange", "hset", "hdel", "hmget", "hexists", "exists", "rpush", "lpos",
+    "llen", "lset", "lrem", "ltrim", "del", "type", "time", "pexpire", "pexpireat", "persist", "pttl", "evalsha",
+    "eval", "multi", "exec",
 )  # fmt: skip
 
 

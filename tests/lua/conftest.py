@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from ..support.servers import Server, server
-from .scenarios import OWN_SERVER
+from ..support.servers import Server, cluster, server
+from .scenarios import IN_CLUSTER, OWN_SERVER
 from .world import World
 
 
@@ -19,17 +19,27 @@ def own_server() -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def two_nodes() -> Iterator[tuple[Server, Server]]:
+    """A cluster of two nodes, the first of which owns all slots."""
+    with cluster() as nodes:
+        yield nodes
+
+
 @pytest.fixture
 def make_world(request: pytest.FixtureRequest, raw: redis.Redis, namespace: str) -> Iterator[Callable[..., World]]:
     """Makes the world for the scenario of a name, by scripts of which some may be replaced."""
     own: list[redis.Redis] = []
 
     def make(name: str, sources: dict[str, str] | None = None) -> World:
-        client = raw
+        client, elsewhere = raw, None
         if name in OWN_SERVER:
             client = request.getfixturevalue("own_server").client()
             own.append(client)
-        return World(client, namespace, sources or {})
+        elif name in IN_CLUSTER:
+            client, elsewhere = (node.client() for node in request.getfixturevalue("two_nodes"))
+            own.extend((client, elsewhere))
+        return World(client, namespace, sources or {}, elsewhere)
 
     yield make
     for client in own:

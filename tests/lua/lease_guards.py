@@ -34,7 +34,7 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     # -------------------------------------------------------------------------------------- lasting
     cut(
         "numbers leave Lua as digits", "common",
-        "string.format('%.0f', number)", "tostring(number)",
+        "string.format('%d', number)", "tostring(number)",
         "breaking_raises_the_fence_above_all",
     ),
     cut(

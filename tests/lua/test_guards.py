@@ -20,12 +20,14 @@ from .lease_scenarios import SCENARIOS
 from .world import World
 
 ALREADY_SAVED: Final = """\
-local newest = present and head_etag == etag
-if resend and newest or (resend or not present) and redis.call('LPOS', etags_key, etag) then
-  -- Rather the list than the head, whose deadline must stay that of the log to the millisecond.
-  return touch(known > 0 and etags_key or head_key) or {'saved', newest and head[9] or ''}
-end
+  local newest = present and head_etag == etag
+  if resend and newest or redis.call('LPOS', etags_key, etag) then
+    local saved = newest and redis.call('HMGET', head_key, 'saved')[1] or ''
+    -- Rather the list than the head, whose deadline must stay that of the log to the millisecond.
+    return touch(known > 0 and etags_key or head_key) or {'saved', saved}
+  end
 """
+ASKS: Final = "if resend or not present then\n  local known = redis.call('LLEN', etags_key)\n"
 LOG_LIVES: Final = "  redis.call('PEXPIREAT', log_key, deadline)\n"
 HEAD_LIVES: Final = "  redis.call('PEXPIREAT', head_key, deadline)\n"
 SAVE_LEASE: Final = """\
@@ -40,11 +42,11 @@ end
 COMPARE_ETAGS: Final = "if head_etag ~= etag then return {'conflict', head_etag and at or '', head_etag or ''} end\n"
 DELETE_ETAGS: Final = "if head_etag ~= expected then return refuse({'conflict', head[1] or '', head_etag}) end\n"
 SAVE_GONE: Final = """\
-if resend then
-  local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)
-  if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end
-  if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end
-end
+  if resend then
+    local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)
+    if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end
+    if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end
+  end
 """
 DELETE_GONE: Final = """\
 if resend and there and head_etag ~= expected then
@@ -57,6 +59,11 @@ if resend and there and head_etag ~= expected then
   if not reaches then return refuse({'gone', head[1] or '', head_etag}) end
 end
 """
+OTHERS: Final = """\
+local others = redis.call('EXISTS',
+  log_key, etags_key, marks_key, marks_key, marks_key, lease_key, lease_key, lease_key)
+"""
+MAKES_ROOM: Final = "write(nil, 'LTRIM', etags_key, 1 - ETAGS, -1)\n"
 RENEWED: Final = "    redis.call('PEXPIRE', etags_key, MEMORY_MS)\n"
 PROVEN: Final = f"{RENEWED}    -- Before the ticket"
 LISTED: Final = f"    redis.call('RPUSH', etags_key, ticket)\n{RENEWED}"
@@ -162,6 +169,12 @@ def touched(script: str) -> tuple[Guard, ...]:
     )  # fmt: skip
 
 
+def moved_asking(name: str, block: str, before: str, *fails: str) -> Guard:
+    """Moves a part of what a save does for resends and absent runs, with what it needs there."""
+    edits = ((block, ""), (before, f"{ASKS}-- include touch\n{block}end\n{before}"))
+    return Guard(name, "save", edits, fails)
+
+
 GUARDS: Final = (
     # ------------------------------------------------------------------------------ save: 0. damage
     cut(
@@ -211,25 +224,24 @@ GUARDS: Final = (
     # ----------------------------------------------------------------------- save: 1. already saved
     cut(
         "already saved, on a resend", "save",
-        "(resend or not present) and redis.call('LPOS'", "(not present) and redis.call('LPOS'",
+        ASKS, ASKS.replace("resend or not present", "not present"),
         "a_resend_finds_its_save_below_a_rivals",
         "a_resend_finds_its_save_after_its_entry_was_trimmed",
         "a_first_save_resent_after_delete_and_re_creation_leaves_the_successor",
     ),
     cut(
         "already saved, by the head", "save",
-        "if resend and newest or (", "if (",
+        "if resend and newest or redis.call('LPOS'", "if redis.call('LPOS'",
         "a_resend_of_the_head_is_saved_though_the_list_is_gone",
     ),
     cut(
         "already saved, where the run is absent", "save",
-        "(resend or not present) and redis.call('LPOS'", "resend and redis.call('LPOS'",
+        ASKS, ASKS.replace("resend or not present", "resend"),
         "a_late_first_save_does_not_bring_a_deleted_run_back",
     ),
     cut(
         "already saved is answered", "save",
-        "if resend and newest or (resend or not present) and redis.call('LPOS', etags_key, etag) then\n",
-        "if false then\n",
+        "if resend and newest or redis.call('LPOS', etags_key, etag) then\n", "if false then\n",
         "a_resend_finds_its_own_save",
         "a_resend_of_an_applied_save_in_a_deleted_run_is_saved",
         "already_saved_writes_something_for_wait",
@@ -239,16 +251,16 @@ GUARDS: Final = (
     *touches("save", SAVED),
     cut(
         "the time of the save", "save",
-        "{'saved', newest and head[9] or ''}", "{'saved', head[9] or ''}",
+        "local saved = newest and redis.call(", "local saved = redis.call(",
         "a_resend_finds_its_save_below_a_rivals",
     ),
-    moved(
-        "already saved before the lease", "save", ALREADY_SAVED, "-- 4. Compare.",
+    moved_asking(
+        "already saved before the lease", ALREADY_SAVED, "-- 4. Compare.",
         "a_resend_of_an_applied_save_is_not_told_of_a_lease",
         "a_resend_of_an_applied_save_is_not_told_that_its_own_lease_was_lost",
     ),
-    moved(
-        "already saved before the compare", "save", ALREADY_SAVED, "-- 5. Set.",
+    moved_asking(
+        "already saved before the compare", ALREADY_SAVED, "-- 5. Set.",
         "a_resend_finds_its_own_save",
         "a_resend_of_the_head_is_saved_though_the_list_is_gone",
         "a_resend_finds_its_save_below_a_rivals",
@@ -256,7 +268,7 @@ GUARDS: Final = (
     # ------------------------------------------------------------------------------- save: 2. marks
     cut(
         "marks are obeyed", "save",
-        "if redis.call('HEXISTS', marks_key, etag) == 1 then", "if false then",
+        "if not plain and redis.call('HEXISTS', marks_key, etag) == 1 then", "if false then",
         "a_late_copy_after_never_is_not_applied",
         "a_late_copy_of_a_first_save_after_never_is_not_applied",
         "a_late_copy_after_resolve_said_gone_is_not_applied",
@@ -267,8 +279,49 @@ GUARDS: Final = (
         "a_late_copy_after_gone_is_not_applied",
     ),
     cut(
+        "marks are looked for", "save",
+        "marks_key, marks_key, marks_key, lease_key", "lease_key",
+        "a_late_copy_after_never_is_not_applied", "a_late_copy_of_a_first_save_after_never_is_not_applied",
+    ),
+    cut(
+        "marks count for more than log and etags", "save",
+        "marks_key, marks_key, marks_key, lease_key", "marks_key, marks_key, lease_key",
+        "a_late_copy_of_a_first_save_after_never_is_not_applied",
+    ),
+    cut(
+        "what is marked is not plain", "save",
+        "local plain = others < 3\n", "local plain = others < 4\n",
+        "a_late_copy_of_a_first_save_after_never_is_not_applied", "a_live_lease_locks_out_a_first_save",
+    ),
+    cut(
+        "a lease is looked for", "save",
+        ", lease_key, lease_key, lease_key)", ")",
+        "a_live_lease_locks_out_who_does_not_carry_it", "a_live_lease_locks_out_a_first_save",
+    ),
+    cut(
+        "a lease counts for more than log and etags", "save",
+        ", lease_key, lease_key, lease_key)", ", lease_key, lease_key)",
+        "a_live_lease_locks_out_a_first_save",
+    ),
+    *(
+        cut(
+            f"a slot on the move, by the {name}", "save", old, new,
+            "a_save_to_a_slot_on_the_move_is_neither_applied_nor_misled",
+        )
+        for name, old, new in (
+            ("log", "  log_key, etags_key, marks_key", "  etags_key, marks_key"),
+            ("etags", "  log_key, etags_key, marks_key", "  log_key, marks_key"),
+            ("marks", "marks_key, marks_key, marks_key, lease_key", "log_key, lease_key"),
+            ("lease", ", lease_key, lease_key, lease_key)", ", log_key)"),
+        )
+    ),
+    moved(
+        "a slot on the move is met before damage", "save", OTHERS, "-- Most saves meet neither",
+        "a_save_to_a_slot_on_the_move_is_neither_applied_nor_misled",
+    ),
+    cut(
         "marks are obeyed by first sends too", "save",
-        "if redis.call('HEXISTS', marks_key, etag) == 1 then",
+        "if not plain and redis.call('HEXISTS', marks_key, etag) == 1 then",
         "if resend and redis.call('HEXISTS', marks_key, etag) == 1 then",
         "a_late_copy_after_never_is_not_applied",
         "a_late_copy_of_a_first_save_after_never_is_not_applied",
@@ -375,18 +428,28 @@ GUARDS: Final = (
     ),
     cut(
         "a save raises the fence", "save",
-        "  set('fence', text(fence))\n", "",
+        "'fence', text(fence), 'holder', holder)", "'holder', holder)",
         "an_accepted_save_raises_the_fence",
     ),
     cut(
         "a save names its holder", "save",
-        "  set('holder', holder)\n", "",
+        "'fence', text(fence), 'holder', holder)", "'fence', text(fence))",
         "an_accepted_save_raises_the_fence",
     ),
     cut(
         "only a lease raises the fence", "save",
-        "if carries then\n  set('fence'", "if true then\n  set('fence'",
+        "if carries and (fence ~= head_fence", "if true and (fence ~= head_fence",
         "without_a_lease_a_lapsed_one_is_no_hindrance",
+    ),
+    cut(
+        "a save that raises the fence says so, also by the same holder", "save",
+        "(fence ~= head_fence or head_holder ~= holder)", "head_holder ~= holder",
+        "a_holders_later_lease_raises_the_fence",
+    ),
+    cut(
+        "a save names its holder, also by the same fence", "save",
+        "(fence ~= head_fence or head_holder ~= holder)", "fence ~= head_fence",
+        "a_save_names_its_holder_where_the_head_names_none",
     ),
     moved(
         "lease before conflict", "save", SAVE_LEASE, "-- 5. Set.",
@@ -408,14 +471,14 @@ GUARDS: Final = (
     ),
     cut(
         "gone", "save",
-        "  if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end\n", "",
+        "    if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end\n", "",
         "a_resend_older_than_the_list_is_gone",
         "a_resent_first_save_older_than_the_list_is_gone",
         "a_resend_after_the_run_vanished_is_gone",
     ),
     cut(
         "gone, by the parent", "save",
-        "  if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end\n", "",
+        "    if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end\n", "",
         "a_resend_after_the_run_vanished_is_gone",
     ),
     cut(
@@ -453,12 +516,12 @@ GUARDS: Final = (
     ),
     cut(
         "gone is for resends", "save",
-        "if resend then\n  local reaches", "if true then\n  local reaches",
+        "if resend then\n    local reaches", "if true then\n    local reaches",
         "a_resend_after_the_run_vanished_is_gone",
     ),
     cut(
         "gone, also where the run is as a first save expects it", "save",
-        "if resend then\n  local reaches", "if resend and current ~= parent then\n  local reaches",
+        "if resend then\n    local reaches", "if resend and current ~= parent then\n    local reaches",
         "a_resent_first_save_does_not_bring_a_run_back_that_forgot_it",
     ),
     cut(
@@ -466,16 +529,16 @@ GUARDS: Final = (
         "reaches = current == parent or redis.call", "reaches = redis.call",
         "a_save_resent_onto_the_head_is_applied_though_the_list_is_gone",
     ),
-    moved(
-        "gone before marks", "save", SAVE_GONE, "-- 3. The lease.",
+    moved_asking(
+        "gone before marks", SAVE_GONE, "-- 3. The lease.",
         "a_second_resend_after_gone_is_gone",
     ),
-    moved(
-        "gone before the lease", "save", SAVE_GONE, "-- 4. Compare.",
+    moved_asking(
+        "gone before the lease", SAVE_GONE, "-- 4. Compare.",
         "a_resend_older_than_the_list_is_not_told_of_a_lease",
     ),
-    moved(
-        "gone before conflict", "save", SAVE_GONE, "-- 5. Set.",
+    moved_asking(
+        "gone before conflict", SAVE_GONE, "-- 5. Set.",
         "a_resend_older_than_the_list_is_gone", "a_resent_first_save_older_than_the_list_is_gone",
     ),
     # --------------------------------------------------------------------------------- save: 5. set
@@ -520,24 +583,47 @@ GUARDS: Final = (
         "a_first_save_that_fails_leaves_no_key_and_no_immortal_one",
     ),
     cut(
-        "the undo of the etag is proven possible", "save",
-        "write(nil, 'LREM', etags_key, 1, etag)\n", "",
+        "the undo of the etag is proven possible", "save", MAKES_ROOM, "",
+        "a_save_that_fails_half_way_changes_nothing", "a_first_save_that_fails_half_way_changes_nothing",
+    ),
+    moved(
+        "the undo of the etag is proven possible before the etag is there", "save",
+        MAKES_ROOM, "local deadline = lasts",
         "a_save_that_fails_half_way_changes_nothing", "a_first_save_that_fails_half_way_changes_nothing",
     ),
     cut(
         "the etag is taken out again", "save",
-        "write({'LREM', etags_key, -1, etag}, 'RPUSH'", "write(nil, 'RPUSH'",
+        "write({'LTRIM', etags_key, 0, -2}, 'RPUSH'", "write(nil, 'RPUSH'",
+        "a_save_that_fails_half_way_changes_nothing", "a_full_list_survives_a_failed_save",
+    ),
+    cut(
+        "the newest etag is taken out again", "save",
+        "{'LTRIM', etags_key, 0, -2}", "{'LTRIM', etags_key, 1, -1}",
+        "a_save_that_fails_half_way_changes_nothing", "a_full_list_survives_a_failed_save",
+    ),
+    cut(
+        "no other etag is taken out", "save",
+        "{'LTRIM', etags_key, 0, -2}", "{'LTRIM', etags_key, 0, -3}",
         "a_save_that_fails_half_way_changes_nothing", "a_full_list_survives_a_failed_save",
     ),
     cut(
         "the etag is remembered", "save",
-        "write({'LREM', etags_key, -1, etag}, 'RPUSH', etags_key, etag)\n", "",
+        "write({'LTRIM', etags_key, 0, -2}, 'RPUSH', etags_key, etag)\n", "",
         "a_resend_finds_its_save_below_a_rivals", "a_late_first_save_does_not_bring_a_deleted_run_back",
     ),
     cut(
-        "etags are capped", "save",
-        "if known >= ETAGS then write(nil, 'LTRIM', etags_key, -ETAGS, -1) end\n", "",
+        "etags are capped", "save", MAKES_ROOM, "",
         "etags_are_capped",
+    ),
+    cut(
+        "room is made for one", "save",
+        "1 - ETAGS", "-ETAGS",
+        "etags_are_capped",
+    ),
+    cut(
+        "room is made for one only", "save",
+        "1 - ETAGS", "2 - ETAGS",
+        "etags_are_capped", "a_full_list_survives_a_failed_save",
     ),
     cut(
         "no lifetime where none is asked for", "save",
@@ -677,7 +763,7 @@ GUARDS: Final = (
     ),
     cut(
         "trimming", "save",
-        "if present and oldest ~= first then redis.call('XTRIM', log_key, 'MINID', oldest .. '-0') end\n", "",
+        "if present and oldest ~= first then redis.call('XTRIM', log_key, 'MINID', '0-' .. oldest) end\n", "",
         "a_checkpoint_trims_the_log", "trimming_keeps_what_keep_asks_for",
     ),
     cut(
@@ -697,8 +783,55 @@ GUARDS: Final = (
     ),
     cut(
         "a moved checkpoint is a span", "save",
-        "if not present or text(checkpoint) ~= head[10] then spans", "if not present then spans",
+        "if moves then spans[", "if not present then spans[",
         "a_checkpoint_trims_the_log",
+    ),
+    cut(
+        "only a moved checkpoint is a span", "save",
+        "if moves then spans[", "if true then spans[",
+        "what_was_kept_goes_when_its_time_has_come",
+    ),
+    cut(
+        "a moved checkpoint is noticed", "save",
+        "local moves = not present or checkpoint ~= tonumber(head[8])\n", "local moves = not present\n",
+        "a_checkpoint_trims_the_log", "trimming_keeps_what_keep_asks_for",
+    ),
+    cut(
+        "a checkpoint that stays is no new one", "save",
+        "local moves = not present or checkpoint ~= tonumber(head[8])\n", "local moves = true\n",
+        "what_was_kept_goes_when_its_time_has_come",
+    ),
+    cut(
+        "a moved checkpoint is not passed over", "save",
+        "local oldest = not moves and string.match", "local oldest = string.match",
+        "a_checkpoint_trims_the_log",
+    ),
+    cut(
+        "only where there is one span is nothing to be done", "save",
+        "'^%d+:(%d+)$'", "'^%d+:(%d+)'",
+        "what_was_kept_goes_when_its_time_has_come",
+    ),
+    cut(
+        "a first save has a span", "save",
+        "if not oldest or oldest ~= first then\n", "if oldest ~= first then\n",
+        "a_checkpoint_trims_the_log",
+    ),
+    cut(
+        "what is trimmed and what the head says stay in step", "save",
+        "if not oldest or oldest ~= first then\n", "if not oldest then\n",
+        "a_span_that_was_lost_costs_what_it_kept_and_no_more",
+    ),
+    *(
+        cut(f"the head says the {name}", "save", f"'{name}', {value}, ", "", *fails)
+        for name, value, fails in (
+            ("checkpoint", "text(checkpoint)", ("what_was_kept_goes_when_its_time_has_come",)),
+            ("first", "oldest", ("a_checkpoint_trims_the_log",)),
+        )
+    ),
+    cut(
+        "what changed is written", "save",
+        "if spans then\n", "if not present then\n",
+        "a_checkpoint_trims_the_log", "trimming_keeps_what_keep_asks_for",
     ),
     cut(
         "spans are bounded", "save",
@@ -722,12 +855,14 @@ GUARDS: Final = (
     ),
     cut(
         "birth", "save",
-        "if not present then set('created', text(now)) end", "set('created', text(now))",
+        "if not present then redis.call('HSET', head_key, 'created', now) end",
+        "redis.call('HSET', head_key, 'created', now)",
         "meta_and_birth_stay",
     ),
     cut(
         "meta", "save",
-        "if meta ~= '' then set('meta', meta) end", "set('meta', meta)",
+        "if meta ~= '' then redis.call('HSET', head_key, 'meta', meta) end",
+        "redis.call('HSET', head_key, 'meta', meta)",
         "meta_and_birth_stay",
     ),
     # -------------------------------------------------------------------------------------- resolve

@@ -39,6 +39,38 @@ def used(script: Script, table: str) -> dict[int, str]:
     return found
 
 
+def derived(script: Script) -> dict[str, bytes]:
+    """Returns what the body appends to the run's part of the head's key, by the name of the variable."""
+    body = strip(script.source)
+    found: dict[str, bytes] = {}
+    for names, values in re.findall(r"^local ([\w, ]+) = (run \.\. .*)$", body, re.MULTILINE):
+        for name, value in zip(names.split(", "), values.split(", "), strict=True):
+            found[name] = re.fullmatch(r"run \.\. '(\w+)'", value)[1].encode()  # type: ignore[index]
+    assert len(found) == len(re.findall(r"\brun \.\.", body)), f"{script.name}: a key is derived in a way not seen here"
+    return found
+
+
+@pytest.mark.parametrize("script", ALL, ids=lambda script: script.name)
+def test_a_key_that_is_not_declared_is_derived_as_python_names_it(script: Script) -> None:
+    """The scripts and `run_keys` agree on every name, whatever namespace and run; the header lists what is derived."""
+    names = derived(script)
+    body = strip(script.source)
+    if not names:
+        assert "string.sub(head_key" not in body
+        return
+    assert script is SAVE, "one more script derives keys: see that a slot on the move does not mislead it"
+    ((start, end),) = re.findall(r"^local run = string\.sub\(head_key, (\d+), -(\d+)\)$", body, re.MULTILINE)
+    for namespace, run_id in (("histstore", "order-4711"), ("name{space}", "}{ %"), ("n", "ein ü")):
+        keys = run_keys(namespace, RunId(run_id))
+        run = keys.head[int(start) - 1 : len(keys.head) - int(end) + 1]
+        for variable, name in names.items():
+            assert run + name == getattr(keys, variable.removesuffix("_key")), variable
+    listed = re.findall(r"^--   (\w+) +(?:stream|list|hash|string) ", script.source, re.MULTILINE)
+    assert [f"{name}_key" for name in listed] == list(names)
+    sent = set(re.findall(r"\b(\w+)_key\b", body))
+    assert sent == {*listed, *declared(script, "KEYS").values()}, "a key that the header does not list"
+
+
 @pytest.mark.parametrize("script", ALL, ids=lambda script: script.name)
 def test_the_header_declares_what_the_body_uses(script: Script) -> None:
     """KEYS and ARGV are numbered from 1 without a gap, named once, and named alike in header and body."""

@@ -127,6 +127,7 @@ class World:
         client: Reaches the server with every permission.
         namespace: The test's own.
         sources: Scripts to run in place of the real ones.
+        elsewhere: Reaches the cluster's other node, where there is one.
         heard: Script and first word of every reply so far.
         applied: The saves that were acknowledged, each copy of them.
     """
@@ -134,6 +135,7 @@ class World:
     client: redis.Redis
     namespace: str
     sources: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: redis.Redis | None = None
     heard: set[tuple[str, str]] = field(default_factory=set)
     applied: list[Save] = field(default_factory=list)
 
@@ -371,6 +373,37 @@ class World:
         for old, new in zip(before, after, strict=True):
             same = old == new if min(old, new) < 0 else abs(old - new) < 10_000
             assert same, f"{label}: deadlines were {list(before)}, and are {after}"
+
+    @contextmanager
+    def moving(
+        self,
+    ) -> Iterator[tuple[Callable[[Sequence[bytes], bool], None], Callable[[Save, bool], Reply | ResponseError]]]:
+        """The cluster moves the run's slot meanwhile. Yields two functions.
+
+        One moves keys to the other node (`True`) or back, one delivers a copy of a save to that other node as whoever
+        was told to ASK there does.
+        """
+        owner, other = self.client, self.elsewhere
+        assert other is not None
+        slot = owner.execute_command("CLUSTER", "KEYSLOT", self.keys.head)
+        owner_id, other_id = (node.execute_command("CLUSTER", "MYID") for node in (owner, other))
+
+        def move(keys: Sequence[bytes], there: bool) -> None:
+            # A node that gives a slot away takes no key of it back.
+            owner.execute_command("CLUSTER", "SETSLOT", slot, *(("MIGRATING", other_id) if there else ("STABLE",)))
+            source, target = (owner, other) if there else (other, owner)
+            at = target.connection_pool.connection_kwargs
+            source.execute_command("MIGRATE", at["host"], at["port"], "", 0, 20_000, "KEYS", *keys)
+
+        def ask(save: Save, resend: bool) -> Reply | ResponseError:
+            *_, reply = exchange(other, ("ASKING",), self.in_full(save.call, resend))
+            return reply  # type: ignore[no-any-return]
+
+        other.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", owner_id)
+        try:
+            yield move, ask
+        finally:
+            other.execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
 
     @contextmanager
     def watching(self, *keys: bytes) -> Iterator[Callable[[], bool]]:

@@ -107,7 +107,7 @@ async def walk(backend: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["xadd", "hset", "evalsha", "multi", "scan", "pexpireat", "lpos", "hmget", "xrange"]
+    "command", ["xadd", "hset", "evalsha", "multi", "scan", "pexpireat", "exists", "lpos", "hmget", "xrange"]
 )
 async def test_a_missing_permission_is_told_before_anything_is_written(
     shell: Shell, command: str, tmp_path: Path

@@ -27,8 +27,10 @@ from histstore import (
     RunId,
     SnapshotError,
     SnapshotTooLargeError,
+    UserMessage,
 )
 from histstore._keys import run_keys
+from histstore._protocol import delta
 
 from ..support.samples import PLAIN, TYPED, faithful, plain, user
 from ..support.shells import Shell, threaded_proxy
@@ -881,3 +883,22 @@ async def test_one_store_for_many_tasks(store: Any, shell: Shell) -> None:
     results = await asyncio.gather(*(store.update(lambda s, n=n: (s or Snapshot()).append(user(n))) for n in range(10)))
     assert sorted(result.version for result in results) == list(range(1, 11))
     assert {m.blocks[0].text for m in (await store.load()).messages} == {user(n).blocks[0].text for n in range(10)}
+
+
+async def test_the_largest_snapshot_is_saved_and_loaded(backend: Any) -> None:
+    """64 MiB in one message, the default limit, within the default time of a try."""
+    large = UserMessage("x" * (64 * 2**20 - 100))
+    assert (await backend.store("run").append(large)).version == 1
+    assert (await backend.store("run").load()).messages == (large,)
+    await backend.store("run").delete()
+
+
+@pytest.mark.parametrize(("texts", "large"), [([10, 10], False), ([10, 40_000], True), ([40_000], False)])
+async def test_a_short_read_of_large_entries_has_a_connection_to_itself(
+    backend: Any, texts: list[int], large: bool
+) -> None:
+    """What comes next is taken to be like the newest save, which a first save is no sign of."""
+    store = backend.store("run")
+    for length in texts:
+        await store.append(UserMessage("x" * length))
+    assert delta(store._where, store._base).large is large

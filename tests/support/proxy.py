@@ -12,6 +12,26 @@ from urllib.parse import urlsplit
 import hiredis
 
 
+def _requests(data: bytes) -> list[bytes]:
+    """Returns the single commands of a write; all of it as one if it does not end with a command's end."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(data):
+        start, end = at, data.find(b"\r\n", at)
+        if data[at : at + 1] != b"*" or end < 0:
+            return [data]
+        parts, at = int(data[at + 1 : end]), end + 2
+        for _ in range(parts):
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                return [data]
+            at = end + 2 + int(data[at + 1 : end]) + 2
+        if at > len(data):
+            return [data]
+        found.append(data[start:at])
+    return found
+
+
 class Proxy:
     """Stands between a client and a server. One lives in one event loop.
 
@@ -19,9 +39,13 @@ class Proxy:
         sent: Bytes that clients sent, in all.
         received: Bytes that the server sent, in all.
         requests: Chunks that clients sent; what a client writes at once arrives as one, small as it is here.
+        trips: Round trips, of one client: requests that followed an answer, or the beginning.
         delay: Seconds that each request is held up; or a function that returns them.
         trickle: Whether replies go out byte by byte, `pause` seconds apart.
         hold_requests: While it is clear, requests wait here.
+        replies: Chunks that the server sent.
+        writes: Of what clients sent, the number of the connection and the bytes, in turn; None: not written down.
+        open: Connections of clients that are open.
         lost: Replies that were lost.
         kept: Requests that `keep_back` kept, whole, for `deliver`.
         before_cut: Awaited when a reply is lost, before the client hears of it.
@@ -35,7 +59,7 @@ class Proxy:
     def __init__(self, url: str) -> None:
         self.database = ""
         self.retarget(url)
-        self.sent = self.received = self.requests = 0
+        self.reset_counts()
         self._lose = 0
         self._lose_if: Callable[[bytes], bool] = lambda _data: True
         self._keep = 0
@@ -47,6 +71,11 @@ class Proxy:
         self.pause = 0.05
         self.hold_requests = asyncio.Event()
         self.hold_requests.set()
+        self.writes: list[tuple[int, bytes]] | None = None
+        self._numbers: dict[asyncio.StreamWriter, int] = {}
+        self._made = 0
+        self._stall_if: Callable[[bytes], bool] = lambda _data: False
+        self._stalled: dict[asyncio.StreamWriter, asyncio.Event] = {}
         self.lost = 0
         self.reply_delay = self.answer_delay = 0.0
         self.deaf = self.refuse_listeners = False
@@ -68,6 +97,34 @@ class Proxy:
         The request itself reaches the server and is answered there before the cut.
         """
         self._lose, self._lose_if = count, when
+
+    @property
+    def open(self) -> list[int]:
+        return list(self._numbers.values())
+
+    @property
+    def stalled(self) -> list[int]:
+        """The numbers of the connections that are stalled."""
+        return [self._numbers[writer] for writer in self._stalled if writer in self._numbers]
+
+    def stall(self, when: Callable[[bytes], bool] = lambda _request: True) -> None:
+        """Holds up what the server says on connections over which a request comes that `when` picks, till `go_on`.
+
+        The requests themselves reach the server.
+        """
+        self._stall_if = when
+
+    def go_on(self) -> None:
+        """Lets through what was held up by `stall`, and stalls no more."""
+        self._stall_if = lambda _data: False
+        while self._stalled:
+            self._stalled.popitem()[1].set()
+
+    def cut_stalled(self, *numbers: int) -> None:
+        """Resets connections that are stalled: all, or those of these numbers."""
+        for writer in list(self._stalled):
+            if not numbers or self._numbers.get(writer) in numbers:
+                writer.transport.abort()
 
     def keep_back(self, count: int, when: Callable[[bytes], bool] = lambda _request: True) -> None:
         """Cuts the connection, `count` times, in place of carrying a request that `when` picks.
@@ -114,7 +171,8 @@ class Proxy:
         assert done.wait(20), "the proxy's loop hangs"
 
     def reset_counts(self) -> None:
-        self.sent = self.received = self.requests = 0
+        self.sent = self.received = self.requests = self.replies = self.trips = 0
+        self._answered = True
 
     async def __aenter__(self) -> Proxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -141,6 +199,7 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, far_writer}
+        self._numbers[writer] = self._made = self._made + 1
         doomed = asyncio.Event()
         up = asyncio.create_task(self._up(reader, far_writer, writer, doomed))
         down = asyncio.create_task(self._down(far_reader, writer, doomed))
@@ -153,6 +212,8 @@ class Proxy:
         self._tasks -= {up, down}
         self._writers -= {writer, far_writer}
         self._listening.discard(writer)
+        self._stalled.pop(writer, None)
+        del self._numbers[writer]
         for each in (writer, far_writer):
             each.transport.abort()
 
@@ -173,9 +234,20 @@ class Proxy:
                 self.listeners += 1
             self.sent += len(data)
             self.requests += 1
+            self.trips += self._answered
+            self._answered = False
+            if self.writes is not None:
+                self.writes.append((self._numbers[client], data))
+            if self._stall_if(data):
+                self._stalled.setdefault(client, asyncio.Event())
             if self._keep > 0 and self._keep_if(data):
                 self._keep -= 1
-                self.kept.append(data)
+                # Requests of several callers may travel in one write.
+                requests = _requests(data)
+                at = next(index for index, request in enumerate(requests) if self._keep_if(request))
+                self.kept.append(requests[at])
+                writer.write(b"".join(requests[:at]))
+                await writer.drain()
                 return
             if self._lose > 0 and self._lose_if(data):
                 self._lose -= 1
@@ -197,7 +269,11 @@ class Proxy:
             held_up = self.reply_delay or (0.0 if writer in self._listening else self.answer_delay)
             if held_up:
                 await asyncio.sleep(held_up)
+            if writer in self._stalled:
+                await self._stalled[writer].wait()
             self.received += len(data)
+            self.replies += 1
+            self._answered = True
             if self.trickle:
                 for byte in data:
                     writer.write(bytes([byte]))

@@ -29,7 +29,7 @@ NO_LIMIT = 1 << 62
 
 
 def item(entry: Entry) -> Any:
-    return (f"{entry.version}-0".encode(), [b"h", entry.header(), b"t", b"1000", b"b", entry.body])
+    return (f"0-{entry.version}".encode(), [b"h", entry.header(), b"t", b"1000", b"b", entry.body])
 
 
 def chain(count: int) -> tuple[list[Entry], Base]:
@@ -96,8 +96,8 @@ def test_every_bit_of_an_entry_is_proven() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        None, (), (b"1-0",), (b"1-0", []), (b"x-0", [b"h", b"", b"t", b"", b"b", b""]), (b"1-1", None),
-        (b"1-0", [b"h", b"short", b"t", b"1", b"b", b""]), ("1-0", [b"h", bytes(92), b"t", b"1", b"b", b""]),
+        None, (), (b"0-1",), (b"0-1", []), (b"0-x", [b"h", b"", b"t", b"", b"b", b""]), (b"1-1", None),
+        (b"0-1", [b"h", b"short", b"t", b"1", b"b", b""]), ("0-1", [b"h", bytes(92), b"t", b"1", b"b", b""]),
     ],
     ids=repr,
 )  # fmt: skip
@@ -107,10 +107,10 @@ def test_what_is_no_entry(wrong: Any) -> None:
         read_entry(wrong)
 
 
-def test_a_stream_id_is_version_and_zero() -> None:
+def test_a_stream_id_is_zero_and_version() -> None:
     """An entry under another id is not the save that it says it is."""
     (entry,), _ = chain(1)
-    for stream_id in (b"1-1", b"2-0", b"1", b"01-00"):
+    for stream_id in (b"1-1", b"0-2", b"1", b"0-01", b"00-1"):
         with pytest.raises(BrokenChainError):
             read_entry((stream_id, item(entry)[1]))
 

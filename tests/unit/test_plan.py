@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histstore import AssistantMessage, SnapshotError, SnapshotTooLargeError, ToolCall, UserMessage
+from histstore import messages as messages_of
 from histstore._chain import ENTRY_OVERHEAD, Base, Entry, Head, read_entries, replay, tail
-from histstore._codec import encode, encode_meta, is_typed
+from histstore._codec import encode, encode_meta
 from histstore._plan import SLACK, Plan, Target, Writer, find_cut, grow, plan_append, plan_save
 
 from ..support.samples import faithful
@@ -91,7 +92,7 @@ class Log:
         self.head = plan.head
 
     def items(self) -> list[Any]:
-        return [(f"{e.version}-0".encode(), [b"h", e.header(), b"t", b"1000", b"b", e.body]) for e in self.entries]
+        return [(f"0-{e.version}".encode(), [b"h", e.header(), b"t", b"1000", b"b", e.body]) for e in self.entries]
 
     def read(self) -> Base:
         assert self.head is not None
@@ -110,7 +111,7 @@ def same(one: Base, two: Base) -> None:
 
 
 def remembered(messages: list[Any]) -> list[Any]:
-    return [message if is_typed(message) else encode(message) for message in messages]
+    return [message if type(message) in messages_of.TYPED else encode(message) for message in messages]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -10,7 +10,7 @@ import redis.exceptions as redis_errors
 from tenacity import RetryCallState, Retrying
 
 from histstore import Durability, RetryPolicy, SnapshotError
-from histstore._retry import FAULTS, Fault, RetryableError, classify, describe, tenacity_options
+from histstore._retry import FAULTS, Fault, RetryableError, UndoneError, classify, describe, tenacity_options
 
 LATER, NEVER = Fault(definite=True, retry=True), Fault(definite=True, retry=False)
 UNKNOWN = Fault(definite=False, retry=True)
@@ -51,6 +51,28 @@ ROWS: list[tuple[str, Fault]] = [
 def test_error_replies(text: str, fault: Fault) -> None:
     """Each reply of a server to a request that was sent."""
     assert classify(redis_errors.ResponseError(text), sent=True) == fault
+
+
+UNDONE: list[tuple[str, Fault]] = [
+    ("OOM command not allowed when used memory > 'maxmemory'.", LATER),
+    ("ERR The ID specified in XADD is equal or smaller than the target stream top item", LATER),
+    ("ERR Script attempted to access a non local key in a cluster node", LATER),
+    ("WRONGTYPE Operation against a key holding the wrong kind of value", NEVER),
+    # A command, and a key, in the words of Redis 6, Redis 7 and Valkey.
+    ("@user_script: 1: The user executing the script can't run this command or subcommand", NEVER),
+    ("@user_script: 1: The user executing the script can't access at least one of the keys mentioned", NEVER),
+    ("ERR The user executing the script can't run this command or subcommand", NEVER),
+    ("ERR The user executing the script can't access at least one of the keys mentioned", NEVER),
+    ("ERR ACL failure in script: User u has no permissions to run the 'ltrim' command", NEVER),
+    ("ERR ACL failure in script: No permissions to access a key", NEVER),
+]
+
+
+@pytest.mark.parametrize(("text", "fault"), UNDONE)
+def test_what_a_script_undid(text: str, fault: Fault) -> None:
+    """What failed between a script's writes was undone, so it is definite; only what somebody must change is final."""
+    for sent in (False, True):
+        assert classify(UndoneError(text), sent=sent) == fault
 
 
 @pytest.mark.parametrize(("text", "fault"), ROWS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -224,7 +226,53 @@ def test_a_long_history_is_not_kept_alive() -> None:
     for number in range(1, 10_000):
         snapshot = snapshot.append(number)
         add_origin(snapshot, ("ns", "run"), Origin(Revision(number, bytes(16))))
-    assert snapshot._lineage.parent is None
+    assert snapshot._lineage.back is None
     for _ in range(10_000):
         snapshot = snapshot.append(UserMessage("x"))
     assert pickle.loads(pickle.dumps(snapshot)).revision.version == 9999
+
+
+def test_a_copy_of_another_run_is_not_asked_for_its_whole_way_back() -> None:
+    """However often it is saved since, the run that it was copied from is one step away, with what they share."""
+    there, here = ("ns", "original"), ("ns", "copy")
+    snapshot = Snapshot([user(0), user(1)])
+    add_origin(snapshot, there, Origin(Revision(9, bytes(16))))
+    for number in range(1, 100):
+        snapshot = snapshot.append(user(number))
+        add_origin(snapshot, here, Origin(Revision(number, bytes(16))))
+        assert snapshot._lineage.back is not None
+        ancestor, shared = snapshot._lineage.back
+        assert (there in ancestor.origins, shared) == (True, 2)
+    found = find_origin(snapshot, there)
+    assert found is not None
+    assert (found[0].revision.version, found[1]) == (9, 2)
+
+
+def test_a_conversation_that_is_kept_in_two_runs_leaves_no_trail() -> None:
+    """Saved to both each turn, it remembers the last of each."""
+    snapshot = Snapshot()
+    for number in range(1, 100):
+        snapshot = snapshot.append(user(number))
+        for run in ("a", "b"):
+            add_origin(snapshot, ("ns", run), Origin(Revision(number, bytes(16))))
+        assert snapshot._lineage.back is None
+
+
+def test_the_way_back_is_right_while_another_thread_shortens_it() -> None:
+    """An edit on the way is never skipped: what is shared would be taken for more than it is."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(300):
+            root = Snapshot([user(number) for number in range(10)])
+            add_origin(root, ("ns", "b"), Origin(Revision(1, bytes(16))))
+            snapshot = root.splice(3, 4, user(99)).append(user(100))
+            adding = threading.Thread(target=add_origin, args=(snapshot, ("ns", "a"), Origin(Revision(1, bytes(16)))))
+            adding.start()
+            while adding.is_alive():
+                found = find_origin(snapshot, ("ns", "b"))
+                assert found is not None
+                assert found[1] == 3
+            adding.join()
+    finally:
+        sys.setswitchinterval(before)

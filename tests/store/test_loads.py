@@ -1,0 +1,81 @@
+"""What a load costs the process that asks: memory and collections, counted. In both shells."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+import uuid
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from histstore import AssistantMessage, UserMessage
+
+from .conftest import Backends
+
+
+async def run_of(backend: Any, count: int, typed: bool = True) -> Any:
+    """A run of `count` messages, twenty a save; returns its id."""
+    run = str(uuid.uuid4())
+    store = backend.store(run)
+    for number in range(0, count, 20):
+        text = f"{number} " * 20
+        turn = [UserMessage(text), AssistantMessage(text)] if typed else [{"role": "user", "content": text}] * 2
+        await store.append(*turn * 10)
+    return run
+
+
+async def test_an_unchanged_load_touches_nothing_of_the_conversation(backend: Any) -> None:
+    """The same snapshot again, for the same memory at 100 and at 5,000 messages."""
+    peaks = []
+    for count in (100, 5000):
+        store = backend.store(await run_of(backend, count))
+        first = await store.load()
+        assert await store.load() is first
+        tracemalloc.start()
+        assert await store.load() is first
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # One list of 5,000 would be 40,000 bytes.
+    assert abs(peaks[1] - peaks[0]) < 8000
+
+
+async def test_plain_messages_of_every_load_are_the_callers(backend: Any) -> None:
+    """Loaded cold, unchanged, or with what another has added: what is changed in one is in no other."""
+    run = await run_of(backend, 40, typed=False)
+    store, other = backend.store(run), backend.store(run)
+    loads = [await store.load(), await store.load()]
+    await other.load()
+    await other.append({"role": "user", "content": "more"})
+    loads += [await store.load(), await store.load(), await backend.store(run).load()]
+    truth = [dict(message) for message in loads[-1].messages]
+    for load in loads:
+        assert [message["content"] for message in load.messages] == [m["content"] for m in truth][: len(load)]
+        for message in load.messages:
+            message["content"] = "changed"
+    assert [dict(message) for message in (await store.load()).messages] == truth
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["typed", "plain"])
+async def test_a_large_load_runs_few_collections(backends: Backends, typed: bool) -> None:
+    """10,000 messages: a handful of the young while the answer is read, none of what lives long."""
+    backend = backends()
+    run = await run_of(backend, 10_000, typed)
+    found: Counter[int] = Counter()
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            found[info["generation"]] += 1
+
+    store = backend.store(run)
+    gc.collect()
+    gc.callbacks.append(note)
+    try:
+        snapshot = await store.load()
+    finally:
+        gc.callbacks.remove(note)
+    assert len(snapshot) == 10_000
+    assert found[1] + found[2] == 0
+    assert found[0] <= 5
+    assert gc.isenabled()
