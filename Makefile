@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format types sync check-sync layers model wheel-test ci clean
+.PHONY: help venv demo test bench costs lint format types sync check-sync layers model wheel-test ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(STAMP) ## run the demonstration on an embedded server (ARGS="--input FIL
 
 test: $(STAMP) ## run the tests (ARGS="-k name")
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP) ## measure it beside raw redis-py and the peers, which it installs (ARGS="--quick")
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 lint: $(STAMP) ## check style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -47,12 +50,15 @@ layers: $(STAMP) ## check that imports point one way
 model: $(STAMP) ## check the protocol's models with spin (ARGS="--quick")
 	@$(BIN)/python tests/model/run.py $(ARGS)
 
+costs: $(STAMP) ## count what calls cost, and hold it against tests/bench/budget.toml (ARGS="--quick")
+	@$(BIN)/python -m tests.bench.cost $(ARGS)
+
 wheel-test: $(STAMP) ## build sdist and wheel, and try them away from the checkout (ARGS="--all-pythons")
 	@$(BIN)/python tools/wheel_test.py $(ARGS)
 
 ci: ## run what CI runs
 	@bash .ci/run
 
-clean: ## remove .venv, caches and builds
-	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, .venv-bench, caches and builds
+	@rm -rf $(VENV) .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
