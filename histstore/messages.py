@@ -375,18 +375,22 @@ Message: TypeAlias = UserMessage | AssistantMessage
 TYPED = frozenset({UserMessage, AssistantMessage})
 """The frozen message types: of these, and of nothing else, identity proves equality."""
 
+
+def setters(kind: Any) -> tuple[Callable[[Any, Any], None], ...]:
+    """Returns what sets the fields of a new object of a frozen dataclass, in order, without any check.
+
+    Its own way, through object.__setattr__, takes longer than all the rest of making one.
+    """
+    return tuple(kind.__dict__[name].__set__ for name in kind.__match_args__)
+
+
 _SETTERS: dict[type, tuple[Callable[[Any, Any], None], ...]] = {
-    kind: tuple(kind.__dict__[name].__set__ for name in kind.__match_args__)
+    kind: setters(kind)
     for kind in (
         Base64Source, UrlSource, FileSource, Text, Image, Document, ToolResultText, ToolResultImage,
         ToolResultContent, ToolResult, ToolCall, Reasoning, RedactedReasoning, UserMessage, AssistantMessage,
     )
 }  # fmt: skip
-
-
-def setters(kind: type) -> tuple[Callable[[Any, Any], None], ...]:
-    """Returns what sets the fields of a new object of `kind`, in order, without any check."""
-    return _SETTERS[kind]
 
 
 def trusted(kind: type, *fields: Any) -> Any:

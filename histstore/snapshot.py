@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, cast
 
 from . import _json
 from .errors import SnapshotError, UnsupportedVersionError
-from .messages import TYPED, JSONValue, check_message, freeze_json
+from .messages import TYPED, JSONValue, check_message, freeze_json, setters
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -111,10 +111,7 @@ class Revision:
 
 
 _new_revision: Final = partial(object.__new__, Revision)
-# A frozen dataclass is filled in through object.__setattr__, and checked: twice as long as the rest of making it.
-_FILL_REVISION: Final = tuple(
-    getattr(Revision, name).__set__ for name in ("version", "etag", "saved_at", "fence", "length", "size")
-)
+_FILL_REVISION: Final = setters(Revision)
 
 
 def known_revision(

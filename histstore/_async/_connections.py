@@ -223,15 +223,15 @@ async def _open(settings: ConnectionSettings, timeout: float, *, proven: bool = 
             refuses what is asked over it; where there is another, that is better asked over the other.
     """
     connection = Connection(settings)
-    try:
-        await connection.open(timeout)
-        if proven:
+    await connection.open(timeout)
+    if proven:
+        try:
             (said,) = await connection.wire.ask([("PING",)], monotonic() + timeout, Sent())
             if isinstance(said, Exception) and not str(said).startswith("NOPERM"):
                 raise redis_errors.ConnectionError(str(said))
-    except BaseException:
-        await connection.close()
-        raise
+        except BaseException:
+            await connection.close()
+            raise
     return connection
 
 

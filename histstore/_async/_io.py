@@ -165,26 +165,32 @@ class Connection:
         self._wire: Wire | None = None
 
     async def open(self, timeout: float) -> None:
-        """Connects, authenticates and selects the database, within `timeout` seconds."""
+        """Connects, authenticates and selects the database, within `timeout` seconds. What fails is closed."""
         try:
             async with asyncio.timeout(min(timeout, self._settings.connect_timeout)):
-                await self._inner.connect()
-                unread, over = self._inner._reader._buffer, self._inner._reader.at_eof()
-                # From here on redis-py's connection holds settings only. A writer that nobody holds closes its socket.
-                self._writer, self._inner._reader, self._inner._writer = self._inner._writer, None, None
-                self._wire = Wire(self._writer.transport)
-                if unread:
-                    raise redis_errors.ConnectionError("what answers there is no Redis server")
-                if over or self._writer.transport.is_closing():
-                    # redis-py's protocol was told, and the wire never will be.
-                    raise redis_errors.ConnectionError("the server closed the connection")
-                provider = self._inner.credential_provider
-                credentials = await provider.get_credentials_async() if provider is not None else None
-                commands = self._settings.handshake(self._inner, credentials)
-                if commands:
-                    check_handshake(await self._wire.ask(commands, monotonic() + timeout, Sent()))
-        except TimeoutError:
-            raise redis_errors.TimeoutError("no connection in time") from None
+                await self._open(timeout)
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, TimeoutError):
+                raise redis_errors.TimeoutError("no connection in time") from None
+            raise
+
+    async def _open(self, timeout: float) -> None:
+        await self._inner.connect()
+        unread, over = self._inner._reader._buffer, self._inner._reader.at_eof()
+        # From here on redis-py's connection holds settings only. A writer that nobody holds closes its socket.
+        self._writer, self._inner._reader, self._inner._writer = self._inner._writer, None, None
+        self._wire = Wire(self._writer.transport)
+        if unread:
+            raise redis_errors.ConnectionError("what answers there is no Redis server")
+        if over or self._writer.transport.is_closing():
+            # redis-py's protocol was told, and the wire never will be.
+            raise redis_errors.ConnectionError("the server closed the connection")
+        provider = self._inner.credential_provider
+        credentials = await provider.get_credentials_async() if provider is not None else None
+        commands = self._settings.handshake(self._inner, credentials)
+        if commands:
+            check_handshake(await self._wire.ask(commands, monotonic() + timeout, Sent()))
 
     @property
     def wire(self) -> Wire:
@@ -318,11 +324,7 @@ class GroupCommit:
         if self._closed:
             raise redis_errors.ConnectionError("the backend is closed")
         connection = Connection(self._settings)
-        try:
-            await connection.open(timeout)
-        except BaseException:
-            await connection.close()
-            raise
+        await connection.open(timeout)
         self._connection = connection
         return connection
 

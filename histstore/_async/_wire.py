@@ -183,7 +183,7 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Gives each answer to the oldest request that waits for one."""
         replies, pending, heard = self._replies, self.pending, self._heard
-        answered: list[_Request] = []
+        complete: list[_Request] = []
         try:
             replies.feed(data)
             while (reply := replies.gets()) is not False:
@@ -193,16 +193,16 @@ class Wire(asyncio.Protocol):
                 request = pending[0]
                 request.found.append(reply)
                 if len(request.found) == request.count:
-                    answered.append(request)
+                    complete.append(request)
                     pending.popleft()
                     self.load -= len(request.payload)
         except (hiredis.ProtocolError, IndexError) as error:
-            # Whoever answers what nobody asked has not answered what was asked either.
-            pending.extendleft(reversed(answered))
+            # Whoever answers what nobody asked has not complete what was asked either.
+            pending.extendleft(reversed(complete))
             reason = "more answers than requests" if isinstance(error, IndexError) else str(error)
             self._fail(f"what answers there is no Redis server: {reason}")
             return
-        for request in answered:
+        for request in complete:
             if not request.answer.done():
                 request.answer.set_result(request.found)
         if self.moved is not None:

@@ -85,12 +85,8 @@ class Connections:
     def _replace(self, old: Connection | None, end: float) -> Connection:
         self._drop(old)
         connection = Connection(self._settings)
+        connection.open(max(0.001, end - monotonic()))
         self._open.add(connection)
-        try:
-            connection.open(max(0.001, end - monotonic()))
-        except BaseException:
-            self._drop(connection)
-            raise
         return connection
 
     def _drop(self, connection: Connection | None) -> None:

@@ -120,8 +120,17 @@ class Connection:
         self._tls = False
 
     def open(self, timeout: float) -> None:
-        """Connects, then authenticates and selects the database, each of the two within `timeout` seconds."""
-        bound = min(timeout, self._settings.connect_timeout)
+        """Connects, then logs in and selects the database, each of the two within `timeout` seconds.
+
+        What fails is closed.
+        """
+        try:
+            self._open(min(timeout, self._settings.connect_timeout))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, bound: float) -> None:
         self._inner.socket_connect_timeout = self._inner.socket_timeout = bound
         self._inner.connect()
         sock = self._inner._sock
@@ -352,11 +361,7 @@ class GroupCommit:
         if self._closed:
             raise redis_errors.ConnectionError("the backend is closed")
         connection = Connection(self._settings)
-        try:
-            connection.open(timeout)
-        except BaseException:
-            connection.close()
-            raise
+        connection.open(timeout)
         self._connection = connection
         return connection
 

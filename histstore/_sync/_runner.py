@@ -142,9 +142,9 @@ class Runner:
         """
         self._ready(_io.monotonic() + self.try_timeout)
         connection = _io.Connection(self._settings)
+        with self._noticing():
+            connection.open(self.try_timeout)
         try:
-            with self._noticing():
-                connection.open(self.try_timeout)
             connection.keep_alive()
         except BaseException:
             connection.close()
@@ -195,13 +195,7 @@ class Runner:
         try:
             if not self._tested:
                 self._self_test(end)
-            acked: int | None = None
-            if call.durable and self._durability.wanted:
-                reply, acked = self._send(call, state, this, end)
-            else:
-                commands = call.commands(state.ambiguous, False)
-                state.began = _io.monotonic()
-                reply = _last(self._connections.exchange(commands, end, this, call.large))
+            reply, acked = self._send(call, state, this, end)
             # What a script answers begins with a word: nearly all answers end here.
             if call.relaxed is not None or type(reply) is not list or not reply or reply[0] == b"failed":
                 reply, acked = self._second_look(call, state, this, end, reply, acked)

@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from .. import _chain, _codec, _protocol
 from .._chain import Base, BrokenChainError, Entry, Head
@@ -56,6 +56,8 @@ from .turn import TurnScope
 
 if TYPE_CHECKING:
     from .backend import RedisBackend
+
+T = TypeVar("T")
 
 CONFLICT_PAUSE: Final = 0.02
 """Seconds that the first pause after a lost race is at most: a rival's save takes a fraction of that."""
@@ -343,10 +345,7 @@ class RedisHistoryStore(Generic[M]):
                 return self._whatever(lambda head: self._save_onto(head, origin, snapshot, lease, retry), retry)
             newest = self.revision if origin is None else origin[0].revision
             wanted = newest if isinstance(expected, Expect) else expected
-            parent = self._known_head(wanted, origin)
-            if parent is None and wanted is not None:
-                parent = self._head_at(wanted, retry)
-            return self._save_onto(parent, origin, snapshot, lease, retry)
+            return self._save_onto(self._head_at(wanted, origin, retry), origin, snapshot, lease, retry)
 
     def _save_onto(
         self,
@@ -409,7 +408,7 @@ class RedisHistoryStore(Generic[M]):
                     lambda head: self._append_onto(head, messages, pinned, encoded, lease, retry), retry
                 )
             wanted = self.revision if isinstance(expected, Expect) else expected
-            parent = self._head_at(wanted, retry) if wanted is not None else None
+            parent = self._head_at(wanted, None, retry)
             return self._append_onto(parent, messages, pinned, encoded, lease, retry, seen=True)
 
     def _append_onto(
@@ -500,7 +499,7 @@ class RedisHistoryStore(Generic[M]):
             if expected is ANY:
                 return self._whatever(onto, retry)
             wanted = self.revision if isinstance(expected, Expect) else expected
-            return onto(self._head_at(wanted, retry) if wanted is not None else None, seen=True)
+            return onto(self._head_at(wanted, None, retry), seen=True)
 
     def update(
         self,
@@ -575,22 +574,17 @@ class RedisHistoryStore(Generic[M]):
 
     # --------------------------------------------------------------------------- the write itself
 
-    def _known_head(self, wanted: Revision | None, origin: tuple[Origin, int] | None) -> Head | None:
-        """Returns the head at a revision, if anything here remembers it."""
+    def _head_at(
+        self, wanted: Revision | None, origin: tuple[Origin, int] | None, retry: RetryPolicy | None
+    ) -> Head | None:
+        """Returns the head that a write expects; reads it only if nothing here remembers it."""
         if wanted is None:
             return None
         if origin is not None and origin[0].base is not None and origin[0].revision == wanted:
             return cast("Head", origin[0].base.head)
-        for head in (self._head, self._base.head if self._base is not None else None):
-            if head is not None and head.revision == wanted:
-                return head
-        return None
-
-    def _head_at(self, wanted: Revision, retry: RetryPolicy | None) -> Head:
-        """Returns the head that a write expects; reads it only if nothing here remembers it."""
-        known = self._known_head(wanted, None)
-        if known is not None:
-            return known
+        for known in (self._head, self._base.head if self._base is not None else None):
+            if known is not None and known.revision == wanted:
+                return known
         head = self._read_head(retry)
         if head is None or head.revision != wanted:
             raise ConflictError(wanted, head.revision if head is not None else None)
@@ -661,11 +655,7 @@ class RedisHistoryStore(Generic[M]):
         call = _protocol.save(where, plan, expected, carried, backend.ttl_ms, keep)
         pending = self._pending = _Pending(call, plan, base, snapshot, pinned, seen, self.revision)
         reply, acked = self._deliver(call, retry)
-        try:
-            revision = _protocol.read_save(where, plan, expected, carried, reply)
-        except LeaseLostError as error:
-            _tell(lease, error)
-            raise
+        revision = _heard(lease, _protocol.read_save, where, plan, expected, carried, reply)
         if revision is None:
             raise self._cancelled("save", parent, lease, retry)
         self._apply(pending, revision)
@@ -740,11 +730,7 @@ class RedisHistoryStore(Generic[M]):
         """Proves that the run is still at `parent`, for a save that has nothing to write."""
         call = _protocol.compare(self._where, parent.revision, _carried(lease), self._backend.ttl_ms)
         reply, _ = self._run(call, retry)
-        try:
-            _protocol.read_compare(self._where, parent.revision, _carried(lease), reply)
-        except LeaseLostError as error:
-            _tell(lease, error)
-            raise
+        _heard(lease, _protocol.read_compare, self._where, parent.revision, _carried(lease), reply)
         if seen:
             self._settled = parent.revision
             self._head = parent
@@ -1096,10 +1082,7 @@ class RedisHistoryStore(Generic[M]):
             self._pending = _Pending(call, None, None, None, False, True, self.revision)
             reply, _ = self._deliver(call, retry)
             try:
-                deleted = _protocol.read_delete(self._where, attempt, _carried(lease), reply)
-            except LeaseLostError as error:
-                _tell(lease, error)
-                raise
+                deleted = _heard(lease, _protocol.read_delete, self._where, attempt, _carried(lease), reply)
             except ConflictError:
                 if wanted is not ANY or tries + 1 == policy.attempts:
                     raise
@@ -1116,10 +1099,14 @@ def _carried(lease: Lease | None) -> Carried:
     return lease._carried if lease is not None else NO_LEASE
 
 
-def _tell(lease: Lease | None, error: LeaseLostError) -> None:
-    """Lets a lease know that the server says that it is lost."""
-    if lease is not None:
-        lease._leases.lose(lease, Lost(error.current))
+def _heard(lease: Lease | None, read: Callable[..., T], *args: Any) -> T:
+    """Returns what `read` makes of a reply, and lets a lease know when the server says that it is lost."""
+    try:
+        return read(*args)
+    except LeaseLostError as error:
+        if lease is not None:
+            lease._leases.lose(lease, Lost(error.current))
+        raise
 
 
 def _advance(loaded: Loaded, base: Base) -> Base | None:

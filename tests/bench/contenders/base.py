@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 
-class Store(ABC):
-    """One way to store conversations, called as its users would call it. Blocking ones block the event loop."""
+class Yardstick(ABC):
+    """One way to store the bytes of turns, called as its users would call it. Blocking ones block the event loop."""
 
     concurrent = True
     """Whether runs may save at the same time in one event loop."""
@@ -29,16 +29,20 @@ class Store(ABC):
         """Loads the conversation as a fresh process would."""
 
     @abstractmethod
+    async def close(self) -> None:
+        """Closes the connections."""
+
+
+class Store(Yardstick):
+    """One way to store conversations."""
+
+    @abstractmethod
     def texts(self, loaded: Any) -> list[str]:
         """Returns the texts of what `load` returned."""
 
     @abstractmethod
     async def add(self, run: str, messages: list[Any]) -> None:
         """Adds messages to a run that others add to at the same time, seen or not."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Closes the connections."""
 
 
 class Lock(ABC):

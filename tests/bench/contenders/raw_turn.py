@@ -9,10 +9,10 @@ from typing import Any
 
 import redis.asyncio
 
-from .base import Store
+from .base import Yardstick
 
 
-class RawTurn(Store):
+class RawTurn(Yardstick):
     """The yardstick for a save. A load is a GET of the whole conversation's bytes, not decoded."""
 
     def __init__(self, url: str) -> None:
@@ -30,12 +30,6 @@ class RawTurn(Store):
 
     async def load(self, run: str) -> Any:
         return await self.client.get(f"bench:raw:{run}:all")
-
-    def texts(self, loaded: Any) -> list[str]:
-        raise NotImplementedError
-
-    async def add(self, run: str, messages: list[Any]) -> None:
-        raise NotImplementedError
 
     async def close(self) -> None:
         await self.client.aclose()

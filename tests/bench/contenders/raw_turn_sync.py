@@ -6,10 +6,10 @@ from typing import Any
 
 import redis
 
-from .base import Store
+from .base import Yardstick
 
 
-class RawTurnSync(Store):
+class RawTurnSync(Yardstick):
     """The yardstick for a save of the blocking twin."""
 
     concurrent = False
@@ -28,12 +28,6 @@ class RawTurnSync(Store):
 
     async def load(self, run: str) -> Any:
         return self.client.get(f"bench:raw:{run}:all")
-
-    def texts(self, loaded: Any) -> list[str]:
-        raise NotImplementedError
-
-    async def add(self, run: str, messages: list[Any]) -> None:
-        raise NotImplementedError
 
     async def close(self) -> None:
         self.client.close()
