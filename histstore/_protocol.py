@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -27,6 +27,12 @@ from .errors import (
 from .snapshot import Attempt, LeaseInfo, Revision, RunId, RunInfo
 
 Command = tuple[bytes | str | int, ...]
+
+RELIABLE: Final = 840.0
+"""Seconds for which a server surely remembers what became of a write to a run that was deleted, and its refusals.
+
+That memory is `MEMORY_MS` in `lua/include/common.lua`, 15 minutes; less a minute, for clocks differ.
+"""
 
 LARGE: Final = 1 << 16
 """Bytes of a request above which it has a connection to itself, so that it holds up no others."""
@@ -142,8 +148,13 @@ def _revision(version: Any, etag: Any) -> Revision | None:
         return None
 
 
+def _requested(revision: Revision | None) -> Revision | int:
+    """Returns what an error names where a damaged run could not tell its revision."""
+    return 0 if revision is None else revision
+
+
 def _refused(
-    where: Where, reply: list[Any], expected: Revision | None, requested: Revision, lease: Carried
+    where: Where, reply: list[Any], expected: Revision | None, requested: Revision | None, lease: Carried
 ) -> NoReturn:
     """Raises what a script refused with. Whatever it is, the script wrote nothing."""
     match reply:
@@ -155,7 +166,7 @@ def _refused(
             raise LeaseLostError(lease.fence, int(fence) or None)
         case [b"gone", version, etag]:
             newest = _revision(version, etag)
-            raise RevisionGoneError(requested, newest, newest)
+            raise RevisionGoneError(_requested(requested), newest, newest)
         case [b"corrupt", version, reason]:
             raise where.corrupt(int(version) if bytes(version).isdigit() else None, as_text(reason))
         case [b"format", found]:
@@ -166,8 +177,10 @@ def _refused(
 # -------------------------------------------------------------------------------------------- saves
 
 
-def save(where: Where, plan: Plan, parent: Revision | None, lease: Carried, ttl: int | None, keep: int) -> Call:
-    """Builds the save of a planned entry."""
+def save(
+    where: Where, plan: Plan, parent: Revision | None, lease: Carried, ttl: int | None, keep: int, now: float
+) -> Call:
+    """Builds the save of a planned entry; `now` is seconds since the epoch."""
     entry = plan.entry
     meta = plan.meta if plan.meta_changed else b""
     return script_call(
@@ -178,13 +191,14 @@ def save(where: Where, plan: Plan, parent: Revision | None, lease: Carried, ttl:
             "0", lease.holder, "" if ttl is None else ttl, keep,
         ),
         resend=5,
-        write=partial(_save_attempt, where, parent, entry),
+        write=partial(_save_attempt, where, parent, entry, now),
         large=len(entry.body) + len(meta) > LARGE,
     )  # fmt: skip
 
 
-def _save_attempt(where: Where, parent: Revision | None, entry: Entry) -> Attempt:
-    return Attempt("save", where.namespace, where.run_id, parent, entry.revision(), entry.etag)
+def _save_attempt(where: Where, parent: Revision | None, entry: Entry, now: float) -> Attempt:
+    made_at = datetime.fromtimestamp(now, UTC)
+    return Attempt("save", where.namespace, where.run_id, parent, entry.revision(), entry.etag, made_at)
 
 
 def read_save(where: Where, plan: Plan, expected: Revision | None, lease: Carried, reply: Any) -> Revision | None:
@@ -222,15 +236,27 @@ def resolve(where: Where, attempt: Attempt) -> Call:
     return script_call(RESOLVE, (keys.head, keys.etags, keys.marks), (attempt.ticket, parent), durable=True)
 
 
-def read_resolve(where: Where, attempt: Attempt, reply: Any) -> Revision | None:
-    """Returns the attempt's revision if it was applied, None if it never will be."""
+def read_resolve(where: Where, attempt: Attempt, reply: Any, now: datetime) -> Revision | None:
+    """Returns the attempt's revision if it was applied, None if it never will be.
+
+    Raises:
+        RevisionGoneError: It cannot be known any more. The server knows a write that had no parent, of a run that was
+            deleted since, for a while only.
+        CorruptSnapshotError: A damaged run was deleted, which could not tell its revision.
+    """
     revision = attempt.revision
     match reply:
         case [b"applied", saved]:
+            if revision is None:
+                raise where.corrupt(None, "it was deleted by this attempt, and could not tell its revision")
             return Revision(
                 revision.version, revision.etag, timestamp(saved), revision.fence, revision.length, revision.size
             )
-        case [b"never"]:
+        case [b"never", version, etag]:
+            old = attempt.made_at is None or (now - attempt.made_at).total_seconds() > RELIABLE
+            if attempt.parent is None and old:
+                newest = _revision(version, etag)
+                raise RevisionGoneError(_requested(revision), newest, newest)
             return None
     _refused(where, reply, attempt.parent, revision, NO_LEASE)
 
@@ -270,6 +296,11 @@ def read_peek(reply: Any) -> Peeked | None:
     except (TypeError, ValueError):
         revision = None  # damaged
     return Peeked(etag or b"", revision)
+
+
+def newest_entry(where: Where) -> Call:
+    """Builds the read of the newest entry of a run whose head cannot be read."""
+    return read_call("delete", ("XREVRANGE", where.keys.log, "+", "-", "COUNT", 1), large=True)
 
 
 def delete(where: Where, attempt: Attempt, expected: bytes, lease: Carried, force: bool) -> Call:

@@ -11,6 +11,7 @@ import redis.exceptions as redis_errors
 from tenacity import retry_if_exception_type, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
+from ._protocol import RELIABLE
 from .errors import SnapshotError
 
 
@@ -31,7 +32,8 @@ class RetryPolicy:
 
     Attributes:
         attempts: Tries in all, the first included.
-        deadline: Seconds after which no further try is made, and no try is waited for.
+        deadline: Seconds after which no further try is made, and no try is waited for. At most 840: a server
+            remembers for 15 minutes what became of a write.
         base: Seconds that the first pause is at most; each further pause may be twice as long.
         cap: Seconds that any pause is at most. Pauses are jittered over their whole length.
 
@@ -48,6 +50,11 @@ class RetryPolicy:
         if type(self.attempts) is not int or self.attempts < 1:
             raise SnapshotError("RetryPolicy.attempts is a whole number from 1")
         _seconds(self.deadline, "RetryPolicy.deadline", 0, exclusive=True)
+        if self.deadline > RELIABLE:
+            raise SnapshotError(
+                f"RetryPolicy.deadline is at most {RELIABLE:g} seconds, as long as servers surely remember what became "
+                "of a write: to try for longer, catch the error and call again"
+            )
         _seconds(self.base, "RetryPolicy.base", 0)
         _seconds(self.cap, "RetryPolicy.cap", 0)
 

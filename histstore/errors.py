@@ -214,8 +214,9 @@ class OutcomeUnknownError(BackendError):
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
+        revision = "" if attempt.revision is None else f" as revision {attempt.revision}"
         super().__init__(
-            f"the {attempt.kind} of run {str(attempt.run_id)!r} as revision {attempt.revision} may have been applied: "
+            f"the {attempt.kind} of run {str(attempt.run_id)!r}{revision} may have been applied: "
             "call resolve() before repeating it"
         )
 

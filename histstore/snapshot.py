@@ -160,16 +160,19 @@ class Attempt:
         namespace: The backend's namespace.
         run_id: The run.
         parent: What the write expected of the run; None: that it was absent.
-        revision: What the write makes of the run; of a delete, the revision that it deletes.
+        revision: What the write makes of the run; of a delete, the revision that it deletes. None: a delete of a
+            damaged run, which could not tell its revision.
         ticket: 16 bytes that the server knows the write by.
+        made_at: When it was made, in UTC, on the clock of the process that made it. None: not known.
     """
 
     kind: str
     namespace: str
     run_id: RunId
     parent: Revision | None
-    revision: Revision
+    revision: Revision | None
     ticket: bytes
+    made_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@
 -- Returns {"deleted"} | {"absent"} | {"cancelled"} | {"locked", holder, pttl} | {"lost", fence}
 --       | {"conflict", version, etag} | {"gone", version, etag} | {"failed", error}
 --
--- The etags and a head with fence and holder stay for a while, so that a late first save cannot bring
--- the run back, a resent delete cannot reach the successor, and fences still rise.
+-- The etags and a head with fence and holder stay for a while, so that a resent delete cannot reach the successor, and
+-- fences still rise. So does a mark that names the run's first save, which must not bring it back.
 
 local head_key, log_key, etags_key, marks_key, lease_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local expected, ticket, resend, fence, holder, force =
@@ -26,41 +26,36 @@ local function kind(key) return redis.call('TYPE', key).ok end
 
 -- Keys of a foreign type are damage too, and this is the command that clears it.
 local healthy = kind(head_key) == 'hash'
-local head = healthy and redis.call('HMGET', head_key, 'version', 'etag', 'fence', 'holder') or {}
-local head_etag, head_fence, head_holder = head[2] or '', tonumber(head[3] or '0') or 0, head[4] or ''
+local head = healthy and redis.call('HMGET', head_key, 'version', 'etag', 'fence', 'holder', 'origin') or {}
+local head_etag, head_fence, head_holder, origin = head[2], tonumber(head[3] or '0') or 0, head[4] or '', head[5]
 local listed = kind(etags_key) == 'list'
 local function foreign(key, own) return kind(key) ~= 'none' and kind(key) ~= own end
 local there = head[1] or head[2] or kind(log_key) ~= 'none' or foreign(head_key, 'hash')
   or foreign(etags_key, 'list') or foreign(marks_key, 'hash') or foreign(lease_key, 'hash')
+local parent = expected ~= '' and expected
 
 -- include touch
+-- include outcome
+-- include marking
 
--- Also a first send looks where the run is absent: a late copy must not fence whoever was granted the run since.
-if listed and (resend or not there) and redis.call('LPOS', etags_key, ticket) then
-  return touch(etags_key) or {'deleted'}
-end
-
-local function refuse(reply)
-  if resend then
-    redis.call('HSET', marks_key, ticket, '1')
-    redis.call('PEXPIRE', marks_key, MEMORY_MS)
-  end
+-- A copy that is still on its way must find the mark of the refusal, unless it is certain to be refused as well: see
+-- save.lua. What expects no etag may meet a damaged run again.
+local function mark(reply)
+  if resend or not parent or reply[1] == 'locked' then remember(ticket, NEVER) end
   return reply
 end
 
--- Whether an earlier copy was applied can be told only while the list reaches back to what it expected. Before every
--- refusal: each says that nothing was deleted.
-if resend and there and head_etag ~= expected then
-  local reaches = false
-  if listed then
-    local known = redis.call('LLEN', etags_key)
-    local whole = known < ETAGS - 1 and known >= (tonumber(head[1] or '0') or math.huge)
-    reaches = expected == '' and whole or redis.call('LPOS', etags_key, expected)
-  end
-  if not reaches then return refuse({'gone', head[1] or '', head_etag}) end
+-- Before every refusal, since each says that nothing was deleted: this may be a copy of a delete that was applied.
+local function refuse(reply)
+  if applied(ticket, parent) then return confirm({'deleted'}) end
+  if resend and not known(parent) then return mark({'gone', head[1] or '', head_etag or ''}) end
+  return mark(reply)
 end
 
-if kind(marks_key) == 'hash' and redis.call('HEXISTS', marks_key, ticket) == 1 then return {'cancelled'} end
+-- Also a first send looks where the run is absent: a late copy must not fence whoever was granted the run since.
+if not there and applied(ticket, parent) then return confirm({'deleted'}) end
+
+if kind(marks_key) == 'hash' and redis.call('HEXISTS', marks_key, ticket) == 1 then return refuse({'cancelled'}) end
 -- Leaves a head that only remembers a fence. By force it is above every lease that was granted.
 local carries = holder ~= ''
 local lease = kind(lease_key) == 'hash' and redis.call('HMGET', lease_key, 'holder', 'fence') or {}
@@ -105,7 +100,7 @@ if not force then
     end
   end
 end
-if head_etag ~= expected then return refuse({'conflict', head[1] or '', head_etag}) end
+if (head_etag or '') ~= expected then return refuse({'conflict', head[1] or '', head_etag or ''}) end
 
 -- Scripts do not roll back, so whatever may fail comes before DEL, and the ticket is taken out if it does.
 local failed
@@ -116,20 +111,24 @@ local function write(...)
   return not failed
 end
 if not listed then write('DEL', etags_key) end
-if foreign(head_key, 'hash') then write('DEL', head_key) end
 if foreign(marks_key, 'hash') then write('DEL', marks_key) end
 if foreign(lease_key, 'hash') then write('DEL', lease_key) end
 -- Also the script's first write, and one that full memory cannot refuse: deleting is how memory is freed.
 write('LREM', etags_key, 1, ticket)
 local pushed = write('RPUSH', etags_key, ticket)
 write('LTRIM', etags_key, -ETAGS, -1)
+-- That the marks can be taken off again, and will expire, is proven before there are any.
+write('HDEL', marks_key, ticket)
 write('PEXPIRE', marks_key, MEMORY_MS)
-if (healthy and head_fence > 0) or fences then
-  write('HSET', head_key, 'fence', text(head_fence))
-end
+-- A run that cannot name its first save leaves a mark for whichever that was. A delete that expects no etag is marked
+-- itself: no list tells how far back it must reach.
+write('HSET', marks_key, origin or LOST, APPLIED .. ' ' .. time[1])
+local marked = not parent and write('HSET', marks_key, ticket, APPLIED .. ' ' .. time[1])
+write('PEXPIRE', marks_key, MEMORY_MS)
 write('DEL', head_key, log_key)
 if failed then
   if pushed then redis.pcall('LREM', etags_key, -1, ticket) end
+  if marked then redis.pcall('HDEL', marks_key, ticket) end
   return {'failed', failed}
 end
 

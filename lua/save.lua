@@ -42,59 +42,59 @@ local SPANS = 32
 local others = redis.call('EXISTS',
   log_key, etags_key, marks_key, marks_key, marks_key, lease_key, lease_key, lease_key)
 local head = redis.call('HMGET', head_key,
-  'format', 'version', 'etag', 'first', 'fence', 'holder', 'spans', 'checkpoint')
+  'format', 'version', 'etag', 'first', 'fence', 'holder', 'spans', 'checkpoint', 'origin')
 local at, head_etag, first, head_fence, head_holder = head[2], head[3], head[4], tonumber(head[5] or '0'), head[6]
 local present = head_etag and true or false
 local current = present and head_etag or ABSENT
 local entries = redis.call('XLEN', log_key)
 
--- After a resend was refused, an earlier copy that still sits in some buffer must find the mark.
-local function refuse(reply)
-  if resend then
-    redis.call('HSET', marks_key, etag, '1')
-    redis.call('PEXPIRE', marks_key, MEMORY_MS)
-  end
+-- A copy that is still on its way must find the mark of the refusal, unless it is certain to be refused as well: a head
+-- never comes back to a parent that it has left, and its fence never falls. On another server, after a failover, it
+-- may; of copies that may arrive there a resend knows.
+local function mark(reply)
+-- include marking
+  if resend or parent == ABSENT or reply[1] == 'locked' then remember(etag, NEVER) end
   return reply
 end
 
+-- What becomes of a request that may be a copy of an applied one, whatever has happened to the run since: the answer,
+-- or nil if it was not applied. Asked before every refusal but that of damage, and of a first save before it is
+-- applied. Any other save that is applied costs nothing of this: its parent is still the head.
+local function outcome()
+  local origin, listed = head[9], true
+-- include touch
+-- include outcome
+  local onto = parent ~= ABSENT and parent
+  if applied(etag, onto) then
+    return confirm({'saved', head_etag == etag and redis.call('HMGET', head_key, 'saved')[1] or ''})
+  end
+  -- Each refusal says that nothing was written, which must be known of the earlier copies of a resend.
+  if resend and not known(onto) then return mark({'gone', present and at or '', head_etag or ''}) end
+end
+
+local function refuse(reply) return outcome() or mark(reply) end
+
 -- 0. A damaged run takes no saves: acknowledging one would hide the damage.
-if present and head[1] ~= '1' then return refuse({'format', head[1] or ''}) end
-if not present and entries > 0 then return refuse({'corrupt', '', 'there is a log, but no head'}) end
+if present and head[1] ~= '1' then return mark({'format', head[1] or ''}) end
+if not present and entries > 0 then return mark({'corrupt', '', 'there is a log, but no head'}) end
 if present then
   local newest, oldest = tonumber(at or ''), tonumber(first or '')
   if not newest or not oldest or newest - oldest + 1 ~= entries then
-    return refuse({'corrupt', at or '', 'the log holds ' .. entries .. ' entries, which is not what the head says'})
+    return mark({'corrupt', at or '', 'the log holds ' .. entries .. ' entries, which is not what the head says'})
   end
 end
 
-if resend or not present then
-  local known = redis.call('LLEN', etags_key)
--- include touch
-
-  -- 1. Before every refusal: a rival may have saved, trimmed, or taken the lease since this was applied.
-  local newest = present and head_etag == etag
-  if resend and newest or redis.call('LPOS', etags_key, etag) then
-    local saved = newest and redis.call('HMGET', head_key, 'saved')[1] or ''
-    -- Rather the list than the head, whose deadline must stay that of the log to the millisecond.
-    return touch(known > 0 and etags_key or head_key) or {'saved', saved}
-  end
-
-  -- Whether an earlier copy was applied can be told only while the list reaches back to the parent. One that was
-  -- trimmed may be an etag short of full, after a failed save; one that is too short was evicted. This, too, comes
-  -- before every refusal, since each says that nothing was written, and before a first save, which could bring a
-  -- deleted run back.
-  if resend then
-    local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)
-    if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end
-    if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end
-  end
+-- 1. A run that was deleted is not brought back by a copy of its first save.
+if not present then
+  local answer = outcome()
+  if answer then return answer end
 end
 
 -- Most saves meet neither a mark nor a lease.
 local plain = others < 3
 
 -- 2. Refused or resolved before: this is the late copy that the mark was left for.
-if not plain and redis.call('HEXISTS', marks_key, etag) == 1 then return {'cancelled'} end
+if not plain and redis.call('HEXISTS', marks_key, etag) == 1 then return refuse({'cancelled'}) end
 
 -- 3. The lease. Fences are compared with their holder: two grants can fall in one millisecond.
 local carries = holder ~= ''
@@ -152,7 +152,7 @@ if not oldest or oldest ~= first then
   if present and tonumber(oldest) < tonumber(first) then oldest = first end
 end
 -- Trimming by a damaged span would throw away what readers start from.
-if tonumber(oldest) > checkpoint then return refuse({'corrupt', at, 'the spans lead past the checkpoint'}) end
+if tonumber(oldest) > checkpoint then return mark({'corrupt', at, 'the spans lead past the checkpoint'}) end
 
 -- Of a script's writes only the first can fail for want of memory, so it is one that leaves no trace.
 write(not present and {'HDEL', head_key, 'format'}, 'HSET', head_key, 'format', '1')
@@ -182,7 +182,7 @@ if failed then return {'failed', failed} end
 -- From here on nothing can fail: every command has just been allowed on the same key.
 redis.call('HSET', head_key, 'version', version, 'etag', etag, 'length', text(length), 'size', text(size),
   'logged', text(logged), 'check', check, 'saved', now)
-if not present then redis.call('HSET', head_key, 'created', now) end
+if not present then redis.call('HSET', head_key, 'created', now, 'origin', etag) end
 if spans then
   redis.call('HSET', head_key, 'checkpoint', text(checkpoint), 'first', oldest, 'spans', table.concat(spans, ' '))
 end

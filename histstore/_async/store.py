@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from .. import _chain, _codec, _protocol
@@ -655,7 +657,7 @@ class RedisHistoryStore(Generic[M]):
         backend, where, carried = self._backend, self._where, _carried(lease)
         expected = parent.revision if parent is not None else None
         keep = backend.keep_revisions if keep is None else keep
-        call = _protocol.save(where, plan, expected, carried, backend.ttl_ms, keep)
+        call = _protocol.save(where, plan, expected, carried, backend.ttl_ms, keep, time.time())
         pending = self._pending = _Pending(call, plan, base, snapshot, pinned, seen, self.revision)
         reply, acked = await self._deliver(call, retry)
         revision = _heard(lease, _protocol.read_save, where, plan, expected, carried, reply)
@@ -858,7 +860,7 @@ class RedisHistoryStore(Generic[M]):
             if attempt is None:
                 return self._settled
             reply, acked = await self._run(_protocol.resolve(self._where, attempt), retry)
-            revision = _protocol.read_resolve(self._where, attempt, reply)
+            revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC))
             if revision is not None:
                 self._check_copies(revision, acked)
             return revision
@@ -872,7 +874,7 @@ class RedisHistoryStore(Generic[M]):
         assert attempt is not None  # only what may have been written is pending
         reply, acked = await self._run(_protocol.resolve(self._where, attempt), retry)
         self._pending = None
-        revision = _protocol.read_resolve(self._where, attempt, reply)
+        revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC))
         if revision is not None:
             self._apply(pending, revision, late=True)
             if durably:
@@ -1081,8 +1083,9 @@ class RedisHistoryStore(Generic[M]):
                 there = Peeked(b"", None)  # by force: the run's lease may have a holder to fence, run or no run
             if wanted is not ANY and there.revision != wanted:
                 raise ConflictError(wanted if isinstance(wanted, Revision) else None, there.revision)
-            revision = there.revision or Revision(1, _chain.ABSENT)
-            attempt = Attempt("delete", self._where.namespace, self.run_id, there.revision, revision, os.urandom(16))
+            revision = there.revision or await self._last_logged(retry)
+            ticket, now = os.urandom(16), datetime.now(UTC)
+            attempt = Attempt("delete", self._where.namespace, self.run_id, there.revision, revision, ticket, now)
             call = _protocol.delete(self._where, attempt, there.etag, _carried(lease), force)
             self._pending = _Pending(call, None, None, None, False, True, self.revision)
             reply, _ = await self._deliver(call, retry)
@@ -1098,6 +1101,14 @@ class RedisHistoryStore(Generic[M]):
             self._seen(None)
             return deleted
         raise AssertionError("a policy has one attempt at least")
+
+    async def _last_logged(self, retry: RetryPolicy | None) -> Revision | None:
+        """Returns the revision of the log's newest entry, where the head names none; None: nor does the log."""
+        (items,), _ = await self._run(_protocol.newest_entry(self._where), retry)
+        try:
+            return _chain.read_entry(items[0]).revision()
+        except (BrokenChainError, LookupError, TypeError):
+            return None
 
 
 def _carried(lease: Lease | None) -> Carried:

@@ -19,15 +19,12 @@ from .lease_guards import LEASE_GUARDS, LEASE_NO_GUARDS
 from .lease_scenarios import SCENARIOS
 from .world import World
 
-ALREADY_SAVED: Final = """\
-  local newest = present and head_etag == etag
-  if resend and newest or redis.call('LPOS', etags_key, etag) then
-    local saved = newest and redis.call('HMGET', head_key, 'saved')[1] or ''
-    -- Rather the list than the head, whose deadline must stay that of the log to the millisecond.
-    return touch(known > 0 and etags_key or head_key) or {'saved', saved}
-  end
+ASKED: Final = """\
+if not present then
+  local answer = outcome()
+  if answer then return answer end
+end
 """
-ASKS: Final = "if resend or not present then\n  local known = redis.call('LLEN', etags_key)\n"
 LOG_LIVES: Final = "  redis.call('PEXPIREAT', log_key, deadline)\n"
 HEAD_LIVES: Final = "  redis.call('PEXPIREAT', head_key, deadline)\n"
 SAVE_LEASE: Final = """\
@@ -40,25 +37,9 @@ if carries and (fence < head_fence or (fence == head_fence and head_holder and h
 end
 """
 COMPARE_ETAGS: Final = "if head_etag ~= etag then return {'conflict', head_etag and at or '', head_etag or ''} end\n"
-DELETE_ETAGS: Final = "if head_etag ~= expected then return refuse({'conflict', head[1] or '', head_etag}) end\n"
-SAVE_GONE: Final = """\
-  if resend then
-    local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)
-    if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end
-    if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end
-  end
-"""
-DELETE_GONE: Final = """\
-if resend and there and head_etag ~= expected then
-  local reaches = false
-  if listed then
-    local known = redis.call('LLEN', etags_key)
-    local whole = known < ETAGS - 1 and known >= (tonumber(head[1] or '0') or math.huge)
-    reaches = expected == '' and whole or redis.call('LPOS', etags_key, expected)
-  end
-  if not reaches then return refuse({'gone', head[1] or '', head_etag}) end
-end
-"""
+DELETE_ETAGS: Final = (
+    "if (head_etag or '') ~= expected then return refuse({'conflict', head[1] or '', head_etag or ''}) end\n"
+)
 OTHERS: Final = """\
 local others = redis.call('EXISTS',
   log_key, etags_key, marks_key, marks_key, marks_key, lease_key, lease_key, lease_key)
@@ -155,24 +136,44 @@ def answers(script: str, name: str, line: str, told: tuple[str, ...]) -> tuple[G
     )  # fmt: skip
 
 
-def touched(script: str) -> tuple[Guard, ...]:
-    """Returns the guards of what `touch` is applied to, for saves."""
-    call = f"touch({'known' if script == 'save' else 'listed'} > 0 and etags_key or head_key)"
-    return (
-        *answers(script, "already saved", call, SAVED),
-        cut("a write for WAIT, without a list", script, call, "touch(etags_key)", SAVED[0]),
-        cut("a write for WAIT, without a head", script, call, "touch(head_key)", SAVED[0]),
-        cut(
-            "the head's deadline stays the log's", script, call, "touch(newest and head_key or etags_key)",
-            "touching_moves_no_deadline",
-        ),
+def outcomes(script: str, told: tuple[str, ...], *rows: tuple[str, str, str, tuple[str, ...]]) -> tuple[Guard, ...]:
+    """Returns the guards of `outcome` as one of its scripts has it: what it finds out, and how it says so."""
+    writes, _, _, _, read_only, lacking = told
+    confirm = "  return touch(full and etags_key or head_etag and head_key or marks_key) or reply\n"
+    rows += (
+        ("a write for WAIT", confirm, "  return reply\n", (writes,)),
+        ("an answer that does not count is withheld", confirm, confirm.replace(" or reply", " and nil or reply"),
+         (read_only, lacking)),
+        ("a write for WAIT, without a list", confirm, "  return touch(etags_key) or reply\n", (writes,)),
     )  # fmt: skip
+    return tuple(Guard(f"{name} ({script})", "outcome", ((old, new),), fails, script) for name, old, new, fails in rows)
 
 
-def moved_asking(name: str, block: str, before: str, *fails: str) -> Guard:
-    """Moves a part of what a save does for resends and absent runs, with what it needs there."""
-    edits = ((block, ""), (before, f"{ASKS}-- include touch\n{block}end\n{before}"))
-    return Guard(name, "save", edits, fails)
+BY_HEAD: Final = ("name == head_etag or in_list(name)", "in_list(name)")
+BY_LIST: Final = ("name == head_etag or in_list(name)", "name == head_etag")
+BY_ORIGIN: Final = ("(name == origin or string", "(string")
+BY_MARK: Final = ("(name == origin or string.sub(mark_of(name), 1, 1) == APPLIED)", "name == origin")
+OTHER_MARKS: Final = ("string.sub(mark_of(name), 1, 1) == APPLIED", "mark_of(name) ~= ''")
+BY_PARENT: Final = (
+    "if parent then return parent == head_etag or in_list(parent) end",
+    "if parent then return true end",
+)
+PARENT_IS_HEAD: Final = ("return parent == head_etag or in_list(parent)", "return in_list(parent)")
+PARENT_IN_LIST: Final = ("return parent == head_etag or in_list(parent)", "return parent == head_etag")
+NO_PARENT: Final = ("  if parent then return parent", "  if true then return parent")
+NO_ORIGIN: Final = ("return (origin or not head_etag) and", "return")
+ABSENT_RUN: Final = ("return (origin or not head_etag) and", "return origin and")
+NOT_LOST: Final = (" and mark_of(LOST) == ''", "")
+
+
+def marking(script: str, ended: str, *fails: str) -> tuple[Guard, ...]:
+    """Returns the guards of `remember` as one of its scripts has it: a mark is left, and has an end (`ended`)."""
+    left = "  redis.call('HSET', marks_key, name, what .. ' ' .. now)\n"
+    ends = "  redis.call('PEXPIRE', marks_key, MEMORY_MS)\n"
+    return (
+        Guard(f"a mark is left ({script})", "marking", ((left, ""),), fails, script),
+        Guard(f"marks expire ({script})", "marking", ((ends, ""),), (ended,), script),
+    )
 
 
 GUARDS: Final = (
@@ -189,25 +190,25 @@ GUARDS: Final = (
     ),
     cut(
         "a log without a head is marked", "save",
-        "return refuse({'corrupt', '', 'there is a log, but no head'})",
+        "return mark({'corrupt', '', 'there is a log, but no head'})",
         "return {'corrupt', '', 'there is a log, but no head'}",
         "a_late_copy_after_corrupt_is_not_applied",
     ),
     cut(
         "a wrong count is marked", "save",
-        "    return refuse({'corrupt', at or '', 'the log holds ' .. entries .. "
+        "    return mark({'corrupt', at or '', 'the log holds ' .. entries .. "
         "' entries, which is not what the head says'})\n",
         "    return {'corrupt', at or '', 'the log holds ' .. entries}\n",
         "a_late_copy_after_corrupt_is_not_applied",
     ),
     cut(
         "a damaged span is marked", "save",
-        "return refuse({'corrupt', at, 'the spans lead past the checkpoint'})", "return {'corrupt', at, ''}",
+        "return mark({'corrupt', at, 'the spans lead past the checkpoint'})", "return {'corrupt', at, ''}",
         "a_late_copy_after_corrupt_is_not_applied",
     ),
     cut(
         "format is marked", "save",
-        "return refuse({'format', head[1] or ''})", "return {'format', head[1] or ''}",
+        "return mark({'format', head[1] or ''})", "return {'format', head[1] or ''}",
         "a_late_copy_after_format_is_not_applied",
     ),
     cut(
@@ -223,47 +224,85 @@ GUARDS: Final = (
     ),
     # ----------------------------------------------------------------------- save: 1. already saved
     cut(
-        "already saved, on a resend", "save",
-        ASKS, ASKS.replace("resend or not present", "not present"),
+        "already saved, before a refusal", "save",
+        "local function refuse(reply) return outcome() or mark(reply) end",
+        "local function refuse(reply) return mark(reply) end",
+        "a_resend_finds_its_own_save",
         "a_resend_finds_its_save_below_a_rivals",
-        "a_resend_finds_its_save_after_its_entry_was_trimmed",
-        "a_first_save_resent_after_delete_and_re_creation_leaves_the_successor",
+        "a_resend_of_an_applied_save_is_not_told_of_a_lease",
+        "a_copy_of_an_applied_save_is_saved_whatever_came_since",
     ),
     cut(
-        "already saved, by the head", "save",
-        "if resend and newest or redis.call('LPOS'", "if redis.call('LPOS'",
-        "a_resend_of_the_head_is_saved_though_the_list_is_gone",
+        "already saved, where the run is absent", "save", ASKED, "",
+        "a_late_first_save_does_not_bring_a_deleted_run_back",
+        "a_head_that_does_not_name_its_first_save_tells_nothing_of_one",
     ),
     cut(
-        "already saved, where the run is absent", "save",
-        ASKS, ASKS.replace("resend or not present", "resend"),
+        "only an absent run looks before it is saved", "save",
+        "if not present then\n  local answer", "if true then\n  local answer",
+        "a_save_that_is_applied_looks_for_nothing",
+    ),
+    cut(
+        "an answer is given", "save",
+        "  if answer then return answer end\n", "",
         "a_late_first_save_does_not_bring_a_deleted_run_back",
     ),
     cut(
         "already saved is answered", "save",
-        "if resend and newest or redis.call('LPOS', etags_key, etag) then\n", "if false then\n",
+        "  if applied(etag, onto) then\n", "  if false then\n",
         "a_resend_finds_its_own_save",
         "a_resend_of_an_applied_save_in_a_deleted_run_is_saved",
         "already_saved_writes_something_for_wait",
         "full_memory_denies_no_applied_save",
     ),
-    *touched("save"),
-    *touches("save", SAVED),
     cut(
         "the time of the save", "save",
-        "local saved = newest and redis.call(", "local saved = redis.call(",
+        "head_etag == etag and redis.call('HMGET', head_key, 'saved')", "redis.call('HMGET', head_key, 'saved')",
         "a_resend_finds_its_save_below_a_rivals",
     ),
-    moved_asking(
-        "already saved before the lease", ALREADY_SAVED, "-- 4. Compare.",
-        "a_resend_of_an_applied_save_is_not_told_of_a_lease",
-        "a_resend_of_an_applied_save_is_not_told_that_its_own_lease_was_lost",
+    cut(
+        "the run's first save is named", "save",
+        ", 'origin', etag) end", ") end",
+        "a_first_save_is_known_however_old",
     ),
-    moved_asking(
-        "already saved before the compare", ALREADY_SAVED, "-- 5. Set.",
-        "a_resend_finds_its_own_save",
-        "a_resend_of_the_head_is_saved_though_the_list_is_gone",
-        "a_resend_finds_its_save_below_a_rivals",
+    *touches("save", SAVED),
+    *outcomes(
+        "save", SAVED,
+        ("the head's deadline stays the log's", "touch(full and etags_key or head_etag", "touch(head_etag", (
+            "touching_moves_no_deadline",
+        )),
+        ("applied, by the head", *BY_HEAD, ("a_resend_of_the_head_is_saved_though_the_list_is_gone",)),
+        ("applied, by the list", *BY_LIST, (
+            "a_resend_finds_its_save_below_a_rivals", "a_resend_finds_its_save_after_its_entry_was_trimmed",
+            "a_copy_of_an_applied_save_is_saved_whatever_came_since",
+        )),
+        ("a first save, by the head", *BY_ORIGIN, ("a_first_save_is_known_however_old",)),
+        ("a first save, by its mark", *BY_MARK, (
+            "a_first_save_is_known_however_old", "a_resent_first_save_does_not_bring_a_run_back_that_forgot_it",
+        )),
+        ("other marks do not say that it was applied", *OTHER_MARKS, (
+            "a_late_copy_of_a_first_save_after_never_is_not_applied",
+        )),
+        ("gone, by the parent", *BY_PARENT, (
+            "a_resend_after_the_run_vanished_is_gone", "a_resend_older_than_the_list_is_gone",
+        )),
+        ("a parent that is the head needs no list", *PARENT_IS_HEAD, (
+            "a_save_resent_onto_the_head_is_applied_though_the_list_is_gone",
+        )),
+        ("a parent that the list reaches", *PARENT_IN_LIST, ("a_resend_that_the_list_reaches_conflicts",)),
+        ("a first save has no parent to look for", *NO_PARENT, ("a_resend_that_the_list_reaches_conflicts",)),
+        ("gone, where the head names no first save", *NO_ORIGIN, (
+            "a_head_that_does_not_name_its_first_save_tells_nothing_of_one",
+        )),
+        ("an absent run has none to name", *ABSENT_RUN, ("a_first_save_is_resent_onto_an_absent_run",)),
+        ("gone, where a run was deleted that named none", *NOT_LOST, (
+            "a_head_that_does_not_name_its_first_save_tells_nothing_of_one",
+        )),
+    ),
+    *marking(
+        "save", "a_late_copy_after_locked_is_not_applied",
+        "a_late_copy_after_locked_is_not_applied", "a_late_copy_after_conflict_is_not_applied",
+        "a_copy_of_a_refused_first_send_is_refused_too",
     ),
     # ------------------------------------------------------------------------------- save: 2. marks
     cut(
@@ -328,45 +367,51 @@ GUARDS: Final = (
         "a_late_copy_after_locked_is_not_applied",
     ),
     cut(
-        "a refused resend is marked", "save",
-        "    redis.call('HSET', marks_key, etag, '1')\n", "",
-        "a_late_copy_after_locked_is_not_applied", "a_late_copy_after_conflict_is_not_applied",
+        "a mark hides no applied save", "save",
+        "== 1 then return refuse({'cancelled'}) end", "== 1 then return {'cancelled'} end",
+        "a_second_resend_after_gone_is_gone",
+    ),
+    *(
+        cut(f"{what} is marked", "save", "if resend or parent == ABSENT or reply[1] == 'locked' then", kept, *fails)
+        for what, kept, fails in (
+            ("a refused resend", "if parent == ABSENT or reply[1] == 'locked' then",
+             ("a_late_copy_after_conflict_is_not_applied", "a_late_copy_after_lost_to_a_fence_is_not_applied")),
+            ("a refused first save", "if resend or reply[1] == 'locked' then",
+             ("a_copy_of_a_refused_first_send_is_refused_too",)),
+            ("what is locked out", "if resend or parent == ABSENT then",
+             ("a_copy_of_a_refused_first_send_is_refused_too",)),
+        )
     ),
     cut(
-        "only a refused resend is marked", "save",
-        "  if resend then\n    redis.call('HSET', marks_key", "  if true then\n    redis.call('HSET', marks_key",
-        "a_refused_first_send_leaves_no_mark",
-    ),
-    cut(
-        "marks expire", "save",
-        "    redis.call('PEXPIRE', marks_key, MEMORY_MS)\n", "",
-        "a_late_copy_after_locked_is_not_applied",
+        "no more is marked than must be", "save",
+        "if resend or parent == ABSENT or reply[1] == 'locked' then", "if true then",
+        "a_refusal_that_stays_true_leaves_no_mark",
     ),
     cut(
         "locked is marked", "save",
         "return refuse({'locked', lease[1], redis.call('PTTL', lease_key)})",
-        "return {'locked', lease[1], redis.call('PTTL', lease_key)}",
+        "return outcome() or {'locked', lease[1], redis.call('PTTL', lease_key)}",
         "a_late_copy_after_locked_is_not_applied",
     ),
     cut(
         "lost to a live lease is marked", "save",
-        "return refuse({'lost', lease[2]})", "return {'lost', lease[2]}",
+        "return refuse({'lost', lease[2]})", "return outcome() or {'lost', lease[2]}",
         "a_late_copy_after_lost_to_a_live_lease_is_not_applied",
     ),
     cut(
         "lost to a fence is marked", "save",
-        "return refuse({'lost', text(head_fence)})", "return {'lost', text(head_fence)}",
+        "return refuse({'lost', text(head_fence)})", "return outcome() or {'lost', text(head_fence)}",
         "a_late_copy_after_lost_to_a_fence_is_not_applied",
     ),
     cut(
         "conflict is marked", "save",
         "return refuse({'conflict', present and at or '', head_etag or ''})",
-        "return {'conflict', present and at or '', head_etag or ''}",
+        "return outcome() or {'conflict', present and at or '', head_etag or ''}",
         "a_late_copy_after_conflict_is_not_applied",
     ),
     cut(
         "gone is marked", "save",
-        "return refuse({'gone', present and at or '', head_etag or ''})",
+        "return mark({'gone', present and at or '', head_etag or ''})",
         "return {'gone', present and at or '', head_etag or ''}",
         "a_late_copy_after_gone_is_not_applied",
     ),
@@ -471,75 +516,21 @@ GUARDS: Final = (
     ),
     cut(
         "gone", "save",
-        "    if not reaches then return refuse({'gone', present and at or '', head_etag or ''}) end\n", "",
+        "  if resend and not known(onto) then return", "  if false then return",
         "a_resend_older_than_the_list_is_gone",
-        "a_resent_first_save_older_than_the_list_is_gone",
         "a_resend_after_the_run_vanished_is_gone",
-    ),
-    cut(
-        "gone, by the parent", "save",
-        "    if parent ~= ABSENT then reaches = current == parent or redis.call('LPOS', etags_key, parent) end\n", "",
-        "a_resend_after_the_run_vanished_is_gone",
-    ),
-    cut(
-        "gone, of a first save", "save",
-        "local reaches = known < ETAGS - 1 and known >= (tonumber(present and at or '0') or math.huge)",
-        "local reaches = true",
-        "a_resent_first_save_older_than_the_list_is_gone",
-        "a_failed_write_does_not_make_a_full_list_look_complete",
-        "evicted_etags_do_not_deny_an_applied_save",
-    ),
-    cut(
-        "gone, of a first save, where a list that was full lost one", "save",
-        "local reaches = known < ETAGS - 1", "local reaches = known < ETAGS",
-        "a_failed_write_does_not_make_a_full_list_look_complete",
-    ),
-    cut(
-        "gone, of a first save, not too early", "save",
-        "local reaches = known < ETAGS - 1", "local reaches = known < ETAGS - 2",
-        "a_short_list_that_is_as_old_as_the_run_tells",
-    ),
-    cut(
-        "gone, of a first save, where the list was evicted", "save",
-        "known >= (tonumber(present and at or '0') or math.huge)", "true",
-        "evicted_etags_do_not_deny_an_applied_save",
-    ),
-    cut(
-        "a list as old as the run is no evicted one", "save",
-        "known >= (tonumber(present", "known > (tonumber(present",
-        "a_short_list_that_is_as_old_as_the_run_tells",
-    ),
-    cut(
-        "a first save has no parent to look for", "save",
-        "if parent ~= ABSENT then reaches", "if true then reaches",
-        "a_resend_that_the_list_reaches_conflicts",
+        "a_resend_older_than_the_list_is_not_told_of_a_lease",
+        "a_second_resend_after_gone_is_gone",
     ),
     cut(
         "gone is for resends", "save",
-        "if resend then\n    local reaches", "if true then\n    local reaches",
+        "  if resend and not known(onto) then return", "  if not known(onto) then return",
         "a_resend_after_the_run_vanished_is_gone",
     ),
     cut(
-        "gone, also where the run is as a first save expects it", "save",
-        "if resend then\n    local reaches", "if resend and current ~= parent then\n    local reaches",
-        "a_resent_first_save_does_not_bring_a_run_back_that_forgot_it",
-    ),
-    cut(
-        "a parent that is the head needs no list", "save",
-        "reaches = current == parent or redis.call", "reaches = redis.call",
-        "a_save_resent_onto_the_head_is_applied_though_the_list_is_gone",
-    ),
-    moved_asking(
-        "gone before marks", SAVE_GONE, "-- 3. The lease.",
-        "a_second_resend_after_gone_is_gone",
-    ),
-    moved_asking(
-        "gone before the lease", SAVE_GONE, "-- 4. Compare.",
-        "a_resend_older_than_the_list_is_not_told_of_a_lease",
-    ),
-    moved_asking(
-        "gone before conflict", SAVE_GONE, "-- 5. Set.",
-        "a_resend_older_than_the_list_is_gone", "a_resent_first_save_older_than_the_list_is_gone",
+        "a parent of zeros is none", "save",
+        "  local onto = parent ~= ABSENT and parent\n", "  local onto = parent\n",
+        "a_resend_that_the_list_reaches_conflicts", "a_first_save_is_known_however_old",
     ),
     # --------------------------------------------------------------------------------- save: 5. set
     cut(
@@ -855,8 +846,8 @@ GUARDS: Final = (
     ),
     cut(
         "birth", "save",
-        "if not present then redis.call('HSET', head_key, 'created', now) end",
-        "redis.call('HSET', head_key, 'created', now)",
+        "if not present then redis.call('HSET', head_key, 'created', now, 'origin', etag) end",
+        "redis.call('HSET', head_key, 'created', now, 'origin', etag)",
         "meta_and_birth_stay",
     ),
     cut(
@@ -868,94 +859,87 @@ GUARDS: Final = (
     # -------------------------------------------------------------------------------------- resolve
     cut(
         "applied", "resolve",
-        "if newest or redis.call('LPOS', etags_key, ticket) then\n", "if false then\n",
+        "if applied(ticket, parent) then return", "if false then return",
         "a_resend_finds_its_save_after_its_entry_was_trimmed", "a_resent_delete_is_done",
         "full_memory_denies_no_applied_save",
     ),
     cut(
-        "applied, by the list", "resolve",
-        "if newest or redis.call('LPOS', etags_key, ticket) then\n", "if newest then\n",
-        "a_resend_finds_its_save_after_its_entry_was_trimmed", "a_resent_delete_is_done",
-    ),
-    cut(
-        "applied, by the head", "resolve",
-        "if newest or redis.call('LPOS', etags_key, ticket) then\n",
-        "if redis.call('LPOS', etags_key, ticket) then\n",
-        "a_resend_of_the_head_is_saved_though_the_list_is_gone",
-    ),
-    cut(
         "the time of the save", "resolve",
-        "{'applied', newest and head[3] or ''}", "{'applied', head[3] or ''}",
+        "head_etag == ticket and head[3] or ''", "head[3] or ''",
         "a_resend_finds_its_save_after_its_entry_was_trimmed",
     ),
-    *touched("resolve"),
     *touches("resolve", SAVED),
+    *outcomes(
+        "resolve", SAVED,
+        ("the head's deadline stays the log's", "touch(full and etags_key or head_etag", "touch(head_etag", (
+            "touching_moves_no_deadline",
+        )),
+        ("applied, by the head", *BY_HEAD, ("a_resend_of_the_head_is_saved_though_the_list_is_gone",)),
+        ("applied, by the list", *BY_LIST, (
+            "a_resend_finds_its_save_after_its_entry_was_trimmed", "a_resent_delete_is_done",
+        )),
+        ("a first save, by the head", *BY_ORIGIN, ("a_first_save_is_known_however_old",)),
+        ("a first save, by its mark", *BY_MARK, ("a_first_save_is_known_however_old",)),
+        ("other marks do not say that it was applied", *OTHER_MARKS, ("a_first_save_is_never_applied_after_never",)),
+        ("gone, by the parent", *BY_PARENT, (
+            "a_resend_older_than_the_list_is_gone", "a_resend_after_the_run_vanished_is_gone",
+        )),
+        ("a parent that is the head needs no list", *PARENT_IS_HEAD, ("never_needs_no_list_where_the_head_tells",)),
+        ("a parent that the list reaches", *PARENT_IN_LIST, ("never_needs_no_list_where_the_head_tells",)),
+        ("a first save has no parent to look for", *NO_PARENT, ("a_first_save_is_known_however_old",)),
+        ("gone, where the head names no first save", *NO_ORIGIN, (
+            "a_head_that_does_not_name_its_first_save_tells_nothing_of_one",
+        )),
+        ("an absent run has none to name", *ABSENT_RUN, ("a_late_copy_of_a_first_save_after_never_is_not_applied",)),
+        ("gone, where a run was deleted that named none", *NOT_LOST, (
+            "a_head_that_does_not_name_its_first_save_tells_nothing_of_one",
+        )),
+    ),
     cut(
         "never is marked", "resolve",
-        "redis.call('HSET', marks_key, ticket, '1')\n", "",
+        "remember(ticket, NEVER)\n", "",
         "a_late_copy_after_never_is_not_applied",
         "a_late_copy_of_a_first_save_after_never_is_not_applied",
         "a_late_copy_after_resolve_said_gone_is_not_applied",
         "a_late_delete_after_never_is_not_applied",
         "full_memory_makes_no_unmarked_refusal",
     ),
-    cut(
-        "marks expire", "resolve",
-        "redis.call('PEXPIRE', marks_key, MEMORY_MS)\n", "",
-        "a_late_copy_after_never_is_not_applied",
-    ),
-    cut(
-        "gone, by the parent", "resolve",
-        "  reaches = redis.call('LPOS', etags_key, parent)\n", "  reaches = true\n",
-        "a_resend_older_than_the_list_is_gone", "a_resend_after_the_run_vanished_is_gone",
-    ),
-    cut(
-        "gone, of a first save", "resolve",
-        "  reaches = listed < ETAGS - 1 and listed >= (tonumber(head[2] and (head[1] or '') or '0') or math.huge)\n",
-        "  reaches = true\n",
-        "a_resent_first_save_older_than_the_list_is_gone",
-        "a_failed_write_does_not_make_a_full_list_look_complete",
-        "evicted_etags_do_not_deny_an_applied_save",
-    ),
-    cut(
-        "gone, of a first save, where a list that was full lost one", "resolve",
-        "reaches = listed < ETAGS - 1", "reaches = listed < ETAGS",
-        "a_failed_write_does_not_make_a_full_list_look_complete",
-    ),
-    cut(
-        "gone, of a first save, not too early", "resolve",
-        "reaches = listed < ETAGS - 1", "reaches = listed < ETAGS - 2",
-        "a_short_list_that_is_as_old_as_the_run_tells",
-    ),
-    cut(
-        "gone, of a first save, where the list was evicted", "resolve",
-        "listed >= (tonumber(head[2] and (head[1] or '') or '0') or math.huge)", "true",
-        "evicted_etags_do_not_deny_an_applied_save",
-    ),
-    cut(
-        "a list as old as the run is no evicted one", "resolve",
-        "listed >= (tonumber(", "listed > (tonumber(",
-        "a_short_list_that_is_as_old_as_the_run_tells",
-    ),
-    cut(
-        "a version that is no number raises nothing", "resolve",
-        "(tonumber(head[2] and (head[1] or '') or '0') or math.huge)", "tonumber(head[2] and (head[1] or '') or '0')",
-        "resolve_bears_a_version_that_is_no_number",
-    ),
-    cut(
-        "a version that is no number tells nothing", "resolve",
-        "or math.huge)", "or 0)",
-        "resolve_bears_a_version_that_is_no_number",
-    ),
-    cut(
-        "a first save has no parent to look for", "resolve",
-        "if parent == '' then\n", "if false then\n",
-        "a_late_copy_of_a_first_save_after_never_is_not_applied",
-    ),
+    *marking("resolve", "a_first_save_is_never_applied_after_never", "a_late_copy_after_never_is_not_applied"),
     cut(
         "never only where it can be told", "resolve",
-        "if reaches then return {'never'} end", "if true then return {'never'} end",
+        "known(parent) and 'never' or 'gone'", "'never'",
         "a_resend_older_than_the_list_is_gone", "a_resend_after_the_run_vanished_is_gone",
+    ),
+    cut(
+        "a parent that is empty is none", "resolve",
+        "local parent = expected ~= '' and expected\n", "local parent = expected\n",
+        "a_late_copy_of_a_first_save_after_never_is_not_applied",
+    ),
+    # -------------------------------------------------------------------------------------- marking
+    cut(
+        "looking for old marks may be forbidden", "marking",
+        "redis.pcall('HRANDFIELD'", "redis.call('HRANDFIELD'",
+        "marks_count_though_old_ones_may_not_go",
+    ),
+    cut(
+        "taking old marks off may be forbidden", "marking",
+        "redis.pcall('HDEL'", "redis.call('HDEL'",
+        "marks_count_though_old_ones_may_not_go",
+    ),
+    cut(
+        "old marks go", "marking",
+        "if marked and marked < now - MEMORY_MS / 1000 then", "if false then",
+        "old_marks_go_while_new_ones_come",
+    ),
+    cut(
+        "only old marks go", "marking",
+        "if marked and marked < now - MEMORY_MS / 1000 then", "if marked then",
+        "old_marks_go_while_new_ones_come",
+    ),
+    cut(
+        "a mark without a date stays", "marking",
+        "if marked and marked < now - MEMORY_MS / 1000 then", "if not marked or marked < now - MEMORY_MS / 1000 then",
+        "old_marks_go_while_new_ones_come",
     ),
     # -------------------------------------------------------------------------------------- compare
     cut(
@@ -1087,24 +1071,50 @@ GUARDS: Final = (
     ),
     # --------------------------------------------------------------------------------------- delete
     cut(
-        "a resend finds its own delete", "delete",
-        "if listed and (resend or not there) and redis.call('LPOS', etags_key, ticket) then", "if false then",
-        "a_resent_delete_leaves_the_successor",
+        "a delete that was applied is found before a refusal", "delete",
+        "  if applied(ticket, parent) then return confirm({'deleted'}) end\n  if resend", "  if resend",
+        "a_resent_delete_leaves_the_successor", "a_copy_of_an_applied_delete_is_deleted_whatever_came_since",
     ),
     cut(
         "a late copy finds that the run was deleted while it was absent", "delete",
-        "(resend or not there) and", "resend and",
+        "if not there and applied", "if false and applied",
         "a_late_forced_delete_of_an_absent_run_leaves_the_successor",
     ),
-    cut(
-        "a first send to a run that is there is no resend", "delete",
-        "(resend or not there) and", "true and",
-        "a_resent_delete_leaves_the_successor",
+    *outcomes(
+        "delete", DELETED,
+        ("applied, by the list", *BY_LIST, (
+            "a_resent_delete_leaves_the_successor", "a_copy_of_an_applied_delete_is_deleted_whatever_came_since",
+        )),
+        ("a delete of damage, by its mark", *BY_MARK, ("an_applied_delete_of_a_damaged_run_is_known_by_its_mark",)),
+        ("other marks do not say that it was applied", *OTHER_MARKS, (
+            "a_copy_of_a_refused_first_send_is_refused_too",
+        )),
+        ("gone, by what was expected", *BY_PARENT, (
+            "a_resent_delete_older_than_the_list_is_gone", "a_late_delete_after_gone_is_not_applied",
+        )),
+        ("a head that is what was expected needs no list", *PARENT_IS_HEAD, (
+            "a_save_resent_onto_the_head_is_applied_though_the_list_is_gone",
+        )),
+        ("what the list reaches", *PARENT_IN_LIST, ("a_resent_delete_that_the_list_reaches_conflicts",)),
+        ("a damaged run has no etag to look for", *NO_PARENT, ("a_resent_delete_that_the_list_reaches_conflicts",)),
+        ("gone, where the head names no first save", *NO_ORIGIN, (
+            "a_head_that_does_not_name_its_first_save_tells_nothing_of_one",
+        )),
+        ("gone, where a run was deleted that named none", *NOT_LOST, (
+            "an_applied_delete_of_a_damaged_run_is_known_by_its_mark",
+        )),
+        (
+            "a list of a foreign type is not searched", "listed and redis.call('LPOS'", "redis.call('LPOS'",
+            ("a_resent_delete_bears_a_list_of_a_foreign_type",),
+        ),
+        (
+            "a list of a foreign type is not measured", "local full = listed and", "local full =",
+            ("a_copy_of_an_applied_delete_of_damage_reaches_no_other_damage",),
+        ),
     ),
-    cut(
-        "a list of a foreign type holds no ticket", "delete",
-        "if listed and (resend", "if (resend",
-        "a_resent_delete_bears_a_list_of_a_foreign_type",
+    *marking(
+        "delete", "a_late_copy_of_a_refused_delete_is_not_applied",
+        "a_late_copy_of_a_refused_delete_is_not_applied", "a_copy_of_a_refused_first_send_is_refused_too",
     ),
     cut(
         "a list of a foreign type is not read", "delete",
@@ -1153,7 +1163,8 @@ GUARDS: Final = (
     ),
     cut(
         "marks are obeyed", "delete",
-        "redis.call('HEXISTS', marks_key, ticket) == 1 then return {'cancelled'} end", "false then return {} end",
+        "redis.call('HEXISTS', marks_key, ticket) == 1 then return refuse({'cancelled'}) end",
+        "false then return {} end",
         "a_late_copy_of_a_refused_delete_is_not_applied", "a_late_delete_after_never_is_not_applied",
     ),
     cut(
@@ -1208,22 +1219,28 @@ GUARDS: Final = (
         "a_delete_of_an_absent_run_writes_nothing",
     ),
     *answers("delete", "absent", "  if resend then return touch(etags_key)", DELETED),
-    *answers("delete", "by the ticket", "etags_key, ticket) then\n  return touch(etags_key)", DELETED),
     *touches("delete", DELETED),
-    cut(
-        "a refused resend is marked", "delete",
-        "    redis.call('HSET', marks_key, ticket, '1')\n", "",
-        "a_late_copy_of_a_refused_delete_is_not_applied", "full_memory_makes_no_unmarked_refusal",
+    *(
+        cut(f"{what} is marked", "delete", "if resend or not parent or reply[1] == 'locked' then", kept, *fails)
+        for what, kept, fails in (
+            ("a refused resend", "if not parent or reply[1] == 'locked' then", (
+                "a_late_copy_of_a_refused_delete_is_not_applied",
+            )),
+            ("a refused delete of damage", "if resend or reply[1] == 'locked' then", (
+                "a_copy_of_a_refused_first_send_is_refused_too",
+            )),
+            ("what is locked out", "if resend or not parent then", ("a_copy_of_a_refused_first_send_is_refused_too",)),
+        )
     ),
     cut(
-        "only a refused resend is marked", "delete",
-        "  if resend then\n    redis.call('HSET'", "  if true then\n    redis.call('HSET'",
-        "a_refused_first_send_leaves_no_mark",
+        "no more is marked than must be", "delete",
+        "if resend or not parent or reply[1] == 'locked' then", "if true then",
+        "a_refusal_that_stays_true_leaves_no_mark",
     ),
     cut(
-        "marks expire", "delete",
-        "    redis.call('PEXPIRE', marks_key, MEMORY_MS)\n", "",
-        "a_late_copy_of_a_refused_delete_is_not_applied",
+        "a mark hides no applied delete", "delete",
+        "== 1 then return refuse({'cancelled'}) end", "== 1 then return {'cancelled'} end",
+        "a_resent_delete_older_than_the_list_is_gone",
     ),
     cut(
         "lost to a live lease is marked", "delete",
@@ -1243,81 +1260,25 @@ GUARDS: Final = (
     ),
     cut(
         "conflict is marked", "delete",
-        "return refuse({'conflict', head[1] or '', head_etag})", "return {'conflict', head[1] or '', head_etag}",
+        "return refuse({'conflict', head[1] or '', head_etag or ''})",
+        "return {'conflict', head[1] or '', head_etag or ''}",
         "a_late_copy_of_a_refused_delete_is_not_applied",
     ),
     cut(
         "gone is marked", "delete",
-        "return refuse({'gone', head[1] or '', head_etag})", "return {'gone', head[1] or '', head_etag}",
+        "return mark({'gone', head[1] or '', head_etag or ''})", "return {'gone', head[1] or '', head_etag or ''}",
         "a_resent_delete_older_than_the_list_is_gone", "a_late_delete_after_gone_is_not_applied",
     ),
     cut(
         "gone", "delete",
-        "  if not reaches then return refuse({'gone', head[1] or '', head_etag}) end\n", "",
-        "a_resent_delete_older_than_the_list_is_gone", "a_late_delete_after_gone_is_not_applied",
-    ),
-    cut(
-        "gone is for resends", "delete",
-        "if resend and there and head_etag", "if there and head_etag",
-        "a_resent_delete_older_than_the_list_is_gone",
-    ),
-    cut(
-        "gone is for runs that are there", "delete",
-        "if resend and there and head_etag", "if resend and head_etag",
-        "a_delete_resent_for_a_run_that_another_deleted_is_done",
-    ),
-    cut(
-        "a head that is what was expected needs no list", "delete",
-        "if resend and there and head_etag ~= expected then", "if resend and there then",
-        "a_delete_resent_to_the_head_that_it_expects_is_applied",
-    ),
-    moved(
-        "gone before marks", "delete", DELETE_GONE, "-- Leaves a head that only",
-        "a_resent_delete_older_than_the_list_is_gone",
-    ),
-    moved(
-        "gone before the lease", "delete", DELETE_GONE, DELETE_ETAGS,
-        "a_resent_delete_older_than_the_list_is_not_told_of_a_lease",
-    ),
-    cut(
-        "gone, where the list was evicted", "delete",
-        "  local reaches = false\n", "  local reaches = not listed\n",
+        "  if resend and not known(parent) then return", "  if false then return",
+        "a_resent_delete_older_than_the_list_is_gone", "a_resent_delete_older_than_the_list_is_not_told_of_a_lease",
         "an_applied_delete_is_not_a_conflict_after_the_list_was_evicted",
     ),
     cut(
-        "a list of a foreign type is not searched", "delete",
-        "  if listed then\n", "  if true then\n",
-        "a_resent_delete_bears_a_list_of_a_foreign_type",
-    ),
-    cut(
-        "a damaged run has no etag to look for", "delete",
-        "expected == '' and whole or ", "",
-        "a_resent_delete_that_the_list_reaches_conflicts",
-    ),
-    cut(
-        "only a damaged run has no etag to look for", "delete",
-        "expected == '' and whole or", "whole or",
-        "a_late_delete_after_gone_is_not_applied",
-    ),
-    cut(
-        "gone, of a damaged run", "delete",
-        "known < ETAGS - 1 and known >= (tonumber(head[1] or '0') or math.huge)", "true",
-        "an_applied_delete_of_a_damaged_run_is_not_a_conflict_once_the_list_is_full",
-    ),
-    cut(
-        "gone, of a damaged run, where a list that was full lost one", "delete",
-        "known < ETAGS - 1", "known < ETAGS",
-        "a_failed_write_does_not_deny_an_applied_delete_of_a_damaged_run",
-    ),
-    cut(
-        "gone, of a damaged run, not too early", "delete",
-        "known < ETAGS - 1", "known < ETAGS - 2",
-        "a_delete_of_a_damaged_run_is_told_of_a_lost_race_while_the_list_tells",
-    ),
-    cut(
-        "gone, by what was expected", "delete",
-        " or redis.call('LPOS', etags_key, expected)", "",
-        "a_resent_delete_that_the_list_reaches_conflicts",
+        "gone is for resends", "delete",
+        "  if resend and not known(parent) then return", "  if not known(parent) then return",
+        "a_resent_delete_older_than_the_list_is_gone",
     ),
     cut(
         "a forced delete obeys no lease", "delete",
@@ -1434,35 +1395,13 @@ GUARDS: Final = (
         "write('LTRIM', etags_key, -ETAGS, -1)\n", "",
         "etags_are_capped",
     ),
-    cut(
-        "leaving a fence is proven possible", "delete",
-        "(healthy and head_fence > 0) or ", "",
-        "a_delete_that_fails_half_way_deletes_nothing",
-    ),
-    cut(
-        "fencing whom only the lease names is proven possible", "delete",
-        " or fences then\n", " then\n",
-        "a_forced_delete_that_is_acknowledged_has_fenced",
-    ),
-    cut(
-        "the proof is a write", "delete",
-        "  write('HSET', head_key, 'fence', text(head_fence))\n", "",
-        "a_delete_that_fails_half_way_deletes_nothing", "a_forced_delete_that_is_acknowledged_has_fenced",
-    ),
-    cut(
-        "a head of a foreign type makes room for the fence", "delete",
-        "if foreign(head_key, 'hash') then write('DEL', head_key) end\n", "",
-        "a_forced_delete_fences_though_the_head_is_of_a_foreign_type",
-    ),
-    cut(
-        "a list of a damaged run that was evicted and began anew", "delete",
-        " and known >= (tonumber(head[1] or '0') or math.huge)", "",
-        "an_applied_delete_of_a_damaged_run_is_not_a_conflict_after_the_list_was_evicted",
-    ),
-    cut(
-        "a version that is no number counts as too old", "delete",
-        "(tonumber(head[1] or '0') or math.huge)", "tonumber(head[1] or '0')",
-        "a_delete_resent_to_a_run_whose_version_is_no_number_raises_nothing",
+    Guard(
+        "that a fence may be left is proven by the marks", "delete",
+        (
+            ("write('HSET', marks_key, origin", "redis.pcall('HSET', marks_key, origin"),
+            ("not parent and write('HSET'", "not parent and redis.pcall('HSET'"),
+        ),
+        ("a_delete_that_fails_half_way_deletes_nothing", "a_forced_delete_that_is_acknowledged_has_fenced"),
     ),
     Guard(
         "the clock is read before the first write", "delete",
@@ -1479,8 +1418,38 @@ GUARDS: Final = (
     ),
     cut(
         "leaving marks and etags to expire is proven possible", "delete",
-        "write('PEXPIRE', marks_key, MEMORY_MS)\n", "",
-        "a_delete_that_fails_half_way_deletes_nothing",
+        "write('PEXPIRE', marks_key, MEMORY_MS)\n-- A run", "-- A run",
+        "a_delete_that_fails_half_way_leaves_no_mark_without_an_end",
+    ),
+    cut(
+        "the marks expire", "delete",
+        "write('PEXPIRE', marks_key, MEMORY_MS)\nwrite('DEL'", "write('DEL'",
+        "a_delete_leaves_only_memory",
+    ),
+    cut(
+        "taking the delete's own mark off is proven possible", "delete",
+        "write('HDEL', marks_key, ticket)\n", "",
+        "a_delete_of_damage_that_fails_half_way_is_not_told_as_done",
+    ),
+    cut(
+        "the delete's own mark is taken off", "delete",
+        "  if marked then redis.pcall('HDEL', marks_key, ticket) end\n", "",
+        "a_delete_of_damage_that_fails_half_way_is_not_told_as_done",
+    ),
+    cut(
+        "the first save of a run that goes is marked", "delete",
+        "write('HSET', marks_key, origin or LOST, APPLIED .. ' ' .. time[1])\n", "",
+        "a_first_save_is_known_however_old", "a_resent_first_save_does_not_bring_a_run_back_that_forgot_it",
+    ),
+    cut(
+        "where it is not known, that is marked", "delete",
+        "origin or LOST, APPLIED", "origin or ticket, APPLIED",
+        "a_head_that_does_not_name_its_first_save_tells_nothing_of_one",
+    ),
+    cut(
+        "a delete of damage marks itself", "delete",
+        "not parent and write('HSET', marks_key, ticket, APPLIED .. ' ' .. time[1])\n", "false\n",
+        "an_applied_delete_of_a_damaged_run_is_known_by_its_mark",
     ),
     cut(
         "deleting", "delete",
@@ -1602,6 +1571,8 @@ NO_GUARDS: Final = {
     "resolve": {},
     "touch": {},
     "common": {},
+    "outcome": {},
+    "marking": {},
     "probe": {"if type(reply) == 'table' and reply.err then": "test_probe.py"},
     **LEASE_NO_GUARDS,
 }

@@ -111,7 +111,7 @@ def _calls(world: World) -> dict[Script, tuple[Call, dict[str, object]]]:
             _protocol.compare(world.where, revision, LEASE, 1234),
             {"etag": revision.etag, "fence": "77", "holder": LEASE.holder, "ttl": 1234},
         ),
-        RESOLVE: (_protocol.resolve(world.where, attempt), {"ticket": b"t" * 16, "parent": revision.etag}),
+        RESOLVE: (_protocol.resolve(world.where, attempt), {"ticket": b"t" * 16, "expected": revision.etag}),
         DELETE: (
             _protocol.delete(world.where, attempt, revision.etag, LEASE, True),
             {

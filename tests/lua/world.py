@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from histstore._leasing import Ticket, read_ring
 from histstore._plan import Plan, Target, Writer, grow, plan_save
 from histstore._protocol import NO_LEASE, Call, Carried, Command, Where
 from histstore._scripts import ALL, strip
-from histstore.snapshot import Attempt, Revision, RunId
+from histstore.snapshot import Attempt, RunId
 
 Reply = list[Any]
 MINUTE_MS = 60_000
@@ -207,7 +208,7 @@ class World:
         plan = plan_save(parent, onto, target, Writer(os.urandom(16), lease.fence, 1 << 26), full=full)
         assert plan is not None, "nothing to save"
         revision = parent.revision if parent is not None else None
-        return Save(_protocol.save(self.where, plan, revision, lease, ttl, keep), plan, onto)
+        return Save(_protocol.save(self.where, plan, revision, lease, ttl, keep, time.time()), plan, onto)
 
     def save(self, onto: Base | None, *messages: str, **options: Any) -> Base:
         """Makes a save, sends it once, and returns the content that it made."""
@@ -242,7 +243,7 @@ class World:
             self.namespace,
             self.where.run_id,
             revision,
-            revision or Revision(1, _chain.ABSENT),
+            revision,
             os.urandom(16),
         )
         return Delete(_protocol.delete(self.where, attempt, revision.etag if revision else read or b"", lease, force))
@@ -356,8 +357,9 @@ class World:
         return self.client.lrange(self.keys.etags, 0, -1)  # type: ignore[return-value]
 
     def marked(self, what: Save | Delete) -> bool:
+        """Whether a write is marked as never to be applied."""
         ticket = what.etag if isinstance(what, Save) else what.ticket
-        return bool(self.client.hexists(self.keys.marks, ticket))
+        return (self.client.hget(self.keys.marks, ticket) or b"")[:1] == b"1"  # type: ignore[index]
 
     def deadlines(self) -> list[int]:
         """Returns when head, log and etags expire; -1: never, -2: not there."""
@@ -479,7 +481,7 @@ class World:
 
 def commands(script: str) -> set[str]:
     """Returns the names of the commands that a script sends: every word of capitals in quotes is one."""
-    return set(re.findall(r"'([A-Z]+)'", strip(_SOURCES[script]))) - {"MAXLEN", "MINID"}
+    return set(re.findall(r"'([A-Z]+)'", strip(_SOURCES[script]))) - {"MAXLEN", "MINID", "WITHVALUES"}
 
 
 def few(items: Sequence[str]) -> list[tuple[str, ...]]:

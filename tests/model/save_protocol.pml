@@ -10,8 +10,8 @@
  * - The server's clock stands still: that fences rise is up to the head alone. After a raw DEL it is at the highest
  *   fence, where it does the most harm.
  * - A reply that was lost is a copy that arrives late. `resolve` has no copies: it may be repeated as it is.
- * - A first copy of a save does not arrive after so many others that the list has forgotten it (FORGET): on a run that
- *   was deleted meanwhile it would be applied again. Resends come at any time.
+ * - A first copy of a save that has a parent does not arrive after so many others that the list has forgotten it
+ *   (FORGET): it would be told a conflict. Resends, and copies of a run's first save, come at any time.
  * - Marks last, keys have no lifetime but the lease's; damage, memory and permissions: the tests of the scripts.
  */
 
@@ -24,6 +24,9 @@
 #endif
 #ifndef SENDS
 #define SENDS 2          /* of one save, before its worker resolves it */
+#endif
+#ifndef COPIES
+#define COPIES 0         /* that a proxy makes of each first send; they arrive before it, after it, or never */
 #endif
 #ifndef UNLEASED
 #define UNLEASED 0       /* the worker of that number saves without locking */
@@ -57,23 +60,35 @@
 #ifndef REMEMBER_OUTLIVES_TRIM
 #define REMEMBER_OUTLIVES_TRIM 1          /* 0: what was saved is looked for in the log */
 #endif
-#ifndef ALREADY_SAVED_FIRST
-#define ALREADY_SAVED_FIRST 1             /* before the lease is asked */
+#ifndef LOOKS
+#define LOOKS 2                           /* before a refusal is told: 2 every request  1 only resends  0 none */
 #endif
 #ifndef ABSENT_LOOKS
-#define ABSENT_LOOKS 1                    /* also a first send asks the list, where the run is absent */
+#define ABSENT_LOOKS 1                    /* what finds the run absent looks before it is applied */
+#endif
+#ifndef ORIGIN
+#define ORIGIN 1                          /* the head names the run's first save */
+#endif
+#ifndef DELETE_MARKS_ORIGIN
+#define DELETE_MARKS_ORIGIN 1             /* and a mark that of a run that was deleted */
 #endif
 #ifndef GONE_IS_TOLD
 #define GONE_IS_TOLD 1                    /* a resend that the list does not reach is no conflict */
 #endif
 #ifndef GONE_FIRST
-#define GONE_FIRST 1                      /* told before marks and lease are asked: they would deny the save */
+#define GONE_FIRST 1                      /* nor is it told of a mark or a lease: they would deny the save */
 #endif
 #ifndef MARK_LEASE
 #define MARK_LEASE 1                      /* of a resend that was refused for a lease */
 #endif
 #ifndef MARK_CONFLICT
 #define MARK_CONFLICT 1                   /* of a resend that was refused by the compare */
+#endif
+#ifndef MARK_LOCKED
+#define MARK_LOCKED 1                     /* of a first send that was locked out: the lease ends, the head stays */
+#endif
+#ifndef MARK_FIRST
+#define MARK_FIRST 1                      /* of a run's first save, also its first send: the run may be deleted */
 #endif
 #ifndef RESOLVE_MARKS
 #define RESOLVE_MARKS 1
@@ -127,6 +142,7 @@ hidden byte
   acknowledged_is_applied,
   refused_was_not_applied,
   refused_stays_refused,          /* after a refusal was told, no copy is applied */
+  first_save_is_known,            /* nobody is told that it cannot be known whether a run's first save was applied */
   holder_is_never_refused,        /* who holds the newest lease, unlapsed, may save */
   fenced,                         /* once a fence is granted, no save with a lower one is applied */
   fences_rise,
@@ -150,8 +166,7 @@ typedef Request {
   byte fence, holder;             /* of the lease that it carries */
   mtype:copy awaited;             /* the copy whose reply its sender awaits */
   mtype:answer told;
-  bool late_first;                /* copies without a listener */
-  byte late_resends;
+  byte late_firsts, late_resends; /* copies without a listener */
 
   /* what only the checker knows */
   byte applied;
@@ -163,14 +178,15 @@ Request request[SAVES + 2];
 byte head_etag, head_version, head_content, head_fence, head_holder;
 byte lease_holder, lease_fence;
 bool listed[SAVES + 2], list_is_whole = true, marked[SAVES + 2];
-byte last_listed;
+bool ended[SAVES + 2];            /* a mark, too: it was the first save of a run that was deleted */
+byte last_listed, origin;
 
 /* what only the checker knows */
 byte highest_fence, highest_holder, clock;
 bool rewound;
 
 /* of one step each */
-hidden byte answer, next, i, known;
+hidden byte answer, refused, next, i, known;
 
 /* ================================================================ scripts */
 
@@ -186,23 +202,42 @@ inline grant(who) {
   fi
 }
 
-inline look_whether_remembered(ticket, is_resend) {
+inline look_whether_remembered(ticket) {
   if
-  :: !is_resend && !(ABSENT_LOOKS && head_etag == ABSENT)
-  :: else ->
-     if
-     :: REMEMBER == 3 && listed[ticket] -> answer = saved
-     :: REMEMBER == 2 && last_listed == ticket -> answer = saved
-     :: REMEMBER == 1 && head_version > request[ticket].version -> answer = saved
-     :: else
-     fi
+  :: REMEMBER == 3 && listed[ticket] -> answer = saved
+  :: REMEMBER == 2 && last_listed == ticket -> answer = saved
+  :: REMEMBER == 1 && head_version > request[ticket].version -> answer = saved
+  :: REMEMBER > 1 && ticket != DELETE && request[ticket].parent == ABSENT &&
+       (ORIGIN && origin == ticket || ended[ticket]) -> answer = saved
+  :: else
   fi
 }
 
 /* Can the list, or the head, tell whether a save or delete was done? */
 inline look_whether_it_is_known(ticket) {
-  known = (request[ticket].parent == ABSENT -> list_is_whole :
+  known = (request[ticket].parent == ABSENT -> ORIGIN || list_is_whole :
     listed[request[ticket].parent] || head_etag == request[ticket].parent)
+}
+
+/* Each refusal says that nothing was written. */
+inline refuse(ticket, is_resend) {
+  refused = answer;
+  if
+  :: LOOKS == 2 || LOOKS == 1 && is_resend -> look_whether_remembered(ticket)
+  :: else
+  fi;
+  look_whether_it_is_known(ticket);
+  if
+  :: answer == saved -> answer = (ticket == DELETE -> deleted : saved)
+  :: answer != saved && is_resend && !known && GONE_IS_TOLD && (GONE_FIRST || answer == conflict) -> answer = gone
+  :: else
+  fi
+}
+
+inline mark(ticket, is_resend) {
+  marked[ticket] = marked[ticket] ||
+    (is_resend && (answer == conflict || answer == gone -> MARK_CONFLICT : MARK_LEASE)) ||
+    (answer == locked && MARK_LOCKED) || (request[ticket].parent == ABSENT && MARK_FIRST)
 }
 
 inline look_at_lease(ticket) {
@@ -224,19 +259,12 @@ inline look_at_lease(ticket) {
 inline serve_save(ticket, is_resend, is_awaited) {
   answer = none;
   if
-  :: !ALREADY_SAVED_FIRST -> look_at_lease(ticket)
-  :: else
-  fi;
-  if
-  :: answer == none -> look_whether_remembered(ticket, is_resend)
+  :: head_etag == ABSENT && ABSENT_LOOKS -> look_whether_remembered(ticket)
   :: else
   fi;
   look_whether_it_is_known(ticket);
   if
-  :: answer == none && is_resend && !known && GONE_IS_TOLD && GONE_FIRST -> answer = gone
-  :: else
-  fi;
-  if
+  :: answer == none && head_etag == ABSENT && is_resend && !known && GONE_IS_TOLD -> answer = gone
   :: answer == none && marked[ticket] -> answer = cancelled
   :: else
   fi;
@@ -247,8 +275,11 @@ inline serve_save(ticket, is_resend, is_awaited) {
   if
   :: answer == none &&
        (COMPARE == 2 && request[ticket].parent != head_etag ||
-        COMPARE == 1 && request[ticket].version != head_version) ->
-     answer = (is_resend && !known && GONE_IS_TOLD -> gone : conflict)
+        COMPARE == 1 && request[ticket].version != head_version) -> answer = conflict
+  :: else
+  fi;
+  if
+  :: answer == cancelled || answer == locked || answer == lost || answer == conflict -> refuse(ticket, is_resend)
   :: else
   fi;
 
@@ -257,6 +288,7 @@ inline serve_save(ticket, is_resend, is_awaited) {
      promise(request[ticket].content == head_content, no_lost_update);
      promise(request[ticket].applied == 0, at_most_once);
      promise(!request[ticket].closed, refused_stays_refused);
+     origin = (head_etag == ABSENT -> ticket : origin);
      promise(request[ticket].holder == NOBODY || rewound || request[ticket].fence > highest_fence ||
              request[ticket].fence == highest_fence && request[ticket].holder == highest_holder, fenced);
      promise(lease_holder == NOBODY || lease_holder == request[ticket].holder, lease_shuts_out);
@@ -277,8 +309,7 @@ inline serve_save(ticket, is_resend, is_awaited) {
      :: else
      fi;
      answer = saved
-  :: answer == locked || answer == lost -> marked[ticket] = marked[ticket] || (is_resend && MARK_LEASE)
-  :: answer == conflict || answer == gone -> marked[ticket] = marked[ticket] || (is_resend && MARK_CONFLICT)
+  :: answer == locked || answer == lost || answer == conflict || answer == gone -> mark(ticket, is_resend)
   :: else
   fi;
 
@@ -298,7 +329,9 @@ inline tell(ticket) {
   if
   :: answer == saved -> promise(request[ticket].applied == 1, acknowledged_is_applied)
   :: answer == deleted
-  :: answer == gone -> request[ticket].closed = true
+  :: answer == gone ->
+     promise(request[ticket].parent != ABSENT || rewound, first_save_is_known);
+     request[ticket].closed = true
   :: else -> promise(request[ticket].applied == 0, refused_was_not_applied); request[ticket].closed = true
   fi
 }
@@ -306,7 +339,7 @@ inline tell(ticket) {
 /* What nothing depends on any more is not told apart. */
 inline tidy(ticket) {
   if
-  :: request[ticket].told != none && !request[ticket].late_first && request[ticket].late_resends == 0 ->
+  :: request[ticket].told != none && request[ticket].late_firsts == 0 && request[ticket].late_resends == 0 ->
      request[ticket].parent = 0; request[ticket].version = 0; request[ticket].content = 0;
      request[ticket].fence = 0; request[ticket].holder = 0
   :: else
@@ -315,7 +348,7 @@ inline tidy(ticket) {
 
 inline serve_resolve(ticket) {
   answer = none;
-  look_whether_remembered(ticket, true);
+  look_whether_remembered(ticket);
   if
   :: answer == none ->
      marked[ticket] = marked[ticket] || RESOLVE_MARKS;
@@ -339,12 +372,7 @@ inline fence_off() {
 inline serve_delete(is_resend, is_awaited) {
   answer = none;
   if
-  :: listed[DELETE] && (is_resend || FORCE_ONCE && head_etag == ABSENT) -> answer = deleted
-  :: else
-  fi;
-  look_whether_it_is_known(DELETE);
-  if
-  :: answer == none && head_etag != ABSENT && is_resend && !known && GONE_IS_TOLD && GONE_FIRST -> answer = gone
+  :: listed[DELETE] && FORCE_ONCE && head_etag == ABSENT -> answer = deleted
   :: else
   fi;
   if
@@ -366,20 +394,24 @@ inline serve_delete(is_resend, is_awaited) {
   :: else
   fi;
   if
-  :: answer == none && DELETE_COMPARES && head_etag != request[DELETE].parent ->
-     answer = (is_resend && !known && GONE_IS_TOLD -> gone : conflict)
+  :: answer == none && DELETE_COMPARES && head_etag != request[DELETE].parent -> answer = conflict
+  :: else
+  fi;
+  if
+  :: answer == cancelled || answer == locked || answer == conflict -> refuse(DELETE, is_resend)
   :: else
   fi;
   if
   :: answer == none ->
      promise(request[DELETE].told == none, delete_is_done_once);
      promise(request[DELETE].content == head_content, delete_takes_what_it_read);
-     head_etag = ABSENT; head_version = 0; head_content = 0;
+     ended[origin] = DELETE_MARKS_ORIGIN && origin != 0;
+     head_etag = ABSENT; head_version = 0; head_content = 0; origin = 0;
      if
      :: !DELETE_KEEPS_ETAGS ->
         i = 1; last_listed = 0;
         do
-        :: i <= SAVES -> listed[i] = false; i++
+        :: i <= SAVES -> listed[i] = false; ended[i] = false; i++
         :: else -> break
         od
      :: else
@@ -395,7 +427,7 @@ inline serve_delete(is_resend, is_awaited) {
      fi;
      answer = deleted
   :: answer == locked || answer == conflict || answer == gone ->
-     marked[DELETE] = marked[DELETE] || (is_resend && DELETE_MARKS)
+     marked[DELETE] = marked[DELETE] || ((is_resend || answer == locked) && DELETE_MARKS)
   :: else
   fi;
   if
@@ -418,7 +450,7 @@ end:
   do
   :: d_step { request[ticket].awaited == first -> serve(ticket, false, true) }
   :: d_step { request[ticket].awaited == resend -> serve(ticket, true, true) }
-  :: d_step { request[ticket].late_first -> request[ticket].late_first = false; serve(ticket, false, false) }
+  :: d_step { request[ticket].late_firsts > 0 -> request[ticket].late_firsts--; serve(ticket, false, false) }
   :: d_step { request[ticket].late_resends > 0 -> request[ticket].late_resends--; serve(ticket, true, false) }
   od
 }
@@ -431,7 +463,7 @@ inline retry(ticket) {
   do
   :: request[ticket].told != none || sends > SENDS -> break
   :: d_step { request[ticket].told == none && sends <= SENDS ->
-       request[ticket].late_first = request[ticket].late_first || request[ticket].awaited == first;
+       request[ticket].late_firsts = request[ticket].late_firsts + (request[ticket].awaited == first);
        request[ticket].late_resends = request[ticket].late_resends + (request[ticket].awaited == resend);
        request[ticket].awaited = (sends < SENDS -> resend : no_copy);
        sends++ }
@@ -441,7 +473,7 @@ inline retry(ticket) {
 inline send() {
   request[ticket].parent = parent; request[ticket].version = version; request[ticket].content = content;
   request[ticket].fence = fence; request[ticket].holder = holder;
-  request[ticket].awaited = first;
+  request[ticket].awaited = first; request[ticket].late_firsts = COPIES;
   goes_on = false
 }
 
@@ -459,11 +491,14 @@ proctype Worker(byte me) {
     :: d_step { goes_on -> send() }
     fi;
     retry(ticket);
-    atomic {
+    sends = 0;
+    d_step {                              /* no choice in it, or what is hidden is mixed up when spin comes back */
       if
       :: request[ticket].told == none -> serve_resolve(ticket)
       :: else
-      fi;
+      fi
+    };
+    atomic {
       if
       :: request[ticket].told == saved ->   /* several saves in one turn: on from its own, under the same lease */
          goes_on = true; parent = ticket; version++; content = content | (1 << ticket)
@@ -473,7 +508,7 @@ proctype Worker(byte me) {
          head_holder = (holder != NOBODY && head_holder == holder -> NOBODY : head_holder);
          goes_on = false; holder = NOBODY; fence = 0; parent = 0; version = 0; content = 0
       fi;
-      request[ticket].told = settled; sends = 0
+      request[ticket].told = settled
     }
   }
 }
@@ -481,7 +516,8 @@ proctype Worker(byte me) {
 proctype Deleter() {
   byte sends;
   d_step {
-    request[DELETE].parent = head_etag; request[DELETE].content = head_content; request[DELETE].awaited = first
+    request[DELETE].parent = head_etag; request[DELETE].content = head_content; request[DELETE].awaited = first;
+    request[DELETE].late_firsts = COPIES
   };
   retry(DELETE);
   sends = 0
@@ -517,7 +553,12 @@ end:
     i = 1; list_is_whole = false;
     do
     :: i <= SAVES + 1 ->
-       request[i].late_first = request[i].late_first && !(listed[i] && i != head_etag);
+       if
+       :: listed[i] && i != head_etag && request[i].parent != ABSENT ->
+          request[i].late_firsts = 0;
+          request[i].awaited = (request[i].awaited == first -> no_copy : request[i].awaited)
+       :: else
+       fi;
        listed[i] = listed[i] && i == head_etag;
        i++
     :: else -> break
@@ -530,12 +571,12 @@ end:
 #if RAW_DELETE
 active proctype Raw_delete() {
   d_step {
-    head_etag = ABSENT; head_version = 0; head_content = 0; head_fence = 0; head_holder = NOBODY;
+    head_etag = ABSENT; head_version = 0; head_content = 0; head_fence = 0; head_holder = NOBODY; origin = 0;
     lease_holder = NOBODY; lease_fence = 0; last_listed = 0; list_is_whole = true;
     i = 1;
     do
     :: i <= SAVES + 1 ->
-       listed[i] = false; marked[i] = false;
+       listed[i] = false; marked[i] = false; ended[i] = false;
        request[i].applied = 0; request[i].closed = false;  /* with its memory the promise is gone */
        i++
     :: else -> break
@@ -547,8 +588,8 @@ active proctype Raw_delete() {
 
 #if FAILOVER
 typedef Replica {
-  byte head_etag, head_version, head_content, head_fence, head_holder, lease_holder, lease_fence, last_listed;
-  bool list_is_whole, listed[SAVES + 2], marked[SAVES + 2], applied[SAVES + 2]
+  byte head_etag, head_version, head_content, head_fence, head_holder, lease_holder, lease_fence, last_listed, origin;
+  bool list_is_whole, listed[SAVES + 2], marked[SAVES + 2], ended[SAVES + 2], applied[SAVES + 2]
 };
 Replica replica;
 
@@ -557,11 +598,12 @@ active proctype Failover() {
     replica.head_etag = head_etag; replica.head_version = head_version; replica.head_content = head_content;
     replica.head_fence = head_fence; replica.head_holder = head_holder;
     replica.lease_holder = lease_holder; replica.lease_fence = lease_fence; replica.last_listed = last_listed;
-    replica.list_is_whole = list_is_whole;
+    replica.list_is_whole = list_is_whole; replica.origin = origin;
     i = 1;
     do
     :: i <= SAVES + 1 ->
-       replica.listed[i] = listed[i]; replica.marked[i] = marked[i]; replica.applied[i] = request[i].applied;
+       replica.listed[i] = listed[i]; replica.marked[i] = marked[i]; replica.ended[i] = ended[i];
+       replica.applied[i] = request[i].applied;
        i++
     :: else -> break
     od;
@@ -571,18 +613,19 @@ active proctype Failover() {
     head_etag = replica.head_etag; head_version = replica.head_version; head_content = replica.head_content;
     head_fence = replica.head_fence; head_holder = replica.head_holder;
     lease_holder = replica.lease_holder; lease_fence = replica.lease_fence; last_listed = replica.last_listed;
-    list_is_whole = replica.list_is_whole;
+    list_is_whole = replica.list_is_whole; origin = replica.origin; replica.origin = 0;
     replica.head_etag = 0; replica.head_version = 0; replica.head_content = 0; replica.head_fence = 0;
     replica.head_holder = 0; replica.lease_holder = 0; replica.lease_fence = 0; replica.last_listed = 0;
     replica.list_is_whole = false;
     i = 1;
     do
     :: i <= SAVES + 1 ->
-       listed[i] = replica.listed[i]; marked[i] = replica.marked[i]; request[i].applied = replica.applied[i];
-       replica.listed[i] = false; replica.marked[i] = false; replica.applied[i] = false;
+       listed[i] = replica.listed[i]; marked[i] = replica.marked[i]; ended[i] = replica.ended[i];
+       request[i].applied = replica.applied[i];
+       replica.listed[i] = false; replica.marked[i] = false; replica.ended[i] = false; replica.applied[i] = false;
        if
        :: REQUESTS_DIE_WITH_SERVER ->
-          request[i].awaited = no_copy; request[i].late_first = false; request[i].late_resends = 0
+          request[i].awaited = no_copy; request[i].late_firsts = 0; request[i].late_resends = 0
        :: else
        fi;
        i++

@@ -48,6 +48,7 @@ class Proxy:
         open: Connections of clients that are open.
         lost: Replies that were lost.
         kept: Requests that `keep_back` kept, whole, for `deliver`.
+        repeated: Requests that were delivered once more, before they were carried: see `repeat`.
         before_cut: Awaited when a reply is lost, before the client hears of it.
         reply_delay: Seconds that whatever the server says is held up.
         answer_delay: Seconds that it is held up on connections that have not subscribed.
@@ -65,6 +66,9 @@ class Proxy:
         self._keep = 0
         self._keep_if: Callable[[bytes], bool] = lambda _data: True
         self.kept: list[bytes] = []
+        self._repeats = 0
+        self._repeat_if: Callable[[bytes], bool] = lambda _data: False
+        self.repeated = 0
         self.before_cut: Callable[[], Awaitable[object]] | None = None
         self.delay: float | Callable[[], float] = 0.0
         self.trickle = False
@@ -132,6 +136,13 @@ class Proxy:
         The request stays in `kept`, as in some buffer on its way, and `deliver` lets it arrive late.
         """
         self._keep, self._keep_if = count, when
+
+    def repeat(self, times: int, when: Callable[[bytes], bool]) -> None:
+        """Delivers each request that `when` picks so many times before carrying it: the client hears the last answer.
+
+        So a proxy does that sends a request again when its connection broke before the answer came.
+        """
+        self._repeats, self._repeat_if = times, when
 
     async def deliver(self, request: bytes) -> Any:
         """Sends the bytes of a request to the server and returns its (first) reply; errors are returned."""
@@ -252,6 +263,11 @@ class Proxy:
             if self._lose > 0 and self._lose_if(data):
                 self._lose -= 1
                 doomed.set()
+            if self._repeats and self._repeat_if(data):
+                for request in filter(self._repeat_if, _requests(data)):
+                    for _ in range(self._repeats):
+                        await self.deliver(request)
+                        self.repeated += 1
             if self.delay:
                 await asyncio.sleep(self.delay() if callable(self.delay) else self.delay)
             writer.write(data)
