@@ -210,6 +210,18 @@ class Log(Sequence[Entry]):
         columns = [(entry.version, entry.header(), entry.body, entry.saved) for entry in entries]
         return Log(*zip(*columns, strict=True)) if columns else Log((), (), (), ())
 
+    @staticmethod
+    def joined(logs: Sequence[Log]) -> Log:
+        """Returns logs that follow each other as one."""
+        if len(logs) == 1:
+            return logs[0]
+        return Log(
+            list(chain.from_iterable(log.versions for log in logs)),
+            list(chain.from_iterable(log.headers for log in logs)),
+            list(chain.from_iterable(log.bodies for log in logs)),
+            list(chain.from_iterable(log.times for log in logs)),
+        )
+
     def __len__(self) -> int:
         return len(self.versions)
 
@@ -419,7 +431,7 @@ def _decode_bodies(entries: Log) -> _codec.Bodies:
         problem = error
     # One by one, to tell what is wrong with which.
     for entry in entries:
-        body = _body(entry)
+        body = _body(entry.version, entry.body)
         try:
             _codec.decode([*body.added, *(part for _, _, part in body.fills)])
         except ValueError as error:
@@ -427,11 +439,11 @@ def _decode_bodies(entries: Log) -> _codec.Bodies:
     raise BrokenChainError(entries[-1].version, str(problem)) from problem
 
 
-def _body(entry: Entry) -> _codec.Body:
+def _body(version: int, data: bytes) -> _codec.Body:
     try:
-        return _codec.decode_body(entry.body)
+        return _codec.decode_body(data)
     except ValueError as error:
-        raise BrokenChainError(entry.version, str(error)) from error
+        raise BrokenChainError(version, str(error)) from error
 
 
 def _appended(entries: Log, last: Entry, bodies: _codec.Bodies, base: Base | None) -> Base | None:
@@ -584,48 +596,117 @@ _NO_META: Final = _codec.encode_meta({})
 _NOTHING: Final[tuple[Sequence[int], bytes | None, Sequence[tuple[int, bool]]]] = ((), None, ())
 
 
-def tail(entries: Sequence[Entry], start: int, stop: int) -> tuple[list[Any], list[bool]] | None:
-    """Returns messages `start` to `stop` of the last entry's content, and their pins, from its newest entries.
+# How the body of an entry that only adds messages begins, by how many it adds. A longer list of sizes is rare.
+_ADDS: Final = {bytes((0x81, 0x80 + count)): count for count in range(24)}
 
-    Follows each wanted index back through the cuts to the entry that added the message.
 
-    Returns:
-        None when older entries than these are needed.
+class Tail:
+    """Messages `start` to `stop` of a conversation, found by following its log back from the newest entry.
 
-    Raises:
-        BrokenChainError: What the entries say does not add up.
+    `_places` stands for the content before the oldest entry seen so far, from index `_origin` on: each message's place
+    in the page, or a hole for a message that the page does not want. An entry's added messages leave at its end, and
+    what the entry cut comes back as holes: so each entry costs what it changed, whatever the page's length is.
+
+    Attributes:
+        missing: Messages of the page that older entries hold.
+
+    Args:
+        length: Messages of the conversation.
+        start: Index of the first message wanted.
+        stop: Index after the last one.
     """
-    wanted: list[int | None] = list(range(start, stop))
-    parts: list[Any] = [None] * len(wanted)
-    pins = [False] * len(wanted)
-    missing = len(wanted)
-    for back, entry in enumerate(reversed(entries)):
-        if not missing:
-            break
-        body = _body(entry)
-        kept = entry.length - len(body.added)
-        flips, fills = set(body.flips), {index: (pin, part) for index, pin, part in body.fills}
-        before = kept + entry.j - entry.i
-        older = entries[len(entries) - back - 2] if back + 1 < len(entries) else None
-        if kept < 0 or not entry.i <= entry.j <= before or (older is not None and older.length != before):
-            raise BrokenChainError(entry.version, "the lengths do not add up")
-        for place, index in enumerate(wanted):
-            if index is None:
-                continue
-            if index in fills:
-                pin, parts[place] = fills[index]
-                pins[place] ^= pin
-            else:
-                pins[place] ^= index in flips
-                if index < kept:
-                    wanted[place] = index if index < entry.i else index + entry.j - entry.i
-                    continue
-                parts[place] = body.added[index - kept]
-            wanted[place] = None
-            missing -= 1
-    if missing:
-        return None
-    try:
-        return _codec.decode(parts), pins
-    except ValueError as error:
-        raise BrokenChainError(entries[-1].version if entries else None, str(error)) from error
+
+    def __init__(self, length: int, start: int, stop: int) -> None:
+        self.missing = stop - start
+        self._length = length
+        self._origin = start
+        self._places = [*range(self.missing), *repeat(_HOLE, length - stop)]
+        self._parts: list[bytes | memoryview] = [b""] * self.missing
+        self._pins = [False] * self.missing
+        self._seen = 0
+        self._added = 0
+
+    def back(self, entries: Log) -> None:
+        """Takes what it wants out of the entries before those seen so far. Ends where nothing is missing any more.
+
+        Raises:
+            BrokenChainError: What the entries say does not add up.
+        """
+        cut_from, cut_to, lengths, _ = map(reversed, entries.claims()) if len(entries) else ((), (), (), ())
+        places, missing = self._places, self.missing
+        for version, i, j, length, data in zip(
+            reversed(entries.versions), cut_from, cut_to, lengths, reversed(entries.bodies), strict=True
+        ):
+            if not missing:
+                break
+            count = _ADDS.get(data[:2])
+            body = None
+            if count is None:
+                body = _body(version, data)
+                count = len(body.added)
+            kept = length - count
+            before = kept + j - i
+            if length != self._length or kept < 0 or not i <= j <= before:
+                raise BrokenChainError(version, "the lengths do not add up")
+            if body is not None and (body.flips or body.fills):
+                missing -= self._turn(body)
+            # What the entry added stands at the end.
+            first = max(kept - self._origin, 0)
+            if len(places) - first != places[first:].count(_HOLE):
+                added = (body or _body(version, data)).added
+                skipped = max(self._origin - kept, 0)
+                for part, place in zip(added[skipped:], places[first:], strict=True):
+                    if place != _HOLE:
+                        self._parts[place] = part
+                        missing -= 1
+            del places[first:]
+            if i <= self._origin:
+                self._origin += j - i
+            elif i != j:
+                at = i - self._origin
+                places[at:at] = repeat(_HOLE, j - i)
+            self._length = before
+            self._seen += 1
+            self._added += count
+        self.missing = missing
+
+    def _turn(self, body: _codec.Body) -> int:
+        """Turns the pins that an entry turns, and takes the messages that it fills in; returns how many."""
+        places, origin = self._places, self._origin
+        fills = {index: (pin, part) for index, pin, part in body.fills}
+        for index in body.flips:
+            place = places[index - origin] if origin <= index < origin + len(places) else _HOLE
+            if place != _HOLE and index not in fills:
+                self._pins[place] = not self._pins[place]
+        found = 0
+        for index, (pin, part) in fills.items():
+            place = places[index - origin] if origin <= index < origin + len(places) else _HOLE
+            if place != _HOLE:
+                self._pins[place] ^= pin
+                self._parts[place] = part
+                places[index - origin] = _HOLE
+                found += 1
+        return found
+
+    def reach(self) -> int:
+        """Returns how many older entries hold what is missing, if they add as many messages as those seen so far.
+
+        At least as many as were seen: so a few steps lead to the end, whatever the older ones are like.
+        """
+        first = next((at for at, place in enumerate(self._places) if place != _HOLE), 0)
+        deep = len(self._places) - first
+        return max(self._seen, -(-deep * self._seen // max(self._added, 1)))
+
+    def page(self, version: int) -> tuple[list[Any], list[bool]]:
+        """Returns the messages and their pins, when none is missing.
+
+        Args:
+            version: The version of the conversation, for the error's text.
+
+        Raises:
+            BrokenChainError: What is stored is no message.
+        """
+        try:
+            return _codec.decode(self._parts), self._pins
+        except ValueError as error:
+            raise BrokenChainError(version, str(error)) from error

@@ -363,6 +363,12 @@ class RawHead:
             raise BrokenChainError(self.version, "the head does not match its check")
         return head
 
+    def made_by(self, entry: Entry, meta: bytes) -> bool:
+        """Tells whether this is the head that an entry made, with a run's encoded meta."""
+        mine = self.version, self.etag, self.length, self.size, self.checkpoint, self.logged
+        theirs = entry.version, entry.etag, entry.length, entry.size, entry.checkpoint, entry.logged
+        return mine == theirs and entry.check(meta) == self.check
+
 
 def _raw_head(fields: Sequence[Any]) -> RawHead | None:
     format_, version, etag, length, size, checkpoint, logged, check, first, saved = fields
@@ -431,6 +437,14 @@ def head_only(where: Where) -> Call:
     """Builds the read of a run's head, its meta, and the length of its log."""
     keys = where.keys
     return read_call("load", ("HMGET", keys.head, *_HEAD, "meta"), ("XLEN", keys.log))
+
+
+def between(where: Where, first: int, before: int) -> Call:
+    """Builds the read of a run's head and of its entries from version `first` to below `before`."""
+    keys = where.keys
+    # Forwards, which streams are faster at.
+    entries: Command = ("XRANGE", keys.log, f"0-{first}", f"(0-{before}")
+    return read_call("read", ("HMGET", keys.head, *_HEAD), entries, large=before - first > DELTA)
 
 
 def newest(where: Where, before: int | None, count: int) -> Call:

@@ -12,7 +12,7 @@ from tenacity import retry_if_exception_type, stop_after_attempt, stop_after_del
 from tenacity.wait import wait_random_exponential
 
 from ._protocol import RELIABLE
-from .errors import SnapshotError
+from .errors import BackendUnavailableError, SnapshotError
 
 
 def _seconds(value: Any, name: str, minimum: float, exclusive: bool = False) -> None:
@@ -57,6 +57,41 @@ class RetryPolicy:
             )
         _seconds(self.base, "RetryPolicy.base", 0)
         _seconds(self.cap, "RetryPolicy.cap", 0)
+
+
+class Budget:
+    """The time of one call that asks more than once: each request gets what is left of the policy's deadline.
+
+    Attributes:
+        policy: The policy.
+
+    Args:
+        policy: The policy.
+        name: What the call does, for error texts.
+        clock: Returns the time, in seconds.
+    """
+
+    __slots__ = ("_clock", "_end", "_name", "policy")
+
+    def __init__(self, policy: RetryPolicy, name: str, clock: Callable[[], float]) -> None:
+        self.policy = policy
+        self._name = name
+        self._clock = clock
+        self._end = clock() + policy.deadline
+
+    def left(self) -> float:
+        """Returns the seconds that are left for what is asked next.
+
+        Raises:
+            BackendUnavailableError: The deadline has passed.
+        """
+        left = self._end - self._clock()
+        if left <= 0:
+            raise BackendUnavailableError(
+                f"{self._name}: not done within {self.policy.deadline:g} s; nothing was written, repeating is safe: "
+                "give it a RetryPolicy with a longer deadline if the conversation is large or the server slow"
+            )
+        return left
 
 
 @dataclass(frozen=True, slots=True)

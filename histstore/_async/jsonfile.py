@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Generic
 
 from .. import _jsonfile
-from ..errors import ConflictError, CorruptSnapshotError, SnapshotError
+from ..errors import ConflictError, CorruptSnapshotError, NotReplicatedError, SnapshotError
 from ..snapshot import SEEN, ConversationSnapshot, Expect, M, Origin, Revision, add_origin, find_origin
 from . import _io
 from .memory import check_save
@@ -17,15 +17,25 @@ class JsonFileHistoryStore(Generic[M]):
     """One run's conversation in one pretty-printed JSON file, replaced atomically and fsynced.
 
     A revision's etag is the digest of the file, so a file that somebody else changed is noticed. Its version
-    counts the changes that this store has seen: the file has no room for it.
+    counts the changes that this store has seen: the file has no room for it. Symbolic links are followed, and stay: a
+    save replaces the file that they lead to.
 
     Args:
         path: The file. Its folder must exist; a missing file loads as None.
+
+    Raises:
+        SnapshotError: `path` is no path.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
-        self._key = ("file", "", os.path.abspath(self._path))
+        try:
+            self._path = Path(path)
+        except TypeError:
+            raise SnapshotError(f"path is a str or an os.PathLike of one, not a {type(path).__name__}") from None
+        try:
+            self._key = ("file", "", os.path.abspath(self._path))
+        except OSError:  # the working folder was removed: load and save say so
+            self._key = ("file", "", os.fspath(self._path))
         self._lock = _io.Lock()
         self._revision: Revision | None = None
 
@@ -45,8 +55,10 @@ class JsonFileHistoryStore(Generic[M]):
 
         Raises:
             ConflictError: The file is not what was expected. Nothing was written.
-            SnapshotError: The snapshot cannot be saved.
-            OSError: The file cannot be written; it is the old one.
+            SnapshotError: The snapshot cannot be saved, or the path is not one of a file. Nothing was written.
+            BackendUnavailableError: The file cannot be written, since its folder is missing, say, or the disk full.
+                Nothing was written; the error of the operating system is the cause.
+            NotReplicatedError: The file holds the conversation, but the disk did not confirm it.
         """
         check_save(snapshot, expected)
         async with self._lock:
@@ -64,10 +76,14 @@ class JsonFileHistoryStore(Generic[M]):
                 if (_jsonfile.digest(current) if current is not None else None) != (wanted.etag if wanted else None):
                     raise ConflictError(wanted, None if current is None else self._see(current))
 
-            await _io.run_blocking(_jsonfile.replace, self._path, data, check)
+            unsure = await _io.run_blocking(_jsonfile.replace, self._path, data, check)
             revision = self._see(data)
             self._revision = revision
             add_origin(snapshot, self._key, Origin(revision))
+            if unsure is not None:
+                error = NotReplicatedError(revision, 0, 1)
+                error.add_note(f"the disk did not confirm the file ({unsure.strerror}): mend that, and save again")
+                raise error from unsure
             return revision
 
     async def load(self) -> ConversationSnapshot[M] | None:
@@ -76,7 +92,9 @@ class JsonFileHistoryStore(Generic[M]):
         Raises:
             CorruptSnapshotError: The file is not in the seed's wire format.
             UnsupportedVersionError: It names a version other than 1.
-            OSError: The file cannot be read.
+            SnapshotError: The path is not one of a file.
+            BackendUnavailableError: The file cannot be read, or its folder is missing: nobody knows whether there is a
+                conversation. The error of the operating system is the cause.
         """
         async with self._lock:
             data = await _io.run_blocking(_jsonfile.read, self._path)

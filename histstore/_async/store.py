@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from .. import _chain, _codec, _protocol
@@ -17,7 +18,7 @@ from .._keys import run_keys
 from .._leasing import Lost
 from .._plan import Plan, Target, Writer, grow, plan_append, plan_save, worth_a_checkpoint
 from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, Where
-from .._retry import RetryPolicy
+from .._retry import Budget, RetryPolicy
 from ..errors import (
     BackendError,
     BackendUnavailableError,
@@ -51,6 +52,7 @@ from ..snapshot import (
     slice_bounds,
 )
 from . import _io
+from ._pages import Found, PageReader, part_of
 from ._runner import Delivery
 from .lease import Lease, LeaseScope
 from .turn import TurnScope
@@ -168,15 +170,19 @@ class RedisHistoryStore(Generic[M]):
         version = at.version if isinstance(at, Revision) else at
         if type(version) is not int or not 0 < version < 10**15:
             raise SnapshotError("at= is a version from 1, or a Revision")
+        budget = self._budget("load", retry)
         async with self._mine(retry):
-            problem: BrokenChainError | None = None
-            for _ in range(2):
+            doubt = _Doubt()
+            for _ in range(budget.policy.attempts + 1):
+                etag = None
                 try:
-                    loaded = await self._read(_protocol.load_at(self._where, version), retry)
+                    loaded = await self._ask(budget, _protocol.load_at(self._where, version))
+                    etag = loaded.head.etag if loaded.head is not None else b""
                     return self._snapshot_of(self._past(loaded, at, version))
                 except BrokenChainError as error:
-                    problem = error
-            raise self._corrupt(problem)
+                    if doubt.confirmed(error, etag):
+                        break
+            raise self._corrupt(doubt.error)
 
     def _past(self, loaded: Loaded, at: int | Revision, version: int) -> Base:
         """Returns the content at a past version, from the log up to it."""
@@ -251,6 +257,11 @@ class RedisHistoryStore(Generic[M]):
         reply, _ = await self._backend._runner.run(call, self._policy(retry))
         return _protocol.read_loaded(reply)
 
+    async def _ask(self, budget: Budget, call: Call) -> Loaded:
+        """Sends one of the reads of a call whose time is bounded as a whole."""
+        reply, _ = await self._backend._runner.run(call, budget.policy, None, budget.left())
+        return _protocol.read_loaded(reply)
+
     async def _read_head(self, retry: RetryPolicy | None) -> Head | None:
         """Returns the run's head now; None: the run is absent."""
         try:
@@ -294,6 +305,10 @@ class RedisHistoryStore(Generic[M]):
     def _corrupt(self, error: BrokenChainError | None) -> Exception:
         version, reason = (error.version, error.reason) if error is not None else (None, "the head keeps changing")
         return self._where.corrupt(version, reason)
+
+    def _budget(self, name: str, retry: RetryPolicy | None) -> Budget:
+        """Begins to count the time of a call that reads more than once."""
+        return Budget(self._policy(retry), name, _io.monotonic)
 
     def _policy(self, retry: RetryPolicy | None) -> RetryPolicy:
         return self._backend.retry if retry is None else retry
@@ -889,8 +904,12 @@ class RedisHistoryStore(Generic[M]):
     ) -> Page[M] | None:
         """Returns some of the messages; None when the run is absent.
 
-        A tail costs the tail. What is returned is proven to be what was saved, entry by entry; only `load`
-        proves the whole chain.
+        A tail costs the tail, and no page costs more than a load. What is returned is proven to be what was saved,
+        entry by entry; only `load` proves the whole chain.
+
+        The page, its `length`, `meta` and `revision` are of one moment: that of the call's first answer. What rivals
+        save while the rest is read is not in it. Only if they trim what the page needs meanwhile, or delete the run, is
+        it read anew, and of a later moment. The policy's deadline bounds the whole.
 
         Args:
             start: Index of the first message, as in a list slice.
@@ -899,48 +918,52 @@ class RedisHistoryStore(Generic[M]):
 
         Raises:
             CorruptSnapshotError: Stored bytes are not what was saved.
+            BackendUnavailableError: It was not done within the deadline.
         """
         slice_bounds(start, stop, 0)
+        budget = self._budget("read", retry)
         async with self._mine(retry):
-            problem: BrokenChainError | None = None
-            for _ in range(2):
-                try:
-                    return await self._page(start, stop, retry)
-                except BrokenChainError as error:
-                    problem = error
-            raise self._corrupt(problem)
+            # Once a page has shown that rivals are far ahead, what is remembered only costs a request.
+            if self._base is not None and self._base.head.revision == self.revision:
+                base = await self._grown(self._base, budget)
+                if base is not None:
+                    return self._page_of(part_of(base, start, stop))
+            return await self._page(start, stop, budget)
 
-    async def _page(self, start: int | None, stop: int | None, retry: RetryPolicy | None) -> Page[Any] | None:
-        # A turn is two messages as a rule; where it is not, the next step reads twice as many entries.
-        count = (1 - start) // 2 if start is not None and start < 0 else 64
-        entries: list[Entry] = []
-        while True:
-            before = entries[0].version if entries else None
-            loaded = await self._read(_protocol.newest(self._where, before, min(count, 1024)), retry)
-            raw = loaded.head
-            if raw is None:
-                if loaded.items:
-                    raise BrokenChainError(None, "there is a log, but no head")
+    async def _page(self, start: int | None, stop: int | None, budget: Budget) -> Page[Any] | None:
+        at_once = self._backend.keep_revisions == 0  # else the log may hold far more than the page needs
+        reader = PageReader(self._where, partial(self._ask, budget), start, stop, at_once)
+        doubt = _Doubt()
+        for _ in range(budget.policy.attempts + 1):
+            try:
+                found = await reader.read()
+            except BrokenChainError as error:
+                if doubt.confirmed(error, reader.etag):
+                    break
+                continue
+            if found is None:
                 self._seen(None)
                 return None
-            head = raw.head(loaded.meta or b"")
-            low, high = slice_bounds(start, stop, raw.length)
-            if entries and entries[-1].etag != raw.etag:
-                entries = []  # a rival saved between two steps
-                continue
-            entries = _chain.read_entries(loaded.items[::-1]) + entries
-            if not entries or (entries[-1].version, entries[-1].etag, entries[-1].length) != (
-                raw.version, raw.etag, raw.length
-            ):  # fmt: skip
-                raise BrokenChainError(raw.version, "the head names an entry that the log does not end with")
-            found = _chain.tail(entries, low, high)
-            if found is not None:
-                self._head = head
-                meta = self._meta_of(head)
-                return Page(tuple(found[0]), tuple(found[1]), low, raw.length, meta, entries[-1].revision())
-            if not loaded.items or entries[0].version <= raw.checkpoint:
-                raise BrokenChainError(raw.version, "a message is missing from the log")
-            count *= 2
+            return self._page_of(found)
+        raise self._corrupt(doubt.error)
+
+    async def _grown(self, base: Base, budget: Budget) -> Base | None:
+        """Returns the newest content, grown from what this store remembers; None: read it from the log."""
+        try:
+            loaded = await self._ask(budget, _protocol.delta(self._where, base))
+            if loaded.head is None or loaded.head.version - base.head.version > _protocol.DELTA:
+                return None
+            newest = _advance(loaded, base)
+        except BrokenChainError:
+            return None  # whether this is damage is for the full read to say
+        if newest is not None:
+            self._seen(newest)
+        return newest
+
+    def _page_of(self, found: Found) -> Page[Any]:
+        head = self._head = found.head
+        meta = self._meta_of(head)
+        return Page(tuple(found.messages), tuple(found.pins), found.start, head.length, meta, head.revision)
 
     async def info(self, *, retry: RetryPolicy | None = None) -> RunInfo | None:
         """Returns what is known about the run; None when it is absent. No messages travel.
@@ -954,13 +977,17 @@ class RedisHistoryStore(Generic[M]):
     async def revisions(self, *, limit: int | None = None, retry: RetryPolicy | None = None) -> AsyncIterator[Revision]:
         """Yields revisions that `load(at=)` reaches, newest first.
 
+        It asks the server for some at a time. The policy's deadline bounds each time that the caller waits for it to do
+        so, however many requests that takes. The time between is the caller's own.
+
         Args:
             limit: At most so many; None: all.
-            retry: The policy for each read.
+            retry: The policy for each step.
 
         Raises:
             CorruptSnapshotError: An entry of the log is damaged.
             RevisionGoneError: The run was deleted, or trimmed past what was yielded, and goes on without it.
+            BackendUnavailableError: A step was not done within the deadline.
         """
         if limit is not None and (type(limit) is not int or limit < 0):
             raise SnapshotError("limit is a whole number from 0, or None")
@@ -969,15 +996,16 @@ class RedisHistoryStore(Generic[M]):
         while left is None or left > 0:
             count = 64 if left is None else min(left, 64)
             before = after.version if after is not None else None
+            budget = self._budget("revisions", retry)
             try:
-                loaded = await self._read(_protocol.newest(self._where, before, count), retry)
+                loaded = await self._ask(budget, _protocol.newest(self._where, before, count))
                 found = _chain.read_entries(loaded.items[::-1])[::-1]
                 if (
                     found
                     and after is not None
                     and (found[0].version, found[0].etag) != (after.version - 1, after.parent)
                 ):
-                    await self._still(after, retry)
+                    await self._still(after, budget)
                     raise BrokenChainError(after.version, "an entry is missing or out of order")
             except BrokenChainError as error:
                 raise self._corrupt(error) from error
@@ -991,9 +1019,9 @@ class RedisHistoryStore(Generic[M]):
             after = found[-1]
             left = None if left is None else left - len(found)
 
-    async def _still(self, entry: Entry, retry: RetryPolicy | None) -> None:
+    async def _still(self, entry: Entry, budget: Budget) -> None:
         """Raises RevisionGoneError if the log does not hold `entry` any more: the run was made anew meanwhile."""
-        loaded = await self._read(_protocol.newest(self._where, entry.version + 1, 1), retry)
+        loaded = await self._ask(budget, _protocol.newest(self._where, entry.version + 1, 1))
         held = _chain.read_entries(loaded.items)
         if not held or held[0].etag != entry.etag:
             head = loaded.head
@@ -1109,6 +1137,24 @@ class RedisHistoryStore(Generic[M]):
             return _chain.read_entry(items[0]).revision()
         except (BrokenChainError, LookupError, TypeError):
             return None
+
+
+class _Doubt:
+    """What did not add up. It is damage when a second look at the same head shows it, too.
+
+    Attributes:
+        error: What the last look showed.
+    """
+
+    def __init__(self) -> None:
+        self.error: BrokenChainError | None = None
+        self._etag: bytes | None = None
+
+    def confirmed(self, error: BrokenChainError, etag: bytes | None) -> bool:
+        """Notes what a look at a head showed; returns whether the look before it showed the same head."""
+        known = self.error is not None and self._etag == etag
+        self.error, self._etag = error, etag
+        return known
 
 
 def _carried(lease: Lease | None) -> Carried:

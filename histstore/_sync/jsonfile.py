@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic
 
 from .. import _jsonfile
-from ..errors import ConflictError, CorruptSnapshotError, SnapshotError
+from ..errors import ConflictError, CorruptSnapshotError, NotReplicatedError, SnapshotError
 from ..snapshot import SEEN, ConversationSnapshot, Expect, M, Origin, Revision, add_origin, find_origin
 from . import _io
 from .memory import check_save
@@ -18,15 +18,25 @@ class JsonFileHistoryStore(Generic[M]):
     """One run's conversation in one pretty-printed JSON file, replaced atomically and fsynced.
 
     A revision's etag is the digest of the file, so a file that somebody else changed is noticed. Its version
-    counts the changes that this store has seen: the file has no room for it.
+    counts the changes that this store has seen: the file has no room for it. Symbolic links are followed, and stay: a
+    save replaces the file that they lead to.
 
     Args:
         path: The file. Its folder must exist; a missing file loads as None.
+
+    Raises:
+        SnapshotError: `path` is no path.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
-        self._key = ("file", "", os.path.abspath(self._path))
+        try:
+            self._path = Path(path)
+        except TypeError:
+            raise SnapshotError(f"path is a str or an os.PathLike of one, not a {type(path).__name__}") from None
+        try:
+            self._key = ("file", "", os.path.abspath(self._path))
+        except OSError:  # the working folder was removed: load and save say so
+            self._key = ("file", "", os.fspath(self._path))
         self._lock = _io.Lock()
         self._revision: Revision | None = None
 
@@ -46,8 +56,10 @@ class JsonFileHistoryStore(Generic[M]):
 
         Raises:
             ConflictError: The file is not what was expected. Nothing was written.
-            SnapshotError: The snapshot cannot be saved.
-            OSError: The file cannot be written; it is the old one.
+            SnapshotError: The snapshot cannot be saved, or the path is not one of a file. Nothing was written.
+            BackendUnavailableError: The file cannot be written, since its folder is missing, say, or the disk full.
+                Nothing was written; the error of the operating system is the cause.
+            NotReplicatedError: The file holds the conversation, but the disk did not confirm it.
         """
         check_save(snapshot, expected)
         with self._lock:
@@ -65,10 +77,14 @@ class JsonFileHistoryStore(Generic[M]):
                 if (_jsonfile.digest(current) if current is not None else None) != (wanted.etag if wanted else None):
                     raise ConflictError(wanted, None if current is None else self._see(current))
 
-            _io.run_blocking(_jsonfile.replace, self._path, data, check)
+            unsure = _io.run_blocking(_jsonfile.replace, self._path, data, check)
             revision = self._see(data)
             self._revision = revision
             add_origin(snapshot, self._key, Origin(revision))
+            if unsure is not None:
+                error = NotReplicatedError(revision, 0, 1)
+                error.add_note(f"the disk did not confirm the file ({unsure.strerror}): mend that, and save again")
+                raise error from unsure
             return revision
 
     def load(self) -> ConversationSnapshot[M] | None:
@@ -77,7 +93,9 @@ class JsonFileHistoryStore(Generic[M]):
         Raises:
             CorruptSnapshotError: The file is not in the seed's wire format.
             UnsupportedVersionError: It names a version other than 1.
-            OSError: The file cannot be read.
+            SnapshotError: The path is not one of a file.
+            BackendUnavailableError: The file cannot be read, or its folder is missing: nobody knows whether there is a
+                conversation. The error of the operating system is the cause.
         """
         with self._lock:
             data = _io.run_blocking(_jsonfile.read, self._path)

@@ -243,17 +243,17 @@ async def _one(
             assert not kept or what in ("head first", "drop field first"), f"{note}: {version} is said to be gone"
             continue
         assert found is None or found == template.past[version], f"{note}: another conversation at {version}"
-    page = None
-    try:
-        page = await backend.store(run).read(-3)
-    except CorruptSnapshotError as error:
-        assert error.run_id == run, note
-    except UnsupportedVersionError:
-        assert what == "head format", note
-    else:
-        assert page is not None, note
-        assert page.messages == truth.messages[-3:], f"{note}: other messages"
-        assert page.pinned == truth.pinned[-3:], f"{note}: other pins"
+    for start, stop in ((-3, None), (0, 2), (1, None), (2, 5)):
+        try:
+            page = await backend.store(run).read(start, stop)
+        except CorruptSnapshotError as error:
+            assert error.run_id == run, note
+        except UnsupportedVersionError:
+            assert what == "head format", note
+        else:
+            assert page is not None, note
+            assert page.messages == truth.messages[start:stop], f"{note}: other messages"
+            assert page.pinned == truth.pinned[start:stop], f"{note}: other pins"
 
     if rng.random() < 0.5:
         seen = await _told(warm.load(), run, what, note)

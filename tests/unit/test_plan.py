@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from histstore import AssistantMessage, SnapshotError, SnapshotTooLargeError, ToolCall, UserMessage
 from histstore import messages as messages_of
-from histstore._chain import ENTRY_OVERHEAD, Base, Entry, Head, read_entries, replay, tail
+from histstore._chain import ENTRY_OVERHEAD, Base, Entry, Head, read_entries, replay
 from histstore._codec import encode, encode_meta
 from histstore._plan import SLACK, Plan, Target, Writer, find_cut, grow, plan_append, plan_save
 
 from ..support.samples import faithful
+from ..support.tails import tail
 
 NO_LIMIT = 1 << 62
 ALPHABET = st.lists(st.sampled_from([b"a", b"b", b"c"]), max_size=9)

@@ -1,0 +1,162 @@
+"""One `read()`: which entries of the log it asks for, and when what it has is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from operator import index
+from typing import Any, Final
+
+from .. import _chain, _protocol
+from .._chain import Base, BrokenChainError, Head, Log, Tail
+from .._collector import Paused
+from .._protocol import Call, Loaded, RawHead, Where
+from ..snapshot import slice_bounds
+
+FIRST: Final = 64
+"""Entries that are read first where nothing says how far back the page lies."""
+GUESS: Final = 1024
+"""Entries that are read first at most, however long a tail is wanted: what an entry holds is not known yet."""
+CHUNK: Final = 16 << 20
+"""Bytes of the log that one request asks for, about: so each has the time of a try to itself."""
+
+
+class OvertakenError(Exception):
+    """Since the page was begun, rivals have trimmed what it needs, or the run was deleted."""
+
+
+@dataclass(slots=True)
+class Found:
+    """A part of a run's content.
+
+    Attributes:
+        head: The head whose content it is.
+        start: Index of the first message.
+        messages: The messages.
+        pins: Their pins.
+    """
+
+    head: Head
+    start: int
+    messages: list[Any]
+    pins: list[bool]
+
+
+def part_of(base: Base, start: int | None, stop: int | None) -> Found:
+    """Returns a part of content that is known in full."""
+    low, high = slice_bounds(start, stop, base.length)
+    # What a replay has just decoded is not decoded again.
+    messages = base.messages()[low:high] if base.decoded else base.messages(low, high)
+    return Found(base.head, low, messages, base.pins[low:high])
+
+
+class PageReader:
+    """Reads messages `start` to `stop` of a run's newest content.
+
+    The page is of the moment of the first request. Saves that come after it do not move the entries of the log that it
+    lies in, so they cost the reader nothing. Only where a rival has trimmed those entries, or the run was deleted, the
+    page begins anew, with one request for all that the log holds: no rival can come in between.
+
+    Args:
+        where: The run.
+        ask: Sends a read, and returns what came.
+        start: Index of the first message, as in a list slice.
+        stop: Index after the last one, as in a list slice.
+        at_once: Whether to ask for all that the log holds to begin with, as `load` does.
+
+    Attributes:
+        etag: That of the head that the last look began with.
+    """
+
+    def __init__(
+        self,
+        where: Where,
+        ask: Callable[[Call], Awaitable[Loaded]],
+        start: int | None,
+        stop: int | None,
+        at_once: bool,
+    ) -> None:
+        self.etag = b""
+        self._where = where
+        self._ask = ask
+        self._start = start if start is None else index(start)
+        self._stop = stop if stop is None else index(stop)
+        # A page from near the beginning to near the end needs what a load needs.
+        self._at_once = at_once and 0 <= (self._start or 0) < FIRST and (self._stop is None or self._stop < 0)
+
+    async def read(self) -> Found | None:
+        """Returns the page; None: the run is absent.
+
+        Raises:
+            BrokenChainError: What was read does not add up.
+        """
+        self.etag = b""
+        if not self._at_once:
+            try:
+                return await self._back()
+            except OvertakenError:
+                self._at_once = True
+        loaded = await self._ask(_protocol.load(self._where, None))
+        raw = self._begin(loaded)
+        if raw is None:
+            return None
+        with Paused():
+            log = _chain.read_log(_chain.since(loaded.items, raw.checkpoint))
+            return part_of(_protocol.fold(raw, log, None), self._start, self._stop)
+
+    def _begin(self, loaded: Loaded) -> RawHead | None:
+        raw = loaded.head
+        self.etag = raw.etag if raw is not None else b""
+        if raw is None and loaded.items:
+            raise BrokenChainError(None, "there is a log, but no head")
+        return raw
+
+    async def _back(self) -> Found | None:
+        """Reads from the newest entry back, until the page is found."""
+        loaded = await self._ask(_protocol.newest(self._where, None, self._first()))
+        raw = self._begin(loaded)
+        if raw is None:
+            return None
+        log = _chain.read_log(loaded.items[::-1])
+        newest, meta = log[-1] if len(log) else None, loaded.meta or b""
+        if newest is None or (newest.version, newest.etag) != (raw.version, raw.etag):
+            raise BrokenChainError(raw.version, "the head names an entry that the log does not end with")
+        if not raw.made_by(newest, meta):
+            raise BrokenChainError(raw.version, "the head does not say what the newest entry says")
+        low, high = slice_bounds(self._start, self._stop, raw.length)
+        tail, logs = Tail(raw.length, low, high), [log]
+        while True:
+            if log.versions[0] <= raw.checkpoint and 2 * (high - low) > raw.length:
+                # All is here, and most of it wanted: a replay decodes it in one go.
+                base = _protocol.fold(raw, Log.joined(logs[::-1]), None)
+                return part_of(base, self._start, self._stop)
+            tail.back(log)
+            if not tail.missing:
+                return Found(newest.head(newest.revision(), meta), low, *tail.page(raw.version))
+            log = await self._older(raw, log, tail.reach())
+            logs.append(log)
+
+    def _first(self) -> int:
+        """Returns how many entries to begin with."""
+        if self._start is None or self._start >= 0:
+            return FIRST
+        # A save is two messages as a rule. A short tail is to take one request also where it is only one.
+        return min(max((1 - self._start) // 2, min(-self._start, _protocol.DELTA)), GUESS)
+
+    async def _older(self, raw: RawHead, log: Log, count: int) -> Log:
+        """Returns the entries before `log`, `count` of them unless it is as well to read them all."""
+        oldest = log[0]
+        left = oldest.version - raw.checkpoint
+        if left <= 0:
+            raise BrokenChainError(raw.version, "a message is missing from the log")
+        if 2 * count >= left:
+            count = left
+        most = CHUNK * (raw.version - raw.checkpoint + 1) // max(raw.logged, 1)
+        first = oldest.version - max(1, min(count, most))
+        loaded = await self._ask(_protocol.between(self._where, first, oldest.version))
+        older = _chain.read_log(loaded.items)
+        if not len(older) or (older.versions[-1], older[-1].etag) != (oldest.version - 1, oldest.parent):
+            if loaded.head is None or loaded.head.etag != raw.etag:
+                raise OvertakenError
+            raise BrokenChainError(oldest.version, "an entry is missing or out of order")
+        return older
