@@ -55,7 +55,10 @@ end
 -- Also a first send looks where the run is absent: a late copy must not fence whoever was granted the run since.
 if not there and applied(ticket, parent) then return confirm({'deleted'}) end
 
-if kind(marks_key) == 'hash' and redis.call('HEXISTS', marks_key, ticket) == 1 then return refuse({'cancelled'}) end
+-- Refused or resolved before: this may be the late copy that the mark was left for. A reason to refuse it that still holds
+-- is told instead, since its sender may hear any copy's answer.
+local marked = kind(marks_key) == 'hash' and redis.call('HEXISTS', marks_key, ticket) == 1
+
 -- Leaves a head that only remembers a fence. By force it is above every lease that was granted.
 local carries = holder ~= ''
 local lease = kind(lease_key) == 'hash' and redis.call('HMGET', lease_key, 'holder', 'fence') or {}
@@ -74,6 +77,7 @@ local function fence_off()
 end
 
 if not there then
+  if marked then return {'cancelled'} end
   if force then
     -- The first write is one that full memory cannot refuse. It proves that what is left behind may expire.
     redis.call('PEXPIRE', etags_key, MEMORY_MS)
@@ -101,6 +105,7 @@ if not force then
   end
 end
 if (head_etag or '') ~= expected then return refuse({'conflict', head[1] or '', head_etag or ''}) end
+if marked then return refuse({'cancelled'}) end
 
 -- Scripts do not roll back, so whatever may fail comes before DEL, and the ticket is taken out if it does.
 local failed
@@ -123,12 +128,12 @@ write('PEXPIRE', marks_key, MEMORY_MS)
 -- A run that cannot name its first save leaves a mark for whichever that was. A delete that expects no etag is marked
 -- itself: no list tells how far back it must reach.
 write('HSET', marks_key, origin or LOST, APPLIED .. ' ' .. time[1])
-local marked = not parent and write('HSET', marks_key, ticket, APPLIED .. ' ' .. time[1])
+local own = not parent and write('HSET', marks_key, ticket, APPLIED .. ' ' .. time[1])
 write('PEXPIRE', marks_key, MEMORY_MS)
 write('DEL', head_key, log_key)
 if failed then
   if pushed then redis.pcall('LREM', etags_key, -1, ticket) end
-  if marked then redis.pcall('HDEL', marks_key, ticket) end
+  if own then redis.pcall('HDEL', marks_key, ticket) end
   return {'failed', failed}
 end
 

@@ -93,10 +93,7 @@ end
 -- Most saves meet neither a mark nor a lease.
 local plain = others < 3
 
--- 2. Refused or resolved before: this is the late copy that the mark was left for.
-if not plain and redis.call('HEXISTS', marks_key, etag) == 1 then return refuse({'cancelled'}) end
-
--- 3. The lease. Fences are compared with their holder: two grants can fall in one millisecond.
+-- 2. The lease. Fences are compared with their holder: two grants can fall in one millisecond.
 local carries = holder ~= ''
 local lease = plain and {} or redis.call('HMGET', lease_key, 'holder', 'fence')
 if lease[1] and not (carries and lease[1] == holder and tonumber(lease[2]) == fence) then
@@ -107,8 +104,12 @@ if carries and (fence < head_fence or (fence == head_fence and head_holder and h
   return refuse({'lost', text(head_fence)})
 end
 
--- 4. Compare.
+-- 3. Compare.
 if current ~= parent then return refuse({'conflict', present and at or '', head_etag or ''}) end
+
+-- 4. Refused or resolved before, and nothing else would refuse it now: this is the late copy that the mark was left for.
+-- One that is refused again is told the reason, which its sender may hear first by this copy.
+if not plain and redis.call('HEXISTS', marks_key, etag) == 1 then return {'cancelled'} end
 
 -- 5. Set. Scripts do not roll back, so whatever may fail comes before XADD, and is undone if it does.
 local undo = {}

@@ -40,6 +40,8 @@ COMPARE_ETAGS: Final = "if head_etag ~= etag then return {'conflict', head_etag 
 DELETE_ETAGS: Final = (
     "if (head_etag or '') ~= expected then return refuse({'conflict', head[1] or '', head_etag or ''}) end\n"
 )
+MARKED: Final = "if not plain and redis.call('HEXISTS', marks_key, etag) == 1 then return {'cancelled'} end\n"
+DELETE_MARKED: Final = "if marked then return refuse({'cancelled'}) end\n"
 OTHERS: Final = """\
 local others = redis.call('EXISTS',
   log_key, etags_key, marks_key, marks_key, marks_key, lease_key, lease_key, lease_key)
@@ -366,10 +368,9 @@ GUARDS: Final = (
         "a_late_copy_of_a_first_save_after_never_is_not_applied",
         "a_late_copy_after_locked_is_not_applied",
     ),
-    cut(
-        "a mark hides no applied save", "save",
-        "== 1 then return refuse({'cancelled'}) end", "== 1 then return {'cancelled'} end",
-        "a_second_resend_after_gone_is_gone",
+    moved(
+        "a reason that still holds is told, not the mark", "save", MARKED, "-- 2. The lease.",
+        "a_copy_of_a_refused_first_send_is_refused_too",
     ),
     *(
         cut(f"{what} is marked", "save", "if resend or parent == ABSENT or reply[1] == 'locked' then", kept, *fails)
@@ -497,7 +498,7 @@ GUARDS: Final = (
         "a_save_names_its_holder_where_the_head_names_none",
     ),
     moved(
-        "lease before conflict", "save", SAVE_LEASE, "-- 5. Set.",
+        "lease before conflict", "save", SAVE_LEASE, "-- 4. Refused or resolved",
         "lease_before_conflict",
     ),
     # ----------------------------------------------------------------------------- save: 4. compare
@@ -1163,8 +1164,7 @@ GUARDS: Final = (
     ),
     cut(
         "marks are obeyed", "delete",
-        "redis.call('HEXISTS', marks_key, ticket) == 1 then return refuse({'cancelled'}) end",
-        "false then return {} end",
+        "redis.call('HEXISTS', marks_key, ticket) == 1\n", "false\n",
         "a_late_copy_of_a_refused_delete_is_not_applied", "a_late_delete_after_never_is_not_applied",
     ),
     cut(
@@ -1239,8 +1239,17 @@ GUARDS: Final = (
     ),
     cut(
         "a mark hides no applied delete", "delete",
-        "== 1 then return refuse({'cancelled'}) end", "== 1 then return {'cancelled'} end",
-        "a_resent_delete_older_than_the_list_is_gone",
+        DELETE_MARKED, "if marked then return {'cancelled'} end\n",
+        "a_copy_of_an_applied_delete_of_damage_reaches_no_other_damage",
+    ),
+    cut(
+        "marks are obeyed where the run is absent", "delete",
+        "  if marked then return {'cancelled'} end\n", "",
+        "a_late_forced_delete_that_was_refused_fences_nobody",
+    ),
+    moved(
+        "a reason that still holds is told, not the mark", "delete", DELETE_MARKED, "-- Leaves a head that only",
+        "a_copy_of_a_refused_first_send_is_refused_too",
     ),
     cut(
         "lost to a live lease is marked", "delete",
@@ -1433,7 +1442,7 @@ GUARDS: Final = (
     ),
     cut(
         "the delete's own mark is taken off", "delete",
-        "  if marked then redis.pcall('HDEL', marks_key, ticket) end\n", "",
+        "  if own then redis.pcall('HDEL', marks_key, ticket) end\n", "",
         "a_delete_of_damage_that_fails_half_way_is_not_told_as_done",
     ),
     cut(

@@ -265,7 +265,6 @@ inline serve_save(ticket, is_resend, is_awaited) {
   look_whether_it_is_known(ticket);
   if
   :: answer == none && head_etag == ABSENT && is_resend && !known && GONE_IS_TOLD -> answer = gone
-  :: answer == none && marked[ticket] -> answer = cancelled
   :: else
   fi;
   if
@@ -279,7 +278,8 @@ inline serve_save(ticket, is_resend, is_awaited) {
   :: else
   fi;
   if
-  :: answer == cancelled || answer == locked || answer == lost || answer == conflict -> refuse(ticket, is_resend)
+  :: answer == none && marked[ticket] -> answer = cancelled
+  :: answer == locked || answer == lost || answer == conflict -> refuse(ticket, is_resend)
   :: else
   fi;
 
@@ -376,10 +376,6 @@ inline serve_delete(is_resend, is_awaited) {
   :: else
   fi;
   if
-  :: answer == none && marked[DELETE] -> answer = cancelled
-  :: else
-  fi;
-  if
   :: answer == none && head_etag == ABSENT ->
      if
      :: DELETES == 2 && (lease_holder != NOBODY || head_fence > 0) -> fence_off()
@@ -395,6 +391,7 @@ inline serve_delete(is_resend, is_awaited) {
   fi;
   if
   :: answer == none && DELETE_COMPARES && head_etag != request[DELETE].parent -> answer = conflict
+  :: answer == none && marked[DELETE] -> answer = cancelled
   :: else
   fi;
   if
