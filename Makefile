@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench costs lint format types sync check-sync layers model wheel-test ci clean
+.PHONY: help venv demo test storm duplicates bench costs lint format types sync check-sync layers model wheel-test ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ demo: $(STAMP) ## run the demonstration on an embedded server (ARGS="--input FIL
 
 test: $(STAMP) ## run the tests (ARGS="-k name")
 	@$(BIN)/python -m pytest $(ARGS)
+
+storm: $(STAMP) ## all faults at once for two minutes, each call checked (ARGS="--seconds 600 --seed 7")
+	@$(BIN)/python -m tests.faults.storm $(ARGS)
+
+duplicates: $(STAMP) ## each request of a script delivered up to three times, for two minutes (ARGS as for storm)
+	@$(BIN)/python -m tests.faults.duplicates $(ARGS)
 
 bench: $(STAMP) ## measure it beside raw redis-py and the peers, which it installs (ARGS="--quick")
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -39,6 +39,8 @@ def tokens_of(messages: Sequence[Any]) -> list[str]:
 class Append:
     """One append, and what its caller was told. Used as a context manager around the call.
 
+    `error` is the name of what the call raised, for the complaint: it does not decide anything.
+
     Whatever the call raises goes on: OutcomeUnknownError, and a cancellation, leave the outcome unknown (`settle`
     when it was resolved); NotReplicatedError is an acknowledgement; every other error is a refusal.
     """
@@ -50,11 +52,13 @@ class Append:
     ended: float = NEVER
     outcome: Outcome = "running"
     version: int | None = None
+    error: str | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.error = type(error).__name__ if error is not None else None
         if error is None:
             self._end("saved")
         elif isinstance(error, NotReplicatedError):
@@ -143,7 +147,8 @@ class History:
         for call in self.appends:
             known.update(call.tokens)
             counts = {stored[token] for token in call.tokens}
-            who = f"{call.client}'s {call.outcome} append of {call.tokens}"
+            told = f" ({call.error})" if call.error is not None else ""
+            who = f"{call.client}'s {call.outcome} append of {call.tokens}{told}"
             if len(counts) > 1:
                 problems.append(f"{who} was torn apart")
             elif counts and max(counts) > 1:
