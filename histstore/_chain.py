@@ -213,8 +213,6 @@ class Log(Sequence[Entry]):
     @staticmethod
     def joined(logs: Sequence[Log]) -> Log:
         """Returns logs that follow each other as one."""
-        if len(logs) == 1:
-            return logs[0]
         return Log(
             list(chain.from_iterable(log.versions for log in logs)),
             list(chain.from_iterable(log.headers for log in logs)),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any, Final
@@ -101,9 +101,7 @@ class PageReader:
         raw = self._begin(loaded)
         if raw is None:
             return None
-        with Paused():
-            log = _chain.read_log(_chain.since(loaded.items, raw.checkpoint))
-            return part_of(_protocol.fold(raw, log, None), self._start, self._stop)
+        return _replayed(raw, loaded.items, self._start, self._stop)
 
     def _begin(self, loaded: Loaded) -> RawHead | None:
         raw = loaded.head
@@ -118,24 +116,26 @@ class PageReader:
         raw = self._begin(loaded)
         if raw is None:
             return None
-        log = _chain.read_log(loaded.items[::-1])
-        newest, meta = log[-1] if len(log) else None, loaded.meta or b""
+        log, meta = _chain.read_log(loaded.items[::-1]), loaded.meta or b""
+        low, high = slice_bounds(self._start, self._stop, raw.length)
+        # Where all is here and most of it wanted, a replay decodes it in one go.
+        most = 2 * (high - low) > raw.length
+        if most and len(log) and log.versions[0] <= raw.checkpoint:
+            return part_of(_protocol.fold(raw, log, None), self._start, self._stop)
+        newest = log[-1] if len(log) else None
         if newest is None or (newest.version, newest.etag) != (raw.version, raw.etag):
             raise BrokenChainError(raw.version, "the head names an entry that the log does not end with")
         if not raw.made_by(newest, meta):
             raise BrokenChainError(raw.version, "the head does not say what the newest entry says")
-        low, high = slice_bounds(self._start, self._stop, raw.length)
         tail, logs = Tail(raw.length, low, high), [log]
         while True:
-            if log.versions[0] <= raw.checkpoint and 2 * (high - low) > raw.length:
-                # All is here, and most of it wanted: a replay decodes it in one go.
-                base = _protocol.fold(raw, Log.joined(logs[::-1]), None)
-                return part_of(base, self._start, self._stop)
             tail.back(log)
             if not tail.missing:
                 return Found(newest.head(newest.revision(), meta), low, *tail.page(raw.version))
             log = self._older(raw, log, tail.reach())
             logs.append(log)
+            if most and log.versions[0] <= raw.checkpoint:
+                return part_of(_protocol.fold(raw, Log.joined(logs[::-1]), None), self._start, self._stop)
 
     def _first(self) -> int:
         """Returns how many entries to begin with."""
@@ -161,3 +161,10 @@ class PageReader:
                 raise OvertakenError
             raise BrokenChainError(oldest.version, "an entry is missing or out of order")
         return older
+
+
+def _replayed(raw: RawHead, items: Sequence[Any], start: int | None, stop: int | None) -> Found:
+    """Returns a part of the content at a head, from all of the log that was read with it."""
+    with Paused():
+        log = _chain.read_log(_chain.since(items, raw.checkpoint))
+        return part_of(_protocol.fold(raw, log, None), start, stop)

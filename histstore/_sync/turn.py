@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic
 
 from .._retry import RetryPolicy
-from ..errors import ConflictError, NotReplicatedError, SnapshotError
-from ..snapshot import ANY, SEEN, Attempt, ConversationSnapshot, Expect, M, Revision
+from ..errors import BackendUnavailableError, ConflictError, NotReplicatedError, SnapshotError
+from ..snapshot import ANY, SEEN, Attempt, ConversationSnapshot, Expect, M, Revision, find_origin
+from . import _io, _tasks
 from .lease import Lease, LeaseScope
 
 if TYPE_CHECKING:
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 class Turn(Generic[M]):
     """One worker's turn. Made by `RedisHistoryStore.turn`.
 
+    Tasks of the body may share it: `append` and `replace` take effect at once and as a whole, and saves come one after
+    the other. Each saves all that is pending when its own time has come.
+
     Attributes:
         lease: The lease that it is taken under.
-        revision: What the run was loaded as, or last saved as; None: the run is absent.
         snapshot: The conversation, with what was appended; also after the turn has ended.
     """
 
@@ -33,11 +36,21 @@ class Turn(Generic[M]):
     ) -> None:
         self._store = store
         self._retry = retry
-        self._open: tuple[Attempt, ConversationSnapshot[M]] | None = None
+        self._saving = _io.Lock()
+        self._guard = _tasks.Guard()
         self.lease = lease
-        self.revision: Revision | None = snapshot.revision if snapshot is not None else None
         self.snapshot: ConversationSnapshot[M] = snapshot if snapshot is not None else ConversationSnapshot()
-        self._saved = self.snapshot
+        # Where the run is, what it holds there, and how often that has changed. In one, so that nobody who interrupts
+        # a save comes between them.
+        revision = snapshot.revision if snapshot is not None else None
+        self._at: tuple[Revision | None, ConversationSnapshot[M], int] = (revision, self.snapshot, 0)
+        # What a save has begun to send, and the revision that it went by before: until it is known what became of it.
+        self._sending: tuple[ConversationSnapshot[M], Revision | None] | None = None
+
+    @property
+    def revision(self) -> Revision | None:
+        """What the run was loaded as, or last saved as; None: the run is absent."""
+        return self._at[0]
 
     @property
     def messages(self) -> tuple[M, ...]:
@@ -46,58 +59,101 @@ class Turn(Generic[M]):
 
     def append(self, *messages: M, pinned: bool = False) -> None:
         """Adds messages at the end, to be saved with the next save."""
-        self.snapshot = self.snapshot.append(*messages, pinned=pinned)
+        with self._guard:
+            self.snapshot = self.snapshot.append(*messages, pinned=pinned)
 
     def replace(self, snapshot: ConversationSnapshot[M]) -> None:
         """Puts another conversation in place of `snapshot`, to be saved with the next save."""
         if not isinstance(snapshot, ConversationSnapshot):
             raise SnapshotError(f"replace() takes a ConversationSnapshot, not a {type(snapshot).__name__}")
-        self.snapshot = snapshot
+        with self._guard:
+            self.snapshot = snapshot
 
     def save(self) -> Revision | None:
         """Saves what is pending, and goes on.
 
-        A save whose outcome is open, of this turn, is settled first.
+        A save whose outcome is open, of this turn, is settled first. Cancelling one of several saves disturbs no other.
 
         Returns:
-            The run's new revision; None: nothing was pending.
+            The run's revision that holds all that was pending, also where another save of this turn has saved it
+            meanwhile; None: nothing was pending.
 
         Raises:
             LeaseLostError: The lease is not held any more. Nothing was written.
             Exception: What `RedisHistoryStore.save` raises.
         """
         self.lease._refuse_if_over()
-        settled = self._settle()
-        if self.snapshot is self._saved and not self._store._pends(self.snapshot, self.revision):
-            return settled
-        snapshot, before = self.snapshot, self._store.unsettled
+        self._store._backend._runner.check_owner()
+        changes = self._at[2]
+        deadline = self._store._policy(self._retry).deadline
+        text = "another save of this turn was under way until the deadline; this one wrote nothing, repeat it"
+        # All else is decided inside: what another save does meanwhile moves the turn on.
+        with _io.Held(self._saving, deadline, BackendUnavailableError, text):
+            return self._save(changes)
+
+    def _save(self, changes: int) -> Revision | None:
+        """Saves, as the only one. `changes` is how often the turn had moved on when it was asked for."""
+        if self._at[2] != changes and self._sending is None and not self._pends():
+            return self.revision  # even if the lease was given up since: another save has done it
+        self.lease._refuse_if_over()
+        self._settle()
+        if not self._pends():
+            return self.revision if self._at[2] != changes else None
+        snapshot = self.snapshot
+        self._sending = snapshot, self._known(snapshot)
         try:
             revision = self._store.save(snapshot, expected=self.revision, lease=self.lease, retry=self._retry)
-        except NotReplicatedError as error:
-            self.revision, self._saved = error.revision, snapshot
-            raise
         except BaseException:
-            attempt = self._store.unsettled
-            # One that the store had open before is not of this turn.
-            if attempt is not None and attempt != before and attempt.parent == self.revision:
-                self._open = attempt, snapshot
+            self._recall()
             raise
-        self.revision, self._saved = revision, snapshot
+        self._moved(snapshot, revision)
         return revision
 
-    def _settle(self) -> Revision | None:
-        if self._open is None:
-            return None
-        attempt, snapshot = self._open
+    def _pends(self) -> bool:
+        """Whether there is something to save."""
+        return self.snapshot is not self._at[1] or self._store._pends(self.snapshot, self.revision)
+
+    def _settle(self) -> None:
+        """Settles a save that was begun and whose outcome is open."""
+        attempt = self._recall()
+        if attempt is None or self._sending is None:
+            return
+        snapshot, _ = self._sending
         try:
             revision = self._store.resolve(attempt, retry=self._retry)
         except NotReplicatedError as error:
-            self.revision, self._saved, self._open = error.revision, snapshot, None
+            self._moved(snapshot, error.revision)
             raise
-        self._open = None
         if revision is not None:
-            self.revision, self._saved = revision, snapshot
-        return revision
+            self._moved(snapshot, revision)
+        self._sending = None
+
+    def _recall(self) -> Attempt | None:
+        """Looks up what became of the save that was begun last; returns its attempt if only the server knows. No I/O.
+
+        The store remembers: a write that is open by its snapshot, and one that was applied in the snapshot itself. So
+        nothing is lost where a save is interrupted just before or after it is noted here.
+        """
+        if self._sending is None:
+            return None
+        snapshot, before = self._sending
+        pending = self._store._pending
+        if pending is not None and pending.snapshot is snapshot:
+            return pending.call.attempt
+        now = self._known(snapshot)
+        if now is not None and now != before:
+            self._moved(snapshot, now)
+        self._sending = None
+        return None
+
+    def _known(self, snapshot: ConversationSnapshot[M]) -> Revision | None:
+        """Returns the run's revision that a snapshot is, or grew from."""
+        origin = find_origin(snapshot, self._store._where.key)
+        return origin[0].revision if origin is not None else None
+
+    def _moved(self, snapshot: ConversationSnapshot[M], revision: Revision) -> None:
+        self._at = revision, snapshot, self._at[2] + 1
+        self._sending = None
 
     def __repr__(self) -> str:
         return f"<Turn of run {str(self._store.run_id)!r} at {self.revision}>"
@@ -145,6 +201,8 @@ class TurnScope(Generic[M]):
             self._scope.leave()
             try:
                 turn.save()
+                while turn.snapshot is not turn._at[1]:  # a task that the body has left behind appended meanwhile
+                    turn.save()
             except BaseException as failed:
                 self._scope.__exit__(type(failed), failed, failed.__traceback__)
                 raise
