@@ -8,13 +8,27 @@ import platform
 import re
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from . import _chain
 from ._keys import escape
-from ._protocol import Call, Carried, Where, as_text, read_call, script_call
+from ._protocol import (
+    Call,
+    Carried,
+    Where,
+    as_text,
+    number,
+    number_or_none,
+    read_call,
+    script_call,
+    seconds,
+    shown,
+)
 from ._scripts import ACQUIRE, RELEASE, RENEW
 from .errors import UnsupportedVersionError
+
+LONGEST: Final = 86400 * 365
+"""Seconds that a lease may live."""
 
 
 @functools.cache
@@ -91,15 +105,20 @@ def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
     """Returns who has the lease; None: this acquisition was given up before."""
     match reply:
         case [b"granted", fence]:
-            return Granted(int(fence))
+            held = number_or_none(fence)
+            if held is None:
+                raise where.corrupt(None, "the head's or the lease's fence is not readable")
+            return Granted(held)
+        case [b"queued" | b"held", _, pttl, *_] if not -1 < pttl <= LONGEST * 1000:
+            raise where.corrupt(None, "the lease never ends")
         case [b"queued", holder, pttl, rank, at]:
-            return Taken(as_text(holder), max(0, int(pttl)) / 1000, int(rank), int(at))
+            return Taken(shown(holder), seconds(pttl), int(rank), int(at))
         case [b"held", holder, pttl]:
-            return Taken(as_text(holder), max(0, int(pttl)) / 1000)
+            return Taken(shown(holder), seconds(pttl))
         case [b"cancelled"]:
             return None
         case [b"format", found]:
-            raise UnsupportedVersionError(as_text(found), _chain.FORMAT)
+            raise UnsupportedVersionError(shown(found), _chain.FORMAT)
     raise where.corrupt(None, "the server answered with what no script of this version says")
 
 
@@ -130,7 +149,7 @@ def read_over(where: Where, lease: Carried, reply: Any) -> Lost | None:
         case [b"renewed"] | [b"released"]:
             return None
         case [b"lost", fence]:
-            current = int(fence)
+            current = number_or_none(fence) or 0
             return Lost(current if current > lease.fence else None)
     raise where.corrupt(None, "the server answered with what no script of this version says")
 
@@ -182,6 +201,11 @@ def read_occupied(where: Where, reply: Any) -> Occupied:
     return Occupied(as_text(holder or last or b""), int(waiting))
 
 
+def drop_queue(where: Where) -> Call:
+    """Builds the request that drops a queue, whatever it is. Whoever stands in it asks when its time has come."""
+    return Call("delete", [("DEL", where.keys.queue)])
+
+
 @dataclass(frozen=True, slots=True)
 class Ring:
     """What a doorbell says about a run's lease.
@@ -207,6 +231,8 @@ def read_ring(message: Any) -> Ring | None:
     """Reads a message of a channel; None: it is not one of ours."""
     try:
         lasts, rank, holder, fence, at, key = bytes(message).split(b" ", 5)
-        return Ring(key, int(lasts) / 1000, int(rank), None if holder == b"-" else as_text(holder), int(fence), int(at))
+        whose = None if holder == b"-" else as_text(holder)
+        expires_in = number(lasts, LONGEST * 1000 + 1) / 1000
+        return Ring(key, expires_in, number(rank), whose, number(fence), number(at))
     except (TypeError, ValueError):
         return None

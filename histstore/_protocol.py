@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -33,6 +33,8 @@ RELIABLE: Final = 840.0
 
 That memory is `MEMORY_MS` in `lua/include/common.lua`, 15 minutes; less a minute, for clocks differ.
 """
+VERSIONS: Final = 10**15
+"""What every version is below."""
 
 LARGE: Final = 1 << 16
 """Bytes of a request above which it has a connection to itself, so that it holds up no others."""
@@ -140,10 +142,57 @@ def as_text(value: Any) -> str:
     return bytes(value).decode(errors="replace")
 
 
+SHOWN: Final = 200
+"""Characters of what a key holds that an error shows at most."""
+
+
+def shown(value: Any) -> str:
+    """Returns the beginning of what a key holds, for an error's text."""
+    return as_text(bytes(value)[: 4 * SHOWN])[:SHOWN]
+
+
+COUNTABLE: Final = 1 << 53
+"""What every number is below that scripts reckon with: Lua counts no further in whole steps."""
+_LONGEST: Final = 20
+
+
+def number(value: Any, limit: int = COUNTABLE) -> int:
+    """Reads a whole number from a key, or from what a script or the server answered.
+
+    Python refuses to read one of more than 4,300 digits, and reads shorter ones that nothing of ours can hold.
+
+    Args:
+        value: The number, or its digits.
+        limit: What it has to be below.
+
+    Raises:
+        ValueError: It is no number from 0 to the limit.
+    """
+    if type(value) is not int and (type(value) is not bytes or len(value) > _LONGEST):
+        raise ValueError("not a number of ours")
+    found = int(value)
+    if not 0 <= found < limit:
+        raise ValueError("out of range")
+    return found
+
+
+def number_or_none(value: Any, limit: int = COUNTABLE) -> int | None:
+    """Reads a number that an answer can do without."""
+    try:
+        return number(value, limit)
+    except ValueError:
+        return None
+
+
+def seconds(pttl: Any) -> float:
+    """Reads what PTTL says of a key that has a lifetime; one that has none by now, or for ever, counts as over."""
+    return max(0, int(pttl)) / 1000
+
+
 def _revision(version: Any, etag: Any) -> Revision | None:
     """Reads a version and etag as scripts return them; both empty: the run is absent."""
     try:
-        return Revision(int(version), bytes(etag)) if version else None
+        return Revision(number(version, VERSIONS), bytes(etag)) if version else None
     except ValueError:
         return None
 
@@ -161,16 +210,16 @@ def _refused(
         case [b"conflict", version, etag]:
             raise ConflictError(expected, _revision(version, etag))
         case [b"locked", holder, pttl]:
-            raise LockedError(as_text(holder), max(0, int(pttl)) / 1000)
+            raise LockedError(shown(holder), seconds(pttl))
         case [b"lost", fence]:
-            raise LeaseLostError(lease.fence, int(fence) or None)
+            raise LeaseLostError(lease.fence, number_or_none(fence) or None)
         case [b"gone", version, etag]:
             newest = _revision(version, etag)
             raise RevisionGoneError(_requested(requested), newest, newest)
         case [b"corrupt", version, reason]:
-            raise where.corrupt(int(version) if bytes(version).isdigit() else None, as_text(reason))
+            raise where.corrupt(number_or_none(version, VERSIONS), shown(reason))
         case [b"format", found]:
-            raise UnsupportedVersionError(as_text(found), _chain.FORMAT)
+            raise UnsupportedVersionError(shown(found), _chain.FORMAT)
     raise where.corrupt(None, "the server answered with what no script of this version says")
 
 
@@ -292,7 +341,7 @@ def read_peek(reply: Any) -> Peeked | None:
     if version is None and etag is None and all(found in (b"none", usual) for found, usual in sound):
         return None
     try:
-        revision: Revision | None = Revision(int(version or 0), bytes(etag or b""))
+        revision: Revision | None = Revision(number(version or 0, VERSIONS), bytes(etag or b""))
     except (TypeError, ValueError):
         revision = None  # damaged
     return Peeked(etag or b"", revision)
@@ -374,8 +423,8 @@ def _raw_head(fields: Sequence[Any]) -> RawHead | None:
     format_, version, etag, length, size, checkpoint, logged, check, first, saved = fields
     if etag is None and version is None:
         return None
-    if format_ != b"1" and format_ is not None and format_.isdigit() and int(format_) > _chain.FORMAT:
-        raise UnsupportedVersionError(int(format_), _chain.FORMAT)
+    if format_ != b"1" and (number_or_none(format_) or 0) > _chain.FORMAT:
+        raise UnsupportedVersionError(number(format_), _chain.FORMAT)
     try:
         if etag is None or version is None or len(etag) != 16 or format_ != b"1":
             raise ValueError("not a head")
@@ -390,13 +439,12 @@ def _raw_head(fields: Sequence[Any]) -> RawHead | None:
             int(first),
             saved,
         )
-        if not 0 < raw.version < 10**15 or min(raw.length, raw.size, raw.checkpoint, raw.logged) < 0:
+        if not 0 < raw.version < VERSIONS or min(raw.length, raw.size, raw.checkpoint, raw.logged, raw.first) < 0:
             raise ValueError("out of range")
-        if max(raw.size, raw.checkpoint, raw.logged) >= 2**63:
+        if max(raw.length, raw.size, raw.checkpoint, raw.logged, raw.first) >= 2**63:
             raise ValueError("out of range")
     except (TypeError, ValueError):
-        number = int(version) if version is not None and version.isdigit() and len(version) < 16 else None
-        raise BrokenChainError(number, "the head is not readable") from None
+        raise BrokenChainError(number_or_none(version, VERSIONS), "the head is not readable") from None
     return raw
 
 
@@ -553,7 +601,10 @@ def read_info(where: Where, reply: Any) -> RunInfo | None:
             raise BrokenChainError(raw.version, "the head holds no times")
         lease = None
         if holder is not None and lease_pttl > 0:
-            lease = LeaseInfo(as_text(holder), int(fence), timestamp(since) or now, lease_pttl / 1000)
+            held_by = number_or_none(fence)
+            if held_by is None:
+                raise BrokenChainError(raw.version, "the lease has no fence")
+            lease = LeaseInfo(as_text(holder), held_by, timestamp(since) or now, lease_pttl / 1000)
         return RunInfo(
             where.run_id,
             head.revision,
@@ -562,7 +613,7 @@ def read_info(where: Where, reply: Any) -> RunInfo | None:
             _chain.decode_meta(meta),
             created_at,
             head.revision.saved_at,
-            now + timedelta(milliseconds=pttl) if pttl >= 0 else None,
+            timestamp(round(now.timestamp() * 1000) + pttl) if pttl >= 0 else None,
             lease,
         )
     except BrokenChainError as error:
@@ -594,6 +645,7 @@ def probe(keys: Keys) -> Call:
         ("SUBSCRIBE", scratch),
         ("UNSUBSCRIBE", scratch),
         ("INFO", "memory"),
+        ("INFO", "replication"),
         ("EVAL", PROBE.source, 1, scratch),
     ]
     return Call("probe", reads)

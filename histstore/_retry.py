@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import redis.exceptions as redis_errors
@@ -152,10 +153,14 @@ class Fault:
     Attributes:
         definite: The request was certainly not applied.
         retry: Trying again may help.
+        elsewhere: Another server may be the right one by now: drop the connections, and look the name up again.
+        advice: What somebody has to do about it.
     """
 
     definite: bool
     retry: bool
+    elsewhere: bool = field(default=False, compare=False)
+    advice: str = field(default="", compare=False)
 
 
 _UNKNOWN: Final = Fault(definite=False, retry=True)
@@ -163,23 +168,23 @@ _UNKNOWN: Final = Fault(definite=False, retry=True)
 FAULTS: Final[dict[str, Fault]] = {
     # The server refused before it ran anything, and may accept later or elsewhere.
     "NOSCRIPT": Fault(True, True),
-    "READONLY": Fault(True, True),
-    "MOVED": Fault(True, True),
-    "ASK": Fault(True, True),
-    "LOADING": Fault(True, True),
-    "MASTERDOWN": Fault(True, True),
-    "CLUSTERDOWN": Fault(True, True),
+    "READONLY": Fault(True, True, True, "the server is a replica: connect to the primary"),
+    "MOVED": Fault(True, True, advice="Redis Cluster is not supported: connect to a single server"),
+    "ASK": Fault(True, True, advice="Redis Cluster is not supported: connect to a single server"),
+    "LOADING": Fault(True, True, True, "wait until the server has loaded its data"),
+    "MASTERDOWN": Fault(True, True, True, "the server is a replica without a primary: connect to the primary"),
+    "CLUSTERDOWN": Fault(True, True, True, "look at CLUSTER INFO: the cluster serves no keys"),
     "TRYAGAIN": Fault(True, True),
-    "MISCONF": Fault(True, True),
-    "NOREPLICAS": Fault(True, True),
-    "BUSY": Fault(True, True),
-    "OOM": Fault(True, True),
-    "ERR max number of clients reached": Fault(True, True),
+    "MISCONF": Fault(True, True, advice="the server cannot write to its disk: its log says why"),
+    "NOREPLICAS": Fault(True, True, advice="connect the replicas that min-replicas-to-write asks for"),
+    "BUSY": Fault(True, True, advice="a script of somebody else's runs for too long: SCRIPT KILL ends it"),
+    "OOM": Fault(True, True, advice="the server's memory is full: raise maxmemory, or delete runs"),
+    "ERR max number of clients reached": Fault(True, True, advice="raise the server's maxclients"),
     # Somebody must change something first.
-    "NOAUTH": Fault(True, False),
-    "WRONGPASS": Fault(True, False),
-    "NOPERM": Fault(True, False),
-    "ERR unknown command": Fault(True, False),
+    "NOAUTH": Fault(True, False, advice="give the URL a user and a password"),
+    "WRONGPASS": Fault(True, False, advice="check the user and the password"),
+    "NOPERM": Fault(True, False, advice="allow the user what deploy/users.acl lists"),
+    "ERR unknown command": Fault(True, False, advice="use Redis 6.2, Valkey 7.2 or later, with no command renamed"),
     # The scripts read every key that they will write before they write any, or undo what they wrote.
     "WRONGTYPE": Fault(True, False),
 }
@@ -187,6 +192,21 @@ FAULTS: Final[dict[str, Fault]] = {
 
 Whatever is not here is unknown: it may come from the middle of a script, and scripts do not roll back.
 """
+
+_BEFORE_THE_FIRST_WRITE: Final = frozenset({"READONLY", "MISCONF", "NOREPLICAS", "OOM"})
+"""Errors that a server raises inside a script at its first write or not at all.
+
+A role, a broken disk and missing replicas do not change while a script runs, and they refuse all of its writes; full
+memory refuses none once the script has written.
+"""
+
+_STALE: Final = "Can not execute the command on a stale replica"
+"""How a server words MASTERDOWN inside a script: for its first read, so nothing was written."""
+
+# Redis 6 wraps what a script raised: "ERR Error running script (call to f_4ca238): @user_script:1: -OOM command not …".
+_WRAPPED: Final = re.compile(r"user_script: ?\d+: -?([A-Z]+)\b")
+
+_QUOTED: Final = re.compile(r", with args beginning| script: [0-9a-f]{40}")
 
 _NAMED_BY_TYPE: Final[tuple[tuple[type[Exception], str], ...]] = (
     # redis-py cuts the first word off the texts of the errors that it has classes for.
@@ -215,34 +235,49 @@ def classify(error: Exception, *, sent: bool) -> Fault:
     for kind, word in _NAMED_BY_TYPE:
         if isinstance(error, kind):
             return FAULTS[word]
-    if isinstance(error, UndoneError):
-        # Servers word it as NOPERM, "… permissions …", "… can't run this command …" or "… can't access … keys …".
-        text = str(error)
-        if "WRONGTYPE" in text:
-            return FAULTS["WRONGTYPE"]
-        denied = any(words in text for words in ("NOPERM", "permission", "can't run this command", "can't access"))
-        return Fault(definite=True, retry=not denied)
-    if isinstance(error, redis_errors.ResponseError):
-        text = str(error)
-        # Redis 6 wraps what a script raised. A foreign type is met before the script's first write.
-        if "WRONGTYPE" in text:
-            return FAULTS["WRONGTYPE"]
-        # An error from inside a script names the script; only what our scripts undo is definite then.
-        inside = "script: " in text or "user_script" in text
-        for words, fault in FAULTS.items():
-            if text.startswith(words) and (not inside or words == "NOSCRIPT"):
+    if not isinstance(error, redis_errors.ResponseError):
+        return _UNKNOWN if sent else Fault(definite=True, retry=True)
+    text = str(error)
+    if "WRONGTYPE" in text:
+        # A foreign type is met before a script's first write.
+        return FAULTS["WRONGTYPE"]
+    if _STALE in text:
+        return FAULTS["MASTERDOWN"]
+    undone = isinstance(error, UndoneError)
+    # An error from inside a script names the script; only what our scripts undo is definite then.
+    inside = "script: " in text or "user_script" in text
+    wrapped = _WRAPPED.search(text)
+    for words, fault in FAULTS.items():
+        if (wrapped is not None and wrapped[1] == words) or text.startswith(words):
+            if undone or not inside or words == "NOSCRIPT" or words in _BEFORE_THE_FIRST_WRITE:
                 return fault
-        return Fault(definite=not sent, retry=True)
-    return _UNKNOWN if sent else Fault(definite=True, retry=True)
+            break
+    # Servers word it as NOPERM, "… permissions …", "… can't run this command …" or "… can't access … keys …".
+    denied = any(words in text for words in ("NOPERM", "permission", "can't run this command", "can't access"))
+    definite = undone or not sent
+    if denied:
+        return Fault(definite, not definite, advice=FAULTS["NOPERM"].advice)
+    return Fault(definite, retry=True)
 
 
 class UndoneError(redis_errors.ResponseError):
     """A script failed half-way, and undid what it had written."""
 
 
+def is_damage(error: Exception) -> bool:
+    """Tells whether a server's error says that a key holds what histstore did not put there.
+
+    A foreign type says so, and so does a script that cannot reckon with what it read: "attempt to compare nil with …".
+    """
+    text = str(error)
+    return isinstance(error, redis_errors.ResponseError) and (
+        "WRONGTYPE" in text or ("user_script" in text and "attempt to " in text)
+    )
+
+
 def describe(error: BaseException) -> str:
-    """Returns an error's text without what it may quote of a command."""
-    text = str(error).split(", with args beginning", 1)[0]
+    """Returns an error's text without what it may quote of a command, and without a script's digest."""
+    text = _QUOTED.split(str(error), 1)[0]
     return text or type(error).__name__
 
 

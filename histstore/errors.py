@@ -206,17 +206,18 @@ class BackendUnavailableError(BackendError):
 
 
 class OutcomeUnknownError(BackendError):
-    """A write was sent and its answer never came: it may or may not have been applied.
+    """A write was sent and its answer never came, or left it open: it may or may not have been applied.
 
     Attributes:
         attempt: Names the write; `resolve(attempt)` says for good whether it was applied.
     """
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, reason: str = "") -> None:
         self.attempt = attempt
         revision = "" if attempt.revision is None else f" as revision {attempt.revision}"
+        why = f" ({reason})" if reason else ""
         super().__init__(
-            f"the {attempt.kind} of run {str(attempt.run_id)!r}{revision} may have been applied: "
+            f"the {attempt.kind} of run {str(attempt.run_id)!r}{revision} may have been applied{why}: "
             "call resolve() before repeating it"
         )
 

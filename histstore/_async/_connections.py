@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from redis import exceptions as redis_errors
@@ -159,6 +160,11 @@ class Connections:
             line = opening.result()
             if self._closed:
                 line.wire.abort()
+            elif line.settings is not self._settings:
+                # It leads to where the connections led that were dropped meanwhile. Whoever waits opens another.
+                line.wire.abort()
+                self._let_in()
+                return
             elif line.wire.broken:  # while nobody was told of it
                 error = redis_errors.ConnectionError("the connection broke")
             else:
@@ -185,6 +191,17 @@ class Connections:
             self._open_another()
             self._let_in()
 
+    async def drop(self) -> None:
+        """Closes all connections, each when what was asked over it is answered. Others are opened when needed."""
+        self._settings = replace(self._settings)
+        self._retire()
+        await self._pool.drop()
+
+    def _retire(self) -> None:
+        for line in list(self._lines):
+            line.wire.retired = True
+            self._moved(line)
+
     async def close(self) -> None:
         """Closes the idle connections now, and those in use when they are not any more."""
         self._closed = True
@@ -192,9 +209,7 @@ class Connections:
         if opening is not None:
             opening.cancel()
         self._turn_away(redis_errors.ConnectionError("the backend is closed"))
-        for line in list(self._lines):
-            line.wire.retired = True
-            self._moved(line)
+        self._retire()
         await self._pool.close()
         if opening is not None:
             await asyncio.wait([opening])
@@ -272,7 +287,7 @@ class _Pool:
         finally:
             self.busy -= 1
             self._slots.release()
-        if self._closed:
+        if self._closed or connection.settings is not self._settings:
             await connection.close()
         else:
             self._idle.append(connection)
@@ -288,8 +303,13 @@ class _Pool:
             raise redis_errors.ConnectionError("the backend is closed")
         return await _open(self._settings, timeout)
 
-    async def close(self) -> None:
+    async def drop(self) -> None:
         """Closes the idle connections now, and those in use when they come back."""
-        self._closed = True
+        self._settings = replace(self._settings)
         while self._idle:
             await self._idle.pop().close()
+
+    async def close(self) -> None:
+        """Does the same, for good."""
+        self._closed = True
+        await self.drop()

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import redis.asyncio as redis
@@ -156,10 +157,13 @@ class Connection:
 
     redis-py's own read and write cannot tell a request that was not sent from one that was, and it
     retries. Packing and parsing are hiredis'. Requests may be sent while others wait for their answers.
+
+    Attributes:
+        settings: How it was opened. Whoever drops all connections makes a new copy, and so tells older ones.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._inner = settings.make()
         self._writer: Any = None
         self._wire: Wire | None = None
@@ -167,7 +171,7 @@ class Connection:
     async def open(self, timeout: float) -> None:
         """Connects, authenticates and selects the database, within `timeout` seconds. What fails is closed."""
         try:
-            async with asyncio.timeout(min(timeout, self._settings.connect_timeout)):
+            async with asyncio.timeout(min(timeout, self.settings.connect_timeout)):
                 await self._open(timeout)
         except BaseException as error:
             await self.close()
@@ -188,7 +192,7 @@ class Connection:
             raise redis_errors.ConnectionError("the server closed the connection")
         provider = self._inner.credential_provider
         credentials = await provider.get_credentials_async() if provider is not None else None
-        commands = self._settings.handshake(self._inner, credentials)
+        commands = self.settings.handshake(self._inner, credentials)
         if commands:
             check_handshake(await self._wire.ask(commands, monotonic() + timeout, Sent()))
 
@@ -214,6 +218,10 @@ class Connection:
     def keep_alive(self) -> None:
         """Lets the system notice when the other end is gone, on a connection that mostly waits."""
         keep_alive(self._writer.get_extra_info("socket"))
+
+    def interrupt(self) -> None:
+        """Ends a `listen`."""
+        self.wire.abort()
 
     async def close(self) -> None:
         """Closes the connection. Nothing is awaited that could hang, and nothing more of a request is sent."""
@@ -318,8 +326,9 @@ class GroupCommit:
             at += len(job.commands)
 
     async def _connected(self, timeout: float) -> Connection:
-        if self._connection is not None and self._connection.usable:
-            return self._connection
+        kept = self._connection
+        if kept is not None and kept.usable and kept.settings is self._settings:
+            return kept
         await self._drop()
         if self._closed:
             raise redis_errors.ConnectionError("the backend is closed")
@@ -327,6 +336,12 @@ class GroupCommit:
         await connection.open(timeout)
         self._connection = connection
         return connection
+
+    async def drop(self) -> None:
+        """Closes the connection as soon as what is being sent is answered; the next write opens another."""
+        self._settings = replace(self._settings)
+        if self._task is None or self._task.done():
+            await self._drop()
 
     async def _drop(self) -> None:
         if self._connection is not None:

@@ -12,10 +12,17 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from .. import _leasing
+from .._chain import BrokenChainError
 from .._leasing import Granted, Lost, Occupied, Ring, Taken, Ticket, new_holder
 from .._protocol import Call, Carried, Where
 from .._retry import RetryPolicy
-from ..errors import BackendError, BackendUnavailableError, HistoryStoreError, LockTimeoutError
+from ..errors import (
+    BackendError,
+    BackendUnavailableError,
+    CorruptSnapshotError,
+    HistoryStoreError,
+    LockTimeoutError,
+)
 from . import _io, _tasks
 from ._doorbell import Doorbell
 from ._runner import Delivery, Runner
@@ -100,16 +107,15 @@ class Leases:
                 return lease
         return None
 
-    async def send(self, call: Call, within: float, delivery: Delivery, policy: RetryPolicy | None = None) -> Any:
+    async def send(
+        self, where: Where, call: Call, within: float, delivery: Delivery, policy: RetryPolicy | None = None
+    ) -> Any:
         """Returns the reply to a request about a lease, which is not tried for much longer than it is of use."""
         policy = self._policy if policy is None else policy
         try:
             reply, _ = await self._runner.run(call, policy, delivery, max(within, PATIENCE))
-        except BackendUnavailableError as error:
-            if not delivery.ambiguous:
-                raise
-            text = f"{call.name}: no answer in time; it may have been done, and repeating it is safe"
-            raise BackendUnavailableError(text) from error
+        except BrokenChainError as error:
+            raise where.corrupt(error.version, error.reason) from error
         return reply
 
     # ---------------------------------------------------------------------------------- taking one
@@ -225,16 +231,21 @@ class Leases:
             # From here on it may be on its way, and whoever closes the backend meanwhile has to give it up.
             known, way.open = way.open, True
         delivery = Delivery()
-        answered = False
+        answered = refused = False
         within = _left(deadline, math.inf)
         try:
             call = _leasing.acquire(way.where, way.ticket, queue=way.queued)
-            answer = _leasing.read_acquire(way.where, await self.send(call, within, delivery, policy))
+            reply = await self.send(way.where, call, within, delivery, policy)
             answered = True
+        except (BackendUnavailableError, CorruptSnapshotError):
+            # Each copy was refused for certain: the server knows nothing of it, and there is nothing to give up.
+            refused = not delivery.ambiguous
+            raise
         finally:
-            way.open = known or delivery.sent
-            way.late = way.late or delivery.ambiguous or (delivery.sent and not answered)
+            way.open = known or (delivery.sent and not refused)
+            way.late = way.late or delivery.ambiguous or (delivery.sent and not answered and not refused)
             way.began = delivery.began
+        answer = _leasing.read_acquire(way.where, reply)
         way.until, way.claimed = way.began + way.ticket.ttl_ms / 1000, True
         if answer is None:
             raise BackendUnavailableError("lock: it was settled as given up; nothing was acquired, repeat it")
@@ -259,7 +270,7 @@ class Leases:
             return None  # a forked child leaves the body: the lease is its parent's
         delivery = Delivery()
         try:
-            lost = _leasing.read_over(where, carried, await self.send(call, min(within, 5 * PATIENCE), delivery))
+            lost = _leasing.read_over(where, carried, await self.send(where, call, min(within, 5 * PATIENCE), delivery))
         except HistoryStoreError as error:
             log.warning("a lease of run %r was not given up, and lapses: %s", str(where.run_id), error)
             return None
@@ -373,22 +384,29 @@ class Leases:
     async def break_lease(self, where: Where, policy: RetryPolicy | None) -> bool:
         """Fences whoever holds a run, or was the last to, and serves the next waiter."""
         found = await self._occupied(where, policy)
-        if not found.holder and not found.waiting:
-            return False
-        # By name: a copy of this that comes late must not break the lease of whoever comes next.
-        await self.send(_leasing.release(where, found.holder, force=True), math.inf, Delivery(), policy)
+        # By name: a copy of this that comes late must not break the lease of whoever comes next. Also where nobody
+        # seems to hold it: a server that may not be written to, a replica say, does not know who does.
+        call = _leasing.release(where, found.holder, force=True)
+        await self.send(where, call, math.inf, Delivery(), policy)
         return bool(found.holder)
 
     async def serve(self, where: Where, policy: RetryPolicy | None) -> None:
-        """Serves the next waiter of a run that has just been freed. Does not raise: they come by themselves, too."""
+        """Serves the next waiter of a run that was deleted. Does not raise: they come by themselves, too."""
         try:
-            if (await self._occupied(where, policy)).waiting:
-                await self.send(_leasing.release(where, ""), math.inf, Delivery(), policy)
+            try:
+                waiting = (await self._occupied(where, policy)).waiting
+            except CorruptSnapshotError:
+                # Of the run's keys the queue is the one that the delete has left alone: a foreign one is cleared here.
+                await self.send(where, _leasing.drop_queue(where), math.inf, Delivery(), policy)
+                return
+            if waiting:
+                await self.send(where, _leasing.release(where, ""), math.inf, Delivery(), policy)
         except HistoryStoreError as error:
             log.warning("whoever waits for run %r comes later: %s", str(where.run_id), error)
 
     async def _occupied(self, where: Where, policy: RetryPolicy | None) -> Occupied:
-        return _leasing.read_occupied(where, await self.send(_leasing.occupied(where), math.inf, Delivery(), policy))
+        reply = await self.send(where, _leasing.occupied(where), math.inf, Delivery(), policy)
+        return _leasing.read_occupied(where, reply)
 
     async def close(self) -> None:
         """Gives up all leases and all waiting, and waits until that is done."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
@@ -14,12 +15,29 @@ from .. import _protocol
 from .._chain import BrokenChainError
 from .._keys import run_keys
 from .._protocol import Call, Command
-from .._retry import Durability, RetryableError, RetryPolicy, UndoneError, classify, describe, tenacity_options
+from .._retry import (
+    Durability,
+    RetryableError,
+    RetryPolicy,
+    UndoneError,
+    classify,
+    describe,
+    is_damage,
+    tenacity_options,
+)
 from .._settings import ConnectionSettings
 from ..errors import BackendError, BackendUnavailableError, OutcomeUnknownError
 from ..snapshot import RunId
 from . import _io
 from ._connections import Connections
+
+ROLE_EVERY: Final = 5.0
+"""Seconds after which a read asks the server, along with what it reads, whether it is still the primary."""
+TEST_EVERY: Final = 1.0
+"""Seconds between two self-tests of a server that is loading, full or read-only."""
+LEAVE_EVERY: Final = 0.1
+"""Seconds between two times at which all connections are dropped: a lone replica is not connected to over and over."""
+_ROLE: Final = ("INFO", "replication")
 
 log = logging.getLogger("histstore")
 
@@ -54,13 +72,19 @@ class Runner:
     def __init__(self, settings: ConnectionSettings, durability: Durability, namespace: str) -> None:
         self._settings = settings
         self._durability = durability
+        self._waits = durability.wanted > 0
         self._namespace = namespace
         self._connections = Connections(settings)
         self._commits = _io.GroupCommit(settings)
         self._owner: Any = None
         self._tested = False
         self._testing = _io.Lock()
+        self._test_again = -math.inf
         self._closed = False
+        self._listeners: weakref.WeakSet[_io.Connection] = weakref.WeakSet()
+        self._left = -math.inf
+        self._primary = False  # whether one was ever seen: who connects to a replica from the beginning means it
+        self._role_due = -math.inf
         self.prepare: Callable[[], Awaitable[None]] | None = None
         """Run before the first call, until it succeeds: starts the server, say."""
 
@@ -96,11 +120,12 @@ class Runner:
             BackendError: This backend is closed, or belongs to another process or event loop.
         """
         self.check_owner()
-        deadline = _io.monotonic() + min(policy.deadline, within)
+        now = _io.monotonic()
+        deadline = now + min(policy.deadline, within)
         state = Delivery() if delivery is None else delivery
         try:
             try:
-                return await self._try(call, state, deadline)
+                return await self._try(call, state, deadline, now)
             except RetryableError as first:
                 if policy.attempts == 1:
                     raise
@@ -112,7 +137,7 @@ class Runner:
         except BackendError as error:
             if call.write is not None and state.ambiguous:
                 # Whatever went wrong afterwards, in a self-test say, tells nothing of the copy that was sent.
-                raise OutcomeUnknownError(call.write()) from error
+                raise OutcomeUnknownError(call.write(), describe(error)) from error
             raise
 
     async def together(self, calls: Sequence[Call], timeout: float) -> list[Any]:
@@ -123,6 +148,7 @@ class Runner:
         """
         end = _io.monotonic() + timeout
         await self._ready(end)
+        began = _io.monotonic()
         async with self._noticing():
             replies = await self._connections.exchange(_commands(calls, in_full=False), end, _io.Sent())
             unknown = [at for at, reply in enumerate(replies) if str(reply).startswith("NOSCRIPT")]
@@ -131,6 +157,8 @@ class Runner:
                 found = await self._connections.exchange(again, end, _io.Sent())
                 for at, reply in zip(unknown, found, strict=True):
                     replies[at] = reply
+        if any(isinstance(reply, Exception) and classify(reply, sent=True).elsewhere for reply in replies):
+            await self._leave(began)
         return replies
 
     async def connect(self) -> _io.Connection:
@@ -148,7 +176,27 @@ class Runner:
         except BaseException:
             await connection.close()
             raise
+        self._listeners.add(connection)
         return connection
+
+    async def _leave(self, began: float) -> None:
+        """Drops all connections: the server that they lead to refuses, and its name may stand for another by now.
+
+        What was asked over them is still answered.
+
+        Args:
+            began: When the request was sent that was refused.
+        """
+        now = _io.monotonic()
+        if began < self._left or now < self._left + LEAVE_EVERY:
+            return  # it was refused over a connection that has been dropped since, or that is new
+        self._left = now
+        if self._role_due != math.inf:
+            self._role_due = now
+        await self._connections.drop()
+        await self._commits.drop()
+        for connection in list(self._listeners):
+            connection.interrupt()
 
     @asynccontextmanager
     async def _noticing(self) -> AsyncIterator[None]:
@@ -182,32 +230,70 @@ class Runner:
                     error, pending = pending, None
                     raise error
                 self.check_owner()
-                return await self._try(call, state, deadline)
+                return await self._try(call, state, deadline, _io.monotonic())
         raise AssertionError("tenacity ends with a result or an error")
 
-    async def _try(self, call: Call, state: Delivery, deadline: float) -> tuple[Any, int | None]:
-        now = _io.monotonic()
+    async def _try(self, call: Call, state: Delivery, deadline: float, now: float) -> tuple[Any, int | None]:
         if now >= deadline:
             raise RetryableError(state.error or redis_errors.TimeoutError("the deadline has passed"))
         end = min(now + self._settings.try_timeout, deadline)
         this = _io.Sent()
+        state.began = now
         try:
             if not self._tested:
                 await self._self_test(end)
-            reply, acked = await self._send(call, state, this, end)
+                state.began = _io.monotonic()
+            relaxed = call.relaxed
+            if relaxed is not None and now >= self._role_due:
+                reply, acked = await self._ask(call, this, end), None
+            elif relaxed is None and (state.ambiguous or (call.durable and self._waits)):
+                reply, acked = await self._send(call, state, this, end)
+            else:
+                replies = await self._connections.exchange(call.batch, end, this, call.large)
+                reply, acked = replies[-1] if type(replies[-1]) is list else _last(replies), None
             # What a script answers begins with a word: nearly all answers end here.
-            if call.relaxed is not None or type(reply) is not list or not reply or reply[0] == b"failed":
+            if (
+                type(reply) is not list
+                or not reply
+                or reply[0] == b"failed"
+                or (relaxed is not None and not _whole(reply, relaxed))
+            ):
                 reply, acked = await self._second_look(call, state, this, end, reply, acked)
         except (redis_errors.RedisError, OSError) as error:
             state.sent = state.sent or this.sent
             if self.prepare is not None and not this.sent and isinstance(error, redis_errors.ConnectionError):
                 self._tested = False  # the server may have died: the next try starts it
-            raise self._judge(call, state, error, this.sent) from error
+            raise await self._judge(call, state, error, this.sent) from error
         except BaseException:
             state.sent = state.sent or this.sent
             raise
         state.sent = True
         return reply, acked
+
+    async def _ask(self, call: Call, this: _io.Sent, end: float) -> Any:
+        """Sends a read, and asks the server for its role.
+
+        Raises:
+            ReadOnlyError: It was a primary once, and is none now: what it knows may be old.
+        """
+        *replies, role = await self._connections.exchange([*call.batch, _ROLE], end, this, call.large)
+        self._hear_role(role)
+        return _last(replies)
+
+    def _hear_role(self, reply: Any) -> None:
+        """Takes in what the server says of its role.
+
+        Raises:
+            ReadOnlyError: It was a primary once, and is none now.
+        """
+        if isinstance(reply, bytes):
+            replica = b"role:slave" in reply
+            if replica and self._primary:
+                raise redis_errors.ReadOnlyError("READONLY the server was the primary, and is a replica now")
+            self._primary = not replica
+            self._role_due = _io.monotonic() + ROLE_EVERY
+        elif str(reply).startswith(("NOPERM", "ERR")):
+            self._role_due = math.inf  # it may not be asked
 
     async def _second_look(
         self, call: Call, state: Delivery, this: _io.Sent, end: float, reply: Any, acked: int | None
@@ -231,9 +317,11 @@ class Runner:
         _raise_from_within(call, reply)
         return reply, acked
 
-    def _judge(self, call: Call, state: Delivery, error: Exception, sent: bool) -> Exception:
+    async def _judge(self, call: Call, state: Delivery, error: Exception, sent: bool) -> Exception:
         """Returns what a failed try means: try again, or give up."""
         fault = classify(error, sent=sent)
+        if fault.elsewhere:
+            await self._leave(state.began)
         if not fault.definite:
             state.ambiguous = True
         state.error = error
@@ -242,19 +330,24 @@ class Runner:
         return self._failure(call, state, error)
 
     def _failure(self, call: Call, state: Delivery, error: Exception) -> Exception:
+        reason = describe(error)
+        advice = classify(error, sent=True).advice
+        if advice:
+            reason = f"{reason.rstrip('.')}: {advice}"
         if call.write is not None and state.ambiguous:
             # Also after a definite refusal of a resend: that says nothing about the earlier copy.
-            return OutcomeUnknownError(call.write())
-        if "WRONGTYPE" in str(error):
+            return OutcomeUnknownError(call.write(), reason)
+        if is_damage(error):
             return BrokenChainError(None, "a key of the run holds what histstore did not put there")
-        return BackendUnavailableError(f"{call.name}: {describe(error)}; nothing was written, repeating is safe")
+        if state.ambiguous and call.script is not None:
+            return BackendUnavailableError(f"{call.name}: {reason}; it may have been done, and repeating it is safe")
+        return BackendUnavailableError(f"{call.name}: {reason}; nothing was written, repeating is safe")
 
     async def _send(
         self, call: Call, state: Delivery, this: _io.Sent, end: float, *, in_full: bool = False
     ) -> tuple[Any, int | None]:
         commands = call.commands(state.ambiguous, in_full)
-        state.began = _io.monotonic()
-        if not call.durable or not self._durability.wanted:
+        if not call.durable or not self._waits:
             return _last(await self._connections.exchange(commands, end, this, call.large)), None
         wait = self._durability.command()
         patience = self._durability.timeout
@@ -277,6 +370,8 @@ class Runner:
             if self.prepare is not None:
                 self.check_owner()
                 await self.prepare()
+            if _io.monotonic() < self._test_again:
+                return
             call = _protocol.probe(run_keys(self._namespace, f"probe-{RunId.new()}"))
             commands: Sequence[Command] = call.commands(False, False)
             if self._durability.fsync:
@@ -286,8 +381,11 @@ class Runner:
             if any(not classify(problem, sent=False).retry for problem in problems):
                 found = "; ".join(dict.fromkeys(describe(problem) for problem in problems))
                 raise BackendUnavailableError(f"the server refuses what histstore needs: {found}") from problems[0]
+            self._hear_role(replies[list(commands).index(_ROLE)])
             if problems:
-                return  # loading, full, read-only: what the call itself may bear; tested again before the next one
+                # Loading, full, read-only: what the call itself may bear.
+                self._test_again = _io.monotonic() + TEST_EVERY
+                return
             _warn_of_eviction(replies)
             self._tested = True
 
@@ -343,6 +441,14 @@ def _raise_from_within(call: Call, reply: Any) -> None:
     for part in reply:
         if isinstance(part, Exception) and not str(part).startswith("WRONGTYPE"):
             raise part
+
+
+def _whole(replies: Sequence[Any], commands: Sequence[Command]) -> bool:
+    """Tells whether a transaction has a reply to each command, and none is an error."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            return False
+    return len(replies) == len(commands)
 
 
 def _problems(commands: Sequence[Command], replies: Sequence[Any]) -> list[Exception]:

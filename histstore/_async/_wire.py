@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import hiredis
 from redis import exceptions as redis_errors
 
 from .._protocol import Command
+from .._resp import Replies, pack
 
 TOGETHER: Final = 1 << 16
 """Bytes that are sent without waiting for more: the server works on them while their neighbours are made."""
@@ -77,7 +77,7 @@ class Wire(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
-        self._replies = hiredis.Reader(replyError=redis_errors.ResponseError)
+        self._replies = Replies()
         self._unsent: list[_Request] = []
         self._together = 0
         self._scheduled = False
@@ -136,7 +136,7 @@ class Wire(asyncio.Protocol):
         """
         if self.broken:
             raise redis_errors.ConnectionError("the connection broke")
-        payload = b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]
+        payload = pack(commands)
         loop = self._loop
         if answer is None:
             answer = loop.create_future()
@@ -182,11 +182,10 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Gives each answer to the oldest request that waits for one."""
-        replies, pending, heard = self._replies, self.pending, self._heard
+        pending, heard = self.pending, self._heard
         complete: list[_Request] = []
         try:
-            replies.feed(data)
-            while (reply := replies.gets()) is not False:
+            for reply in self._replies.read(data):
                 if heard is not None:
                     heard(reply)
                     continue
@@ -196,11 +195,11 @@ class Wire(asyncio.Protocol):
                     complete.append(request)
                     pending.popleft()
                     self.load -= len(request.payload)
-        except (hiredis.ProtocolError, IndexError) as error:
+        except (redis_errors.ConnectionError, IndexError) as error:
             # Whoever answers what nobody asked has not complete what was asked either.
             pending.extendleft(reversed(complete))
-            reason = "more answers than requests" if isinstance(error, IndexError) else str(error)
-            self._fail(f"what answers there is no Redis server: {reason}")
+            unasked = "what answers there is no Redis server: more answers than requests"
+            self._fail(unasked if isinstance(error, IndexError) else str(error))
             return
         for request in complete:
             if not request.answer.done():
@@ -218,7 +217,7 @@ class Wire(asyncio.Protocol):
         self._heard = heard
         if self.broken:
             raise redis_errors.ConnectionError("the connection broke")
-        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
+        self._transport.write(pack([command]))
         await self._lost
 
     # ---------------------------------------------------------------------------------------- failing

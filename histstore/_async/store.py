@@ -17,7 +17,7 @@ from .._collector import Paused
 from .._keys import run_keys
 from .._leasing import Lost
 from .._plan import Plan, Target, Writer, grow, plan_append, plan_save, worth_a_checkpoint
-from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, Where
+from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, RawHead, Where
 from .._retry import Budget, RetryPolicy
 from ..errors import (
     BackendError,
@@ -261,6 +261,12 @@ class RedisHistoryStore(Generic[M]):
         """Sends one of the reads of a call whose time is bounded as a whole."""
         reply, _ = await self._backend._runner.run(call, budget.policy, None, budget.left())
         return _protocol.read_loaded(reply)
+
+    async def _read_raw_head(self, retry: RetryPolicy | None) -> RawHead | None:
+        try:
+            return (await self._read(_protocol.head_only(self._where), retry)).head
+        except BrokenChainError as error:
+            raise self._corrupt(error) from error
 
     async def _read_head(self, retry: RetryPolicy | None) -> Head | None:
         """Returns the run's head now; None: the run is absent."""
@@ -1042,7 +1048,7 @@ class RedisHistoryStore(Generic[M]):
         lease = self._carrying(None)
         async with self._begin(retry):
             await self._settle(retry)
-            head = (await self._read(_protocol.head_only(self._where), retry)).head
+            head = await self._read_raw_head(retry)
             if head is None:
                 return None
             if head.first == head.version:

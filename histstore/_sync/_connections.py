@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -53,10 +54,11 @@ class Connections:
         try:
             if self._closed:
                 raise redis_errors.ConnectionError("the backend is closed")
-            if connection is None or not connection.usable:
+            if connection is None or not connection.usable or connection.settings is not self._settings:
                 connection = self._replace(connection, end)
             found = connection.exchange(commands, end, state)
-            kept = connection
+            if connection.settings is self._settings:
+                kept = connection
             return found
         finally:
             if kept is None:
@@ -93,6 +95,11 @@ class Connections:
         if connection is not None:
             self._open.discard(connection)
             connection.close()
+
+    def drop(self) -> None:
+        """Closes the idle connections now, and those in use when they come back. Others are opened when needed."""
+        self._settings = replace(self._settings)
+        self._drop_idle()
 
     def close(self) -> None:
         """Closes the idle connections now, and those in use when they come back. Who waits for one is told."""

@@ -15,15 +15,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
-import hiredis
 import redis
 from redis import exceptions as redis_errors
 from redis.retry import Retry as Retry
 from tenacity import Retrying as Retrying
 
 from .._protocol import Command
+from .._resp import Replies, pack
 from .._settings import TRY_TIMEOUT, ConnectionSettings, check_handshake, keep_alive
 
 T = TypeVar("T")
@@ -38,9 +39,8 @@ ClusterClient = redis.RedisCluster
 ConnectionPool = redis.ConnectionPool
 
 
-def monotonic() -> float:
-    """Returns a clock that only goes forward, in seconds."""
-    return time.monotonic()
+monotonic = time.monotonic
+"""Returns a clock that only goes forward, in seconds. It is the function itself: each call asks several times."""
 
 
 def sleep(seconds: float) -> None:
@@ -113,9 +113,9 @@ class Connection:
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._inner = settings.make()
-        self._replies = hiredis.Reader(replyError=redis_errors.ResponseError)
+        self._replies = Replies()
         self._poll = select.poll()
         self._tls = False
 
@@ -125,7 +125,7 @@ class Connection:
         What fails is closed.
         """
         try:
-            self._open(min(timeout, self._settings.connect_timeout))
+            self._open(min(timeout, self.settings.connect_timeout))
         except BaseException:
             self.close()
             raise
@@ -142,7 +142,7 @@ class Connection:
             sock.setblocking(False)
         provider = self._inner.credential_provider
         credentials = provider.get_credentials() if provider is not None else None
-        commands = self._settings.handshake(self._inner, credentials)
+        commands = self.settings.handshake(self._inner, credentials)
         if commands:
             check_handshake(self.exchange(commands, monotonic() + bound, Sent()))
 
@@ -164,7 +164,7 @@ class Connection:
             redis.exceptions.TimeoutError: No full answer in time.
         """
         replies, count = self._replies, len(commands)
-        payload = b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]
+        payload = pack(commands)
         found: list[Any] = []
         began = monotonic()
         try:
@@ -174,12 +174,10 @@ class Connection:
                 data = self._receive(end)
                 if not data:
                     raise redis_errors.ConnectionError("the server closed the connection")
-                replies.feed(data)
-                while (reply := replies.gets()) is not False:
-                    found.append(reply)
+                found += replies.read(data)
         except TimeoutError:
             raise redis_errors.TimeoutError(f"no answer within {end - began:.3g} s") from None
-        except (OSError, hiredis.ProtocolError) as error:
+        except OSError as error:
             raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
         if len(found) != count:
             raise redis_errors.ConnectionError("more answers than requests: what answers there is no Redis server")
@@ -223,12 +221,11 @@ class Connection:
         sock = self._inner._sock
         try:
             sock.setblocking(True)
-            sock.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
+            sock.sendall(pack([command]))
             while data := sock.recv(READ_SIZE):
-                self._replies.feed(data)
-                while (message := self._replies.gets()) is not False:
+                for message in self._replies.read(data):
                     heard(message)
-        except (OSError, hiredis.ProtocolError) as error:
+        except OSError as error:
             raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
         raise redis_errors.ConnectionError("the server closed the connection")
 
@@ -355,8 +352,9 @@ class GroupCommit:
             job.acked = acked
 
     def _connected(self, timeout: float) -> Connection:
-        if self._connection is not None and self._connection.usable:
-            return self._connection
+        kept = self._connection
+        if kept is not None and kept.usable and kept.settings is self._settings:
+            return kept
         self._drop()
         if self._closed:
             raise redis_errors.ConnectionError("the backend is closed")
@@ -364,6 +362,15 @@ class GroupCommit:
         connection.open(timeout)
         self._connection = connection
         return connection
+
+    def drop(self) -> None:
+        """Closes the connection as soon as what is being sent is answered; the next write opens another."""
+        self._settings = replace(self._settings)
+        if self._sending.acquire(blocking=False):
+            try:
+                self._drop()
+            finally:
+                self._sending.release()
 
     def _drop(self) -> None:
         if self._connection is not None:

@@ -101,7 +101,7 @@ class Lease:
         """
         self._refuse_if_over()
         delivery = Delivery()
-        reply = self._leases.send(self._renewal(), self.remaining(), delivery)
+        reply = self._leases.send(self._where, self._renewal(), self.remaining(), delivery)
         lost = _leasing.read_over(self._where, self._carried, reply)
         if lost is not None:
             self._leases.lose(self, lost)

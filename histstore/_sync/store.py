@@ -18,7 +18,7 @@ from .._collector import Paused
 from .._keys import run_keys
 from .._leasing import Lost
 from .._plan import Plan, Target, Writer, grow, plan_append, plan_save, worth_a_checkpoint
-from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, Where
+from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, RawHead, Where
 from .._retry import Budget, RetryPolicy
 from ..errors import (
     BackendError,
@@ -260,6 +260,12 @@ class RedisHistoryStore(Generic[M]):
         """Sends one of the reads of a call whose time is bounded as a whole."""
         reply, _ = self._backend._runner.run(call, budget.policy, None, budget.left())
         return _protocol.read_loaded(reply)
+
+    def _read_raw_head(self, retry: RetryPolicy | None) -> RawHead | None:
+        try:
+            return self._read(_protocol.head_only(self._where), retry).head
+        except BrokenChainError as error:
+            raise self._corrupt(error) from error
 
     def _read_head(self, retry: RetryPolicy | None) -> Head | None:
         """Returns the run's head now; None: the run is absent."""
@@ -1037,7 +1043,7 @@ class RedisHistoryStore(Generic[M]):
         lease = self._carrying(None)
         with self._begin(retry):
             self._settle(retry)
-            head = self._read(_protocol.head_only(self._where), retry).head
+            head = self._read_raw_head(retry)
             if head is None:
                 return None
             if head.first == head.version:

@@ -872,6 +872,7 @@ def test_a_blocking_backend_is_closed_at_any_moment(server_url: str, namespace: 
         raw.delete(keys.lease)
         if turn % 2:
             raw.hset(keys.lease, mapping={"holder": "other", "fence": "1", "since": "1"})
+            raw.pexpire(keys.lease, 60_000)  # one that never ends is damage
         backend = histstore.sync.RedisBackend.from_url(server_url, namespace=namespace)
         if rng.random() < 0.5:
             backend.store("run").info()

@@ -36,9 +36,17 @@ ROWS: list[tuple[str, Fault]] = [
     ("ERR unknown command 'WAITAOF', with args beginning with: '1' '0' '1'", NEVER),
     ("WRONGTYPE Operation against a key holding the wrong kind of value", NEVER),
     ("WRONGTYPE Operation against a key script: 4ca238, on @user_script:1.", NEVER),
-    # From the middle of a script, which does not roll back: not known, whatever the word is.
-    ("OOM command not allowed when used memory > 'maxmemory'. script: 4ca238, on @user_script:1.", UNKNOWN),
-    ("READONLY You can't write against a read only replica. script: 4ca238, on @user_script:9.", UNKNOWN),
+    # Inside a script a server says these at its first write or not at all. Redis 6 wraps them.
+    ("OOM command not allowed when used memory > 'maxmemory'. script: 4ca238, on @user_script:1.", LATER),
+    ("READONLY You can't write against a read only replica. script: 4ca238, on @user_script:9.", LATER),
+    ("MISCONF Redis is configured to save RDB snapshots script: 4ca238, on @user_script:9.", LATER),
+    ("NOREPLICAS Not enough good replicas to write. script: 4ca238, on @user_script:9.", LATER),
+    ("ERR Error running script (call to f_4ca238): @user_script:1: -OOM command not allowed", LATER),
+    ("ERR Error running script (call to f_4ca238): @user_script:12: -READONLY You can't write", LATER),
+    ("ERR Can not execute the command on a stale replica script: 4ca238, on @user_script:9.", LATER),
+    # From the middle of a script, which does not roll back: not known.
+    ("ERR Error running script (call to f_4ca238): @user_script:1: -NOPERM this user has no permissions", UNKNOWN),
+    ("BUSY somebody's words script: 4ca238, on @user_script:9.", UNKNOWN),
     ("NOPERM this user has no permissions script: 4ca238, on @user_script:9.", UNKNOWN),
     ("ERR user_script:7: attempt to compare nil with number", UNKNOWN),
     ("ERR Error running script (call to f_4ca238): @user_script:1: oops", UNKNOWN),
@@ -54,6 +62,8 @@ def test_error_replies(text: str, fault: Fault) -> None:
 
 
 UNDONE: list[tuple[str, Fault]] = [
+    ("READONLY You can't write against a read only replica.", LATER),
+    ("@user_script: 12: -READONLY You can't write against a read only replica.", LATER),
     ("OOM command not allowed when used memory > 'maxmemory'.", LATER),
     ("ERR The ID specified in XADD is equal or smaller than the target stream top item", LATER),
     ("ERR Script attempted to access a non local key in a cluster node", LATER),
@@ -88,6 +98,20 @@ def test_every_row_of_the_table_is_tested_here() -> None:
     assert {words for words in FAULTS if not any(text.startswith(words) for text, _ in ROWS)} == set()
     for words, fault in FAULTS.items():
         assert classify(redis_errors.ResponseError(words), sent=True) == fault
+
+
+@pytest.mark.parametrize("text", [text for text, _ in ROWS + UNDONE])
+def test_which_refusals_end_the_connection(text: str) -> None:
+    """Those that say that another server may be the right one by now; inside a script as outside of it."""
+    error = redis_errors.ResponseError(text)
+    elsewhere = any(word in text for word in ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "stale replica"))
+    assert classify(error, sent=True).elsewhere is elsewhere
+    assert classify(UndoneError(text), sent=True).elsewhere is elsewhere
+
+
+def test_each_refusal_that_somebody_can_mend_says_how() -> None:
+    """What goes by itself, and what is told as damage, needs no advice."""
+    assert {words for words, fault in FAULTS.items() if not fault.advice} == {"NOSCRIPT", "TRYAGAIN", "WRONGTYPE"}
 
 
 BROKEN = [
