@@ -48,7 +48,16 @@ def head_pattern(namespace: str, prefix: str) -> bytes:
 
 def run_of_head(namespace: str, key: bytes) -> RunId | None:
     """Returns the run that a head key belongs to; None for a key that is not ours."""
-    start, end = f"{escape(namespace)}:{{".encode(), b"}:head"
+    return _run_of(namespace, key, b"}:head")
+
+
+def run_of_lease(namespace: str, key: bytes) -> RunId | None:
+    """Returns the run that a lease's key belongs to; None for a key that is not ours."""
+    return _run_of(namespace, key, b"}:lease")
+
+
+def _run_of(namespace: str, key: bytes, end: bytes) -> RunId | None:
+    start = f"{escape(namespace)}:{{".encode()
     if not key.startswith(start) or not key.endswith(end):
         return None
     try:

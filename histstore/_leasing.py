@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from . import _chain
-from ._keys import escape
+from ._keys import escape, run_keys, run_of_lease
 from ._protocol import (
     Call,
     Carried,
@@ -63,7 +63,7 @@ class Ticket:
 
     @property
     def place(self) -> str:
-        """What stands in the queue for it."""
+        """What stands in the queue for it, but for the mark of one that is not counted."""
         return f"{self.ttl_ms} {self.channel} {self.holder}"
 
 
@@ -82,22 +82,28 @@ class Taken:
         holder: Who.
         expires_in: Seconds until it expires unless it is renewed.
         rank: Waiters before the asker; None: it is not in the queue.
-        at_ms: The server's clock when it said so; 0: the asker is not in the queue.
     """
 
     holder: str
     expires_in: float
     rank: int | None = None
-    at_ms: int = 0
 
 
-def acquire(where: Where, ticket: Ticket, *, queue: bool) -> Call:
-    """Builds the request for a lease; `queue`: for a place in the queue, too, if another holds it."""
+def acquire(where: Where, ticket: Ticket, *, queue: bool, uncounted: bool = False) -> Call:
+    """Builds the request for a lease.
+
+    Args:
+        where: The run.
+        ticket: Who asks.
+        queue: Whether to take a place in the queue if another holds it.
+        uncounted: Whether the asker hears its channel though the server does not count it as a listener.
+    """
     keys = where.keys
+    channel = f"?{ticket.channel}" if uncounted else ticket.channel
     return script_call(
         ACQUIRE,
         (keys.head, keys.log, keys.etags, keys.marks, keys.lease, keys.queue),
-        (ticket.holder, str(ticket.ttl_ms), ticket.channel if queue else ""),
+        (ticket.holder, str(ticket.ttl_ms), channel if queue else ""),
     )
 
 
@@ -111,8 +117,8 @@ def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
             return Granted(held)
         case [b"queued" | b"held", _, pttl, *_] if not -1 < pttl <= LONGEST * 1000:
             raise where.corrupt(None, "the lease never ends")
-        case [b"queued", holder, pttl, rank, at]:
-            return Taken(shown(holder), seconds(pttl), int(rank), int(at))
+        case [b"queued", holder, pttl, rank]:
+            return Taken(shown(holder), seconds(pttl), int(rank))
         case [b"held", holder, pttl]:
             return Taken(shown(holder), seconds(pttl))
         case [b"cancelled"]:
@@ -122,13 +128,13 @@ def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
     raise where.corrupt(None, "the server answered with what no script of this version says")
 
 
-def renew(where: Where, lease: Carried, ttl_ms: int, *, claim: bool = False) -> Call:
-    """Builds the request that prolongs a lease; `claim`: one that was handed over, for the first time."""
+def renew(where: Where, lease: Carried, ttl_ms: int) -> Call:
+    """Builds the request that prolongs a lease."""
     keys = where.keys
     return script_call(
         RENEW,
         (keys.head, keys.log, keys.etags, keys.lease, keys.queue),
-        (lease.holder, str(lease.fence), str(ttl_ms), "1" if claim else "0"),
+        (lease.holder, str(lease.fence), str(ttl_ms)),
     )
 
 
@@ -138,9 +144,11 @@ class Lost:
 
     Attributes:
         current: The fence that stands now; None: nobody was granted the run since, or it is not known.
+        reason: How that came about, where this process knows.
     """
 
     current: int | None
+    reason: str | None = None
 
 
 def read_over(where: Where, lease: Carried, reply: Any) -> Lost | None:
@@ -208,31 +216,32 @@ def drop_queue(where: Where) -> Call:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """What a doorbell says about a run's lease.
+    """What a doorbell says about a run's lease. It is advice: only the server's answer grants a lease.
 
     Attributes:
         key: The lease's key.
         expires_in: Seconds until it ends unless its holder does something.
-        rank: Waiters before the first of this process.
-        holder: Who was handed the lease and has to claim it; None: nobody new.
-        fence: The new holder's.
-        at_ms: The server's clock when it was handed over.
+        rank: Waiters before the first of this process; before `holder`, if there is one.
+        holder: Whose turn it is to ask; None: nobody's.
     """
 
     key: bytes
     expires_in: float
     rank: int
     holder: str | None
-    fence: int
-    at_ms: int
 
 
 def read_ring(message: Any) -> Ring | None:
     """Reads a message of a channel; None: it is not one of ours."""
     try:
-        lasts, rank, holder, fence, at, key = bytes(message).split(b" ", 5)
+        lasts, rank, holder, key = bytes(message).split(b" ", 3)
         whose = None if holder == b"-" else as_text(holder)
-        expires_in = number(lasts, LONGEST * 1000 + 1) / 1000
-        return Ring(key, expires_in, number(rank), whose, number(fence), number(at))
+        return Ring(key, number(lasts, LONGEST * 1000 + 1) / 1000, number(rank), whose)
     except (TypeError, ValueError):
         return None
+
+
+def where_it_rang(namespace: str, ring: Ring) -> Where | None:
+    """Returns the run that a doorbell speaks of; None: it is none of this namespace."""
+    run_id = run_of_lease(namespace, ring.key)
+    return None if run_id is None else Where(namespace, run_id, run_keys(namespace, run_id))

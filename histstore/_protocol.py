@@ -24,6 +24,7 @@ from .errors import (
     RevisionGoneError,
     UnsupportedVersionError,
 )
+from .messages import freeze_json
 from .snapshot import Attempt, LeaseInfo, Revision, RunId, RunInfo
 
 Command = tuple[bytes | str | int, ...]
@@ -581,30 +582,35 @@ def info(where: Where) -> Call:
 
 
 def read_info(where: Where, reply: Any) -> RunInfo | None:
-    """Reads the reply to `info`; None: the run is absent."""
+    """Reads the reply to `info`; None: the run is absent, and nobody holds it."""
     if any(isinstance(part, Exception) for part in reply):
         raise where.corrupt(None, "a key of the run holds what histstore did not put there")
     fields, pttl, (seconds, micros), (holder, fence, since), lease_pttl, entries = reply
     try:
         raw = _raw_head(fields[:10])
-        if raw is None:
-            if entries:
-                raise BrokenChainError(None, "there is a log, but no head")
-            return None
-        if entries != raw.version - raw.first + 1:
-            raise BrokenChainError(raw.version, "the log does not hold what the head says")
-        meta, created = fields[10] or b"", fields[11]
-        head = raw.head(meta)
         now = timestamp(int(seconds) * 1000 + int(micros) // 1000)
-        created_at = timestamp(created)
-        if now is None or created_at is None or head.revision.saved_at is None:
-            raise BrokenChainError(raw.version, "the head holds no times")
+        if now is None:
+            raise BrokenChainError(None, "the server's clock is not readable")
+        expires_at = timestamp(round(now.timestamp() * 1000) + pttl) if pttl >= 0 else None
         lease = None
         if holder is not None and lease_pttl > 0:
             held_by = number_or_none(fence)
             if held_by is None:
-                raise BrokenChainError(raw.version, "the lease has no fence")
+                raise BrokenChainError(raw.version if raw is not None else None, "the lease has no fence")
             lease = LeaseInfo(as_text(holder), held_by, timestamp(since) or now, lease_pttl / 1000)
+        if raw is None:
+            if entries:
+                raise BrokenChainError(None, "there is a log, but no head")
+            if lease is None:
+                return None  # a lease that has lapsed, a queue or a fence alone is no run
+            return RunInfo(where.run_id, None, 0, 0, freeze_json({}, "meta"), None, None, expires_at, lease)
+        if entries != raw.version - raw.first + 1:
+            raise BrokenChainError(raw.version, "the log does not hold what the head says")
+        meta, created = fields[10] or b"", fields[11]
+        head = raw.head(meta)
+        created_at = timestamp(created)
+        if created_at is None or head.revision.saved_at is None:
+            raise BrokenChainError(raw.version, "the head holds no times")
         return RunInfo(
             where.run_id,
             head.revision,
@@ -613,7 +619,7 @@ def read_info(where: Where, reply: Any) -> RunInfo | None:
             _chain.decode_meta(meta),
             created_at,
             head.revision.saved_at,
-            timestamp(round(now.timestamp() * 1000) + pttl) if pttl >= 0 else None,
+            expires_at,
             lease,
         )
     except BrokenChainError as error:

@@ -103,17 +103,17 @@ class LockedError(LockError):
 
 
 class LeaseLostError(LockError):
-    """A newer holder exists, or the lease lapsed. A save that this answers wrote nothing.
+    """A newer holder exists, or the lease lapsed, was broken or given up. A save that this answers wrote nothing.
 
     Attributes:
         fence: The fencing token of the lease that was lost.
         current: The fencing token that stands now, when that is known.
     """
 
-    def __init__(self, fence: int, current: int | None) -> None:
+    def __init__(self, fence: int, current: int | None, reason: str | None = None) -> None:
         self.fence = fence
         self.current = current
-        now = "it lapsed" if current is None else f"the run is at fence {current} now"
+        now = reason or ("it lapsed" if current is None else f"the run is at fence {current} now")
         super().__init__(
             f"the lease with fence {fence} was lost ({now}): saves that carry it are refused and write nothing; "
             "stop this work, and take the lease anew"

@@ -196,25 +196,27 @@ class LeaseInfo:
 class RunInfo:
     """What is known about a run without its messages.
 
+    A run that is absent has one while somebody holds its lease: in its first turn, say.
+
     Attributes:
         run_id: The run.
-        revision: Its revision now.
+        revision: Its revision now; None: it is absent.
         length: Messages.
         size: Bytes of the encoded messages.
         meta: The mapping saved with the messages.
-        created_at: When its first revision was saved, in UTC, on the server's clock.
-        saved_at: When this revision was saved.
-        expires_at: When the run expires unless it is saved again; None: never.
+        created_at: When its first revision was saved, in UTC, on the server's clock; None: it is absent.
+        saved_at: When this revision was saved; None: it is absent.
+        expires_at: When the run expires unless it is saved again; None: never. Of an absent run: when its fence does.
         lease: Who holds it; None: nobody.
     """
 
     run_id: RunId
-    revision: Revision
+    revision: Revision | None
     length: int
     size: int
     meta: Mapping[str, JSONValue]
-    created_at: datetime
-    saved_at: datetime
+    created_at: datetime | None
+    saved_at: datetime | None
     expires_at: datetime | None
     lease: LeaseInfo | None
 

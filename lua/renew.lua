@@ -5,12 +5,11 @@
 -- ARGV[1] holder   who holds the lease
 -- ARGV[2] fence    the lease's
 -- ARGV[3] ttl      milliseconds that it lives from now
--- ARGV[4] claim    "1" = it was handed over to its holder, who claims it
 --
 -- Returns {"renewed"} | {"lost", fence}
 
 local head_key, log_key, etags_key, lease_key, queue_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local holder, fence, ttl, claim = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
+local holder, fence, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local head = redis.call('HMGET', head_key, 'etag', 'fence', 'holder')
 local present = head[1]
@@ -35,6 +34,6 @@ else
   redis.call('PEXPIRE', lease_key, ttl)
 end
 outlive(ttl)
--- All who wait: nobody has to ask while the lease is renewed. Of a claim those know who were told that it is awaited.
-ring(ttl, not claim)
+-- All who wait: nobody has to ask while the lease is renewed.
+ring(ttl, true)
 return {'renewed'}

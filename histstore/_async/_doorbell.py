@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 from typing import Any, Final
 
 from redis import exceptions as redis_errors
@@ -28,17 +30,33 @@ class Waiter:
     """One who waits for a run's lease.
 
     Attributes:
-        event: Set when one of the others has changed.
-        handed: What the doorbell said when the run was handed over; it has to be claimed.
+        event: Set when it is to look again, sooner than it had thought.
         ask_at: When to ask, if the doorbell has not rung by then.
+        turn_at: When to ask because the doorbell said that it is its turn. Nothing that rings after that puts it off.
     """
 
-    __slots__ = ("ask_at", "event", "handed")
+    __slots__ = ("ask_at", "event", "turn_at")
 
     def __init__(self) -> None:
         self.event = _tasks.Event()
-        self.handed: Ring | None = None
-        self.ask_at = float("inf")
+        self.ask_at = math.inf
+        self.turn_at = math.inf
+
+    @property
+    def due(self) -> float:
+        """When to ask."""
+        return min(self.ask_at, self.turn_at)
+
+    def asks(self) -> bool:
+        """Forgets what rang so far, which is older than the answer that it asks for; returns whether its turn rang."""
+        called = self.turn_at < math.inf
+        self.ask_at = self.turn_at = math.inf
+        return called
+
+    def call(self, rank: int) -> None:
+        """It is its turn, after those that were called before it and could not be counted: they may be alive."""
+        self.turn_at = min(self.turn_at, _io.monotonic() + rank * STAGGER)
+        self.event.set()
 
     def arm(self, expires_in: float, rank: int, wake: bool = True) -> None:
         """Sets when to ask: after the lease's end, in the order of the queue.
@@ -59,12 +77,23 @@ class Waiter:
 class Doorbell:
     """One subscription for all waiters of a backend, opened when the first of them has to wait.
 
-    What it says is advice. A waiter that hears nothing asks when the lease that it waits for has ended.
+    What it says is advice: nobody enters by it. A waiter that hears nothing asks when the lease that it waits for has
+    ended.
+
+    Args:
+        runner: Where its connection comes from.
+        namespace: What its channel's name starts with.
+        stray: Is told of a turn that is nobody's who waits here.
+
+    Attributes:
+        uncounted: Whether it hears though the server does not count it: it listens at a replica, say.
+        listening: Whether it hears.
     """
 
-    def __init__(self, runner: Runner, namespace: str) -> None:
+    def __init__(self, runner: Runner, namespace: str, stray: Callable[[Ring], None]) -> None:
         self.channel = new_channel(namespace)
         self._runner = runner
+        self._stray = stray
         self._waiters: dict[bytes, dict[str, Waiter]] = {}
         self._guard = _tasks.Guard()
         self._routine = _tasks.Routine(self._listen, "histstore-doorbell")
@@ -73,6 +102,7 @@ class Doorbell:
         self._closing = _tasks.Event()
         self._active = False
         self.listening = False
+        self.uncounted = False
 
     def expect(self, key: bytes, holder: str) -> Waiter:
         """Begins to wait for the lease `key`. To be done before the server is asked: it may answer at once."""
@@ -175,7 +205,7 @@ class Doorbell:
 
     def _subscribed(self) -> None:
         missed = self._tried.is_set()
-        self.listening = True
+        self.listening, self.uncounted = True, False
         self._tried.set()
         if missed:
             # Whatever rang while nobody listened, each waiter finds out by asking.
@@ -189,15 +219,23 @@ class Doorbell:
             if ring.holder is None:
                 for place, waiter in enumerate(waiters.values()):
                     waiter.arm(ring.expires_in, ring.rank + place, wake=place < NEAR)
-            elif ring.holder in waiters:
-                waiters[ring.holder].handed = ring
-                waiters[ring.holder].event.set()
+                return
+            called = waiters.get(ring.holder)
+            if called is not None:
+                called.call(ring.rank)
+        if called is None:
+            self._stray(ring)
+
+    def wake(self) -> None:
+        """Wakes all who wait: they have to look whether they still may."""
+        with self._guard:
+            for waiter in self._all():
+                waiter.event.set()
 
     async def close(self) -> None:
         """Stops listening, and wakes all who wait."""
         with self._guard:
             self._closing.set()
             self._tried.set()  # nobody listens any more: who waits for that has waited enough
-            for waiter in self._all():
-                waiter.event.set()
+        self.wake()
         await self._routine.end(self._connection)

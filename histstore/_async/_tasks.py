@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from . import _io
 
@@ -14,8 +14,9 @@ T = TypeVar("T")
 Event = asyncio.Event
 
 
-CLAIMS_LATER: Final = True
-"""Whether the body of a lease that was handed over begins while the claim is on its way: the loop takes the answer."""
+def caller() -> object:
+    """Returns the task that calls."""
+    return asyncio.current_task()
 
 
 class Guard:
@@ -88,8 +89,11 @@ class Aside:
 
     async def end(self) -> None:
         """Ends what is under way."""
-        for task in list(self._tasks):
-            await _end(task)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 class Routine:

@@ -14,13 +14,14 @@ from redis.backoff import NoBackoff
 
 from .. import _protocol
 from .._keys import run_of_head
+from .._leasing import Lost
 from .._retry import Durability, RetryPolicy
 from .._settings import ConnectionSettings, connection_settings
 from ..embedded import EmbeddedServer
 from ..errors import CorruptSnapshotError, SnapshotError
 from ..snapshot import ANY, RunId, RunInfo, check_name
 from . import _io
-from ._leases import Leases
+from ._leases import DELETED, Leases
 from ._runner import Runner
 from .store import RedisHistoryStore
 
@@ -154,25 +155,43 @@ class RedisBackend:
     ) -> None:
         await self.aclose()
 
-    async def aclose(self) -> None:
-        """Gives up what leases are still held, and closes the connections. May be repeated.
+    async def aclose(self, drain: float = 5.0) -> None:
+        """Closes the backend: lets those inside a lock or turn end, gives up what is still held, and disconnects.
 
-        Bodies that still work under a lease lose it: they are cancelled, as `lock` says. An embedded server is stopped
-        when its last user closes.
+        From now on nothing new begins: `lock` and `turn`, and whoever waits in them, raise BackendError. Those inside
+        have `drain` seconds to save and release. What the calling task itself is inside of is not waited for. Then the
+        leases that are left are given up, so that the next worker enters at once: their bodies are cancelled, as `lock`
+        says, and their saves are refused with LeaseLostError. An embedded server is stopped when its last user closes.
+
+        May be repeated, and called by several tasks at once. Cancelling it ends the wait, and the rest is done at once.
+
+        Args:
+            drain: Seconds to wait for those inside at most.
+
+        Raises:
+            SnapshotError: `drain` is out of range.
         """
+        if type(drain) not in (int, float) or not 0 <= drain <= 86400 * 365:
+            raise SnapshotError("drain is a number of seconds from 0 to a year")
         try:
             try:
                 if self._runner.owned:
-                    await self._leases.close()
+                    await self._give_up_leases(drain)
             finally:
                 await self._runner.aclose()
         finally:
             if self._server is not None:
                 await _io.run_to_the_end(self._server.close)
 
-    async def close(self) -> None:
+    async def _give_up_leases(self, drain: float) -> None:
+        try:
+            await self._leases.drain(drain)
+        finally:
+            await self._leases.close()
+
+    async def close(self, drain: float = 5.0) -> None:
         """The same as `aclose`."""
-        await self.aclose()
+        await self.aclose(drain)
 
     def __repr__(self) -> str:
         return f"<RedisBackend with namespace {self.namespace!r}>"
@@ -190,8 +209,8 @@ class RedisBackend:
     async def runs(self, *, prefix: str = "", retry: RetryPolicy | None = None) -> AsyncIterator[RunInfo]:
         """Yields every run whose id starts with `prefix`: each once, in no order, without its messages.
 
-        For maintenance: it walks over all keys of the server. A run that is written or deleted meanwhile
-        may be yielded or not.
+        Also a run that is held and was never saved: its revision is None. For maintenance: it walks over all keys of
+        the server. A run that is written or deleted meanwhile may be yielded or not.
 
         Raises:
             CorruptSnapshotError: A run's head is damaged; the error names it. It comes last, after all
@@ -229,6 +248,8 @@ class RedisBackend:
     async def delete(self, run_id: str | uuid.UUID, *, retry: RetryPolicy | None = None) -> bool:
         """Deletes a run, damaged or not. Whoever holds its lease is fenced: no save of theirs comes after.
 
+        A body that works under a lease of this backend is told at once, as `lock` says; another at its next renewal.
+
         Returns:
             Whether there was a run to delete.
 
@@ -236,8 +257,11 @@ class RedisBackend:
             OutcomeUnknownError: It may have been deleted; `store(run_id).resolve(error.attempt)` says.
         """
         store = self.store(run_id)
+        held = self._leases.here(store._where)
         async with store._begin(retry):
             deleted = await store._delete(ANY, None, retry, force=True)
+        for lease in held:
+            self._leases.lose(lease, Lost(None, DELETED))
         await self._leases.serve(store._where, retry)
         return deleted
 
@@ -245,7 +269,8 @@ class RedisBackend:
         """Takes a run's lease from whoever holds it, and hands the run to the next who waits.
 
         The holder is fenced: no save of theirs comes after. So is one whose lease has lapsed while nobody was
-        granted the run since. For a worker that hangs and goes on renewing.
+        granted the run since. For a worker that hangs and goes on renewing. A body that works under a lease of this
+        backend is told at once, as `lock` says; another at its next renewal.
 
         Returns:
             Whether there was a holder.

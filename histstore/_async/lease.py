@@ -26,7 +26,7 @@ class Lease:
     """
 
     def __init__(
-        self, leases: Leases, where: Where, carried: Carried, ttl: float, renews: bool, until: float, claimed: bool
+        self, leases: Leases, where: Where, carried: Carried, ttl: float, renews: bool, until: float, caller: object
     ) -> None:
         self._leases = leases
         self._where = where
@@ -34,8 +34,8 @@ class Lease:
         self._ttl = ttl
         self._renews = renews
         self._until = until
-        self._claimed = claimed
-        self._next = until - ttl * 2 / 3 if renews or not claimed else until
+        self._caller = caller
+        self._next = until - ttl * 2 / 3 if renews else until
         self._interrupt: Callable[[], None] = lambda: None
         self._asking = False
         self._missed = False
@@ -62,12 +62,12 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether it is known to be another's by now, or its time is over.
+        """Whether it is lost, for good: it is another's, was broken, or its time is over and it could not be renewed.
 
-        A lease whose time is over because this process stood still is renewed when it goes on, if nobody else has
-        taken or waits for the run.
+        A lease whose time is over because this process stood still may yet be renewed when it goes on, if nobody else
+        has taken or waits for the run. Until that is decided, it is not lost, and `remaining()` is 0.
         """
-        return self._lost is not None or (not self._ended and self.remaining() <= 0)
+        return self._lost is not None
 
     def remaining(self) -> float:
         """Returns the seconds for which it is surely held if it is not renewed, counted from when it was asked for."""
@@ -76,13 +76,14 @@ class Lease:
         return max(0.0, self._until - _io.monotonic())
 
     def check(self) -> None:
-        """Raises if it is not held any more. No I/O.
+        """Raises if it is not surely held any more. If its time is over, this decides that it is lost. No I/O.
 
         Raises:
             LeaseLostError: It is not.
         """
-        if self._ended or self.lost:
-            raise self._error()
+        if self._until <= _io.monotonic():
+            self._leases.lose(self, Lost(None), lapsed=True)
+        self._refuse_if_over()
 
     async def wait_lost(self) -> bool:
         """Waits until it is lost or given up; returns whether it was lost. Cancelling it is harmless."""
@@ -105,16 +106,16 @@ class Lease:
         if lost is not None:
             self._leases.lose(self, lost)
             raise self._error()
-        self._renewed(delivery.began)
+        self._leases.prolonged(self, delivery.began)
+        self._refuse_if_over()
 
     def _renewal(self) -> Call:
-        return _leasing.renew(self._where, self._carried, round(self._ttl * 1000), claim=not self._claimed)
+        return _leasing.renew(self._where, self._carried, round(self._ttl * 1000))
 
     def _giving_up(self) -> Call:
         return _leasing.release(self._where, self.holder, self._place, late=self._late)
 
-    def _renewed(self, began: float) -> None:
-        self._claimed = True
+    def _prolonged(self, began: float) -> None:
         self._missed = False
         self._until = max(self._until, began + self._ttl)
         self._next = began + self._ttl / 3 if self._renews else self._until
@@ -125,7 +126,8 @@ class Lease:
             raise self._error()
 
     def _error(self) -> LeaseLostError:
-        return LeaseLostError(self.fence, self._lost.current if self._lost is not None else None)
+        lost = self._lost or Lost(None, "it was given up")
+        return LeaseLostError(self.fence, lost.current, lost.reason)
 
     def __repr__(self) -> str:
         state = "lost" if self._lost is not None else "given up" if self._ended else f"{self.remaining():.1f} s left"

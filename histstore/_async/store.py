@@ -972,7 +972,7 @@ class RedisHistoryStore(Generic[M]):
         return Page(tuple(found.messages), tuple(found.pins), found.start, head.length, meta, head.revision)
 
     async def info(self, *, retry: RetryPolicy | None = None) -> RunInfo | None:
-        """Returns what is known about the run; None when it is absent. No messages travel.
+        """Returns what is known about the run; None when it is absent and nobody holds it. No messages travel.
 
         Raises:
             CorruptSnapshotError: The run's head is damaged.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,10 +33,9 @@ from .lease import Lease
 PATIENCE: Final = 1.0
 """Seconds for which a request about a lease is tried, however little time is left for it to be of use."""
 
-DRIFT: Final = 0.001
-"""By how much two clocks may disagree on how much time has passed."""
-FRESH: Final = 60.0
-"""Seconds after an answer of the server for which its clock is reckoned by it."""
+CLOSED: Final = "the backend was closed"
+BROKEN: Final = "break_lease took it"
+DELETED: Final = "the run was deleted"
 
 log = logging.getLogger("histstore")
 
@@ -55,7 +55,7 @@ class _Acquisition:
         queued: Whether it asked for a place in the queue.
         began: When the last request was sent.
         until: When the lease's time is over, once it is granted.
-        claimed: Whether it was granted for its full time.
+        called: Whether the doorbell has said that it is its turn.
     """
 
     where: Where
@@ -65,7 +65,7 @@ class _Acquisition:
     queued: bool = False
     began: float = 0.0
     until: float = 0.0
-    claimed: bool = True
+    called: bool = False
 
     def leaving(self, late: bool) -> Call:
         """Builds the request that leaves nothing of it on the server."""
@@ -91,14 +91,19 @@ class Leases:
     def __init__(self, runner: Runner, namespace: str, policy: RetryPolicy) -> None:
         self._runner = runner
         self._policy = policy
-        self._doorbell = Doorbell(runner, namespace)
+        self._namespace = namespace
+        self._doorbell = Doorbell(runner, namespace, self._stray)
         self._held: dict[str, Lease] = {}
+        self._inside: dict[str, Lease] = {}
         self._ways: set[_Acquisition] = set()
         self._guard = _tasks.Guard()
         self._alarm = _tasks.Alarm(self._renew, "histstore-alarm")
         self._aside = _tasks.Aside("histstore-renewal")
+        self._turning_away = _tasks.Aside("histstore-turn-away")
         self._jobs = _tasks.Jobs()
         self._turnstiles: dict[bytes, _Turnstile] = {}
+        self._draining: set[_tasks.Event] = set()
+        self._closing = False
         self._closed = False
 
     def of(self, where: Where) -> Lease | None:
@@ -140,19 +145,17 @@ class Leases:
             else:
                 raise BackendUnavailableError("lock: answers take longer than the lease lives: choose a longer ttl")
             carried = Carried(granted.fence, way.ticket.holder)
-            lease = Lease(self, where, carried, ttl, renews, way.until, way.claimed)
+            lease = Lease(self, where, carried, ttl, renews, way.until, _tasks.caller())
             with self._guard:
-                self._held[lease.holder] = lease
-            # One that is still to be claimed is due: the claim goes out at the body's first await, off the way to it.
+                self._held[lease.holder] = self._inside[lease.holder] = lease
             self._alarm.set(lease._next)
-            if self._closed:
-                raise BackendError("this backend was closed while the lease was taken")
+            if self._closing:
+                raise BackendError("this backend is closing: the lease that was taken is given up again")
             # Copies that may still arrive would otherwise leave a lease, or a place in the queue, that nobody knows of.
-            lease._late, lease._place = way.late, way.ticket.place if way.late and way.queued else ""
+            lease._late, lease._place = way.late, way.ticket.place if way.queued else ""
             return lease
         except BaseException:
-            with self._guard:
-                self._held.pop(way.ticket.holder, None)
+            self._no_longer_inside(way.ticket.holder)
             self._abandon(way)
             raise
         finally:
@@ -172,29 +175,27 @@ class Leases:
             turnstile = self._turnstile(key)
             try:
                 with _io.Held(turnstile.lock, _left(deadline, 1e9), _timed_out, ""):
-                    waiter.ask_at = math.inf  # what has rung so far is older than the answer
+                    waiter.asks()
                     answer = self._join(way, deadline, policy)
             finally:
                 self._passed(key, turnstile)
             while isinstance(answer, Taken):
                 self._doorbell.told(waiter, answer.expires_in, answer.rank or 0)
-                asked, answered = way.began, _io.monotonic()
-                while not waiter.handed and _io.monotonic() < waiter.ask_at:
+                answered = _io.monotonic()
+                while _io.monotonic() < waiter.due:
                     if deadline is not None and _io.monotonic() >= deadline:
                         left = max(0.0, answer.expires_in - (_io.monotonic() - answered))
                         raise LockTimeoutError(answer.holder, left)
-                    _tasks.wait(waiter.event, _left(deadline, waiter.ask_at - _io.monotonic()))
+                    _tasks.wait(waiter.event, _left(deadline, waiter.due - _io.monotonic()))
                     waiter.event.clear()
-                    if self._closed:
-                        raise BackendError("this backend was closed while the lease was waited for")
-                ring, waiter.handed = waiter.handed, None
-                if ring is not None and _tasks.CLAIMS_LATER:
-                    until = _valid_until(ring, answer, asked)
-                    if until > _io.monotonic() + ring.expires_in / 2:
-                        way.until, way.claimed = until, False
-                        return Granted(ring.fence)
-                waiter.ask_at = math.inf
+                    self._refuse_if_closing()
+                called = waiter.asks()
+                way.called = way.called or called
+                # Only the answer grants the lease: what rang may be old, or have been said by a server that has it not.
                 answer = self._ask(way, deadline, policy)
+                if called and isinstance(answer, Taken):
+                    # It was passed over, alive as it is: where it listens, the server does not count it.
+                    self._doorbell.uncounted = True
             return answer
         finally:
             self._doorbell.forget(key, holder)
@@ -227,15 +228,15 @@ class Leases:
 
     def _ask(self, way: _Acquisition, deadline: float | None, policy: RetryPolicy | None) -> Granted | Taken:
         with self._guard:
-            if self._closed:
-                raise BackendError("this backend is closed: make a new one")
+            self._refuse_if_closing()
             # From here on it may be on its way, and whoever closes the backend meanwhile has to give it up.
             known, way.open = way.open, True
         delivery = Delivery()
         answered = refused = False
         within = _left(deadline, math.inf)
         try:
-            call = _leasing.acquire(way.where, way.ticket, queue=way.queued)
+            uncounted = way.called or self._doorbell.uncounted
+            call = _leasing.acquire(way.where, way.ticket, queue=way.queued, uncounted=uncounted)
             reply = self.send(way.where, call, within, delivery, policy)
             answered = True
         except (BackendUnavailableError, CorruptSnapshotError):
@@ -247,7 +248,7 @@ class Leases:
             way.late = way.late or delivery.ambiguous or (delivery.sent and not answered and not refused)
             way.began = delivery.began
         answer = _leasing.read_acquire(way.where, reply)
-        way.until, way.claimed = way.began + way.ticket.ttl_ms / 1000, True
+        way.until = way.began + way.ticket.ttl_ms / 1000
         if answer is None:
             raise BackendUnavailableError("lock: it was settled as given up; nothing was acquired, repeat it")
         if isinstance(answer, Taken) and not way.queued and not way.late:
@@ -264,6 +265,22 @@ class Leases:
             self._give_up, way.where, Carried(0, way.ticket.holder), way.leaving(way.late), way.ticket.ttl_ms / 1000
         )
         self._jobs.start(give_up)
+
+    def _refuse_if_closing(self) -> None:
+        if self._closing:
+            raise BackendError("this backend is closing, and nothing new begins in it: make a new one")
+
+    def _stray(self, ring: Ring) -> None:
+        """Gives up at once what was handed to nobody: a late copy of a request had queued for one who has left."""
+        holder = ring.holder or ""
+        with self._guard:
+            known = self._closed or holder in self._held or any(way.ticket.holder == holder for way in self._ways)
+        where = _leasing.where_it_rang(self._namespace, ring)
+        if where is not None and not known:
+            self._turning_away.start(functools.partial(self._turn_away, where, holder))
+
+    def _turn_away(self, where: Where, holder: str) -> None:
+        self._give_up(where, Carried(0, holder), _leasing.release(where, holder, late=True), PATIENCE)
 
     def _give_up(self, where: Where, carried: Carried, call: Call, within: float) -> Lost | None:
         """Ends a lease or the wait for one; returns whose it was, if it was another's. Does not raise."""
@@ -297,20 +314,45 @@ class Leases:
                 return
             give_up = functools.partial(self._give_up, lease._where, lease._carried, lease._giving_up(), within)
             lost = scope.finish(give_up, self._jobs, error)
-            if lost is not None and lease._lost is None:
-                lease._lost = lost
+            if lost is not None:
+                before = lease._lost or lost
+                lease._lost = Lost(before.current or lost.current, before.reason)
         finally:
+            self._no_longer_inside(lease.holder)
             lease._over.set()
 
-    def lose(self, lease: Lease, lost: Lost) -> None:
-        """Tells a lease, and the body that works under it, that it is not held any more."""
+    def _no_longer_inside(self, holder: str) -> None:
         with self._guard:
-            if lease._lost is not None or lease._ended:
+            self._held.pop(holder, None)
+            self._inside.pop(holder, None)
+            draining = list(self._draining)
+        for event in draining:
+            event.set()
+
+    def lose(self, lease: Lease, lost: Lost, *, lapsed: bool = False) -> None:
+        """Decides that a lease is not held any more, for good, and tells the body that works under it.
+
+        Args:
+            lease: The lease.
+            lost: What is known of that.
+            lapsed: Whether that is so only if its time is over.
+        """
+        with self._guard:
+            if lease._lost is not None or lease._ended or (lapsed and lease._until > _io.monotonic()):
                 return
             lease._lost = lost
             self._held.pop(lease.holder, None)
+            draining = list(self._draining)
+        for event in draining:
+            event.set()
         lease._over.set()
         lease._interrupt()
+
+    def prolonged(self, lease: Lease, began: float) -> None:
+        """Takes it that a renewal was answered that was sent at `began`; what is lost by now stays lost."""
+        with self._guard:
+            if lease._lost is None and not lease._ended:
+                lease._prolonged(began)
 
     def _renew(self) -> float | None:
         """Has renewed what is due; returns when to look again."""
@@ -319,16 +361,12 @@ class Leases:
             held = [lease for lease in self._held.values() if not lease._asking]
         for lease in held:
             # One whose time is over only because this process stood still has a last try.
-            if lease._until <= now and (lease._missed or (lease._claimed and not lease._renews)):
-                self.lose(lease, Lost(None))
+            if lease._until <= now and (lease._missed or not lease._renews):
+                self.lose(lease, Lost(None), lapsed=True)
         # Those that are nearly due come along: one request for many.
-        self._prolong([
-            lease
-            for lease in held
-            if lease._lost is None
-            and (lease._renews or not lease._claimed)
-            and lease._next <= now + lease._ttl / 10
-        ])  # fmt: skip
+        self._prolong(
+            [lease for lease in held if lease._lost is None and lease._renews and lease._next <= now + lease._ttl / 10]
+        )
         return self._next_time()
 
     def _next_time(self) -> float | None:
@@ -370,13 +408,13 @@ class Leases:
             log.debug("a lease of run %r was not renewed: %s", str(lease.run_id), error)
             now = _io.monotonic()
             if now >= lease._until:
-                self.lose(lease, Lost(None))
+                self.lose(lease, Lost(None), lapsed=True)
             # Again soon, and more often the less time is left; when it is over, that was it.
             lease._missed = True
             lease._next = min(now + max(0.01, min(lease._ttl / 12, (lease._until - now) / 3)), lease._until)
             return
         if lost is None:
-            lease._renewed(began)
+            self.prolonged(lease, began)
         else:
             self.lose(lease, lost)
 
@@ -389,7 +427,16 @@ class Leases:
         # seems to hold it: a server that may not be written to, a replica say, does not know who does.
         call = _leasing.release(where, found.holder, force=True)
         self.send(where, call, math.inf, Delivery(), policy)
+        lease = self._held.get(found.holder)
+        if lease is not None:
+            # Its body would not hear of it before the next renewal.
+            self.lose(lease, Lost(None, BROKEN))
         return bool(found.holder)
+
+    def here(self, where: Where) -> list[Lease]:
+        """Returns the leases of a run that are held here."""
+        with self._guard:
+            return [lease for lease in self._held.values() if lease._where.key == where.key]
 
     def serve(self, where: Where, policy: RetryPolicy | None) -> None:
         """Serves the next waiter of a run that was deleted. Does not raise: they come by themselves, too."""
@@ -409,41 +456,59 @@ class Leases:
         reply = self.send(where, _leasing.occupied(where), math.inf, Delivery(), policy)
         return _leasing.read_occupied(where, reply)
 
+    def drain(self, seconds: float) -> None:
+        """Lets nothing new begin, and waits until nobody is inside, or `seconds` have passed.
+
+        What the calling task itself is inside of is not waited for, nor what is lost.
+        """
+        end, caller, event = _io.monotonic() + seconds, _tasks.caller(), _tasks.Event()
+        with self._guard:
+            self._closing = True
+            self._draining.add(event)
+        self._doorbell.wake()
+        try:
+            while True:
+                event.clear()  # before the look, so that whoever leaves after it is noticed
+                with self._guard:
+                    inside = [lease for lease in self._inside.values() if lease._lost is None]
+                left = end - _io.monotonic()
+                if left <= 0 or all(lease._caller is caller for lease in inside):
+                    return
+                _tasks.wait(event, left)
+        finally:
+            with self._guard:
+                self._draining.discard(event)
+
     def close(self) -> None:
         """Gives up all leases and all waiting, and waits until that is done."""
         with self._guard:
-            self._closed = True
+            self._closing = self._closed = True
             held, ways = list(self._held.values()), [way for way in self._ways if way.open]
         # What a way has asked may be on its way just now.
         calls = [lease._giving_up() for lease in held] + [way.leaving(True) for way in ways]
         for lease in held:
             # Its body works on without it: nobody renews it from now on.
-            self.lose(lease, Lost(None))
+            self.lose(lease, Lost(None, CLOSED))
         try:
             if calls:
                 self._runner.together(calls, 2 * PATIENCE)
         except (redis_errors.RedisError, OSError, HistoryStoreError) as error:
             log.warning("%d leases were not given up, and lapse: %s", len(calls), error)
-        self._doorbell.close()
+        finally:
+            self._end_work()
+
+    def _end_work(self) -> None:
         self._alarm.close()
-        self._aside.end()
-        self._jobs.close()
+        # Each of them, also where this is cancelled meanwhile.
+        with ExitStack() as stack:
+            stack.callback(self._jobs.close)
+            stack.callback(self._turning_away.end)
+            stack.callback(self._aside.end)
+            stack.callback(self._doorbell.close)
 
 
 def _left(deadline: float | None, most: float) -> float:
     return most if deadline is None else max(0.0, min(most, deadline - _io.monotonic()))
-
-
-def _valid_until(ring: Ring, before: Taken, asked: float) -> float:
-    """Returns until when a lease that was handed over is surely held, by this process's clock.
-
-    The doorbell may have rung long ago, while this process stood still. What tells is how far the server's clock
-    has come since it answered a request that was sent at `asked`: no less time can have passed here since then,
-    unless that clock was set forward meanwhile. Then what is left of a claim is believed for longer than it lives.
-    """
-    since = (ring.at_ms - before.at_ms) / 1000
-    latest = asked + since * (1 - DRIFT) + ring.expires_in
-    return min(latest, _io.monotonic() + ring.expires_in) if 0 <= since <= FRESH else 0.0
 
 
 def _timed_out(_text: str) -> LockTimeoutError:

@@ -18,11 +18,13 @@ T = TypeVar("T")
 Event = threading.Event
 Guard = threading.Lock
 
-CLAIMS_LATER: Final = False
-"""Whether the body of a lease that was handed over begins while the claim is on its way. It would take a thread."""
-
 IDLE: Final = 5.0
 """Seconds that a thread waits for work before it ends."""
+
+
+def caller() -> object:
+    """Returns the thread that calls."""
+    return threading.current_thread()
 
 
 def wait(event: threading.Event, seconds: float | None) -> None:

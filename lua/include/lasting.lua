@@ -26,8 +26,8 @@ local function outlive(lasts)
 end
 
 -- A message to a waiter's channel. Returns how many listened, or an error.
-local function tell(channel, lasts, rank, holder, fence, at)
-  local words = {text(lasts), text(rank), holder, fence, text(at), lease_key}
+local function tell(channel, lasts, rank, holder)
+  local words = {text(lasts), text(rank), holder, lease_key}
   return redis.pcall('PUBLISH', channel, table.concat(words, ' '))
 end
 
@@ -38,11 +38,11 @@ local function ring(lasts, all)
   local told = {}
   local count = 0
   for rank, place in ipairs(redis.call('LRANGE', queue_key, 0, row - 1)) do
-    local channel = string.match(place, '^%d+ (%S+) ')
+    local channel = string.match(place, '^%d+ %??(%S+) ')
     if channel and count < processes and not told[channel] then
       told[channel] = true
       -- One that nobody listens to does not count: its waiters are gone.
-      if tell(channel, lasts, rank - 1, '-', '0', 0) ~= 0 then count = count + 1 end
+      if tell(channel, lasts, rank - 1, '-') ~= 0 then count = count + 1 end
     end
   end
   if next(told) then redis.call('PEXPIRE', queue_key, lasts + QUEUE_MS) end

@@ -88,7 +88,7 @@ def test_a_release_whose_answer_is_lost_is_no_loss(waits: bool, scene: Scene) ->
 
 
 def test_a_late_release_does_not_free_a_successors_lease(scene: Scene) -> None:
-    """Its first copy comes when the next holder is inside: it changes nothing, and says so."""
+    """Its first copy comes when the next holder is inside: it is told that it was released, and changes nothing."""
     job = scene.enter(scene.mine, token="mine")
     scene.between.keep_back(1, carries(RELEASE))
     assert scene.leave(scene.mine, job).error is None
@@ -97,7 +97,7 @@ def test_a_late_release_does_not_free_a_successors_lease(scene: Scene) -> None:
     scene.until(lambda: scene.raw.llen(scene.keys.queue), "the third queues")
     before = scene.lease()
     for _ in range(2):
-        assert scene.deliver()[0] == b"lost"
+        assert scene.deliver() == [b"released"]
     assert scene.lease() == before
     assert scene.raw.llen(scene.keys.queue) == 1
     assert scene.others.said(third, "in") is None
@@ -154,12 +154,14 @@ def test_a_late_acquire_after_the_release_leaves_no_ghost_lease(scene: Scene) ->
 
 
 def test_without_the_lost_copy_the_same_request_would_be_a_ghost(scene: Scene) -> None:
-    """The danger is real: a copy of which nobody knew takes the lease; what prevents it is the mark."""
+    """The danger is real: a copy of which nobody knew takes the lease; a mark, or the head's memory, prevents it."""
     scene.between.keep_back(1, carries(ACQUIRE))
     job = scene.enter(scene.mine)
     assert scene.leave(scene.mine, job).error is None
     holder = next(iter(scene.raw.hkeys(scene.keys.marks)))  # type: ignore[arg-type]
     scene.raw.hdel(scene.keys.marks, holder)
+    assert scene.deliver() == [b"cancelled"]
+    scene.raw.hdel(scene.keys.head, "left")
     assert scene.deliver()[0] == b"granted"
     assert scene.lease()[b"holder"] == holder
     scene.raw.delete(scene.keys.lease)

@@ -10,7 +10,6 @@ ABSENT_HEAD: Final = (
     "    if left < math.max(lasts, MEMORY_MS) then redis.call('PEXPIRE', head_key, math.max(lasts, MEMORY_MS)) end\n"
 )
 FENCED: Final = "  local fence = text(math.max(head_fence + 1, time))\n  --"
-ANNOUNCED: Final = "    local fence = text(math.max(head_fence + 1, time))\n    --"
 PROOF: Final = "  redis.call('PEXPIRE', lease_key, lasts)\n  redis.call('HSET', head_key"
 ENDS: Final = "text(time))\n  redis.call('PEXPIRE', lease_key, lasts)\n"
 REVIVED: Final = (
@@ -21,14 +20,30 @@ REVIVED: Final = (
 REVIVES, NAMES, LASTS = REVIVED.splitlines(keepends=True)
 LOST_LIVE: Final = "  if lease[1] ~= holder or lease[2] ~= fence then return {'lost', lease[2]} end\n"
 LOST_LAPSED: Final = "if head[2] ~= fence or head[3] ~= holder or waiting > 0 then\n"
-BARGES: Final = "if not lease[1] and first and first ~= place then\n"
+BARGES: Final = "if redis.call('LINDEX', queue_key, 0) and not lease[1] then\n"
+REMEMBERED: Final = (
+    "if has_left(left, '+', holder) or has_left(left, '!', holder)"
+    " or redis.call('HEXISTS', marks_key, holder) == 1 then\n"
+)
+TWICE: Final = (
+    "local rank = redis.call('LPOS', queue_key, ttl .. ' ' .. bare .. ' ' .. holder)\n"
+    "  or redis.call('LPOS', queue_key, ttl .. ' ?' .. bare .. ' ' .. holder)\n"
+    "  or redis.call('RPUSH', queue_key, ttl .. ' ' .. channel .. ' ' .. holder) - 1\n"
+)
 MINE: Final = "  redis.call('PEXPIRE', lease_key, lasts)\n  outlive(lasts)\n"
 HELD: Final = "local held, named = lease[1] == holder, holder ~= '' and head[3] == holder\n"
-FIRST_WRITE: Final = "if held then redis.call('DEL', lease_key) else redis.call('LREM', queue_key, 1, place) end\n"
+ENDED: Final = "  redis.call('DEL', lease_key)\n"
+LEAVES: Final = "  redis.call('LREM', queue_key, 1, place)\n"
+LEAVES_AS_UNCOUNTED: Final = "  redis.call('LREM', queue_key, 1, (string.gsub(place, ' ', ' ?', 1)))\n"
+GAVE_UP: Final = "redis.call('HSET', head_key, 'holder', '', 'left', with(left, '+', holder))\n"
+WAS_HERE: Final = (
+    "elseif holder ~= '' and head[2] and not gave_up and not has_left(left, '!', holder) then\n"
+    "  redis.call('HSET', head_key, 'left', with(left, '!', holder))\n"
+)
 BREAKS: Final = "if force and (held or named) then\n"
 RAISED: Final = "  head_fence = math.max(head_fence + 1, (tonumber(held and lease[2] or '0')) + 1, now())\n"
 NEXT: Final = "if held or not lease[1] then hand_off() end\n"
-DONE: Final = "if held or named then return {'released'} end\n"
+DONE: Final = "if held or named or (gave_up and not force) then return {'released'} end\n"
 
 LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     # -------------------------------------------------------------------------------------- lasting
@@ -132,8 +147,8 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     ),
     cut(
         "a process that hears nothing does not count", "lasting",
-        "if tell(channel, lasts, rank - 1, '-', '0', 0) ~= 0 then count = count + 1 end",
-        "tell(channel, lasts, rank - 1, '-', '0', 0)\n      count = count + 1",
+        "if tell(channel, lasts, rank - 1, '-') ~= 0 then count = count + 1 end",
+        "tell(channel, lasts, rank - 1, '-')\n      count = count + 1",
         "a_neighbour_that_nobody_listens_to_does_not_count",
     ),
     cut(
@@ -221,16 +236,6 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
         "an_item_of_the_queue_that_is_none_is_passed_over",
     ),
     cut(
-        "the fence that is announced is above the head's", "granting",
-        ANNOUNCED, ANNOUNCED.replace("math.max(head_fence + 1, time)", "time"),
-        "a_hand_off_tells_who_has_the_run_and_who_is_near",
-    ),
-    cut(
-        "the fence that is announced is by the clock", "granting",
-        ANNOUNCED, ANNOUNCED.replace("math.max(head_fence + 1, time)", "head_fence + 1"),
-        "a_hand_off_tells_who_has_the_run_and_who_is_near",
-    ),
-    cut(
         "the neighbours are told", "granting",
         "    ring(claim, false)\n", "",
         "a_hand_off_tells_who_has_the_run_and_who_is_near", "a_waiter_that_does_not_claim_costs_its_claim",
@@ -247,18 +252,18 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     ),
     cut(
         "an item that is none is nobody's", "granting",
-        "if ttl and tell(", "if tell(",
+        "if ttl and (tell(", "if (tell(",
         "an_item_of_the_queue_that_is_none_is_passed_over",
     ),
     cut(
         "who does not listen is passed over", "granting",
-        "fence, time) ~= 0 then", "fence, time) then",
+        "passed, waiter) ~= 0 or", "passed, waiter) or",
         "a_place_that_nobody_listens_to_is_dropped_at_once", "whose_turn_it_is_after_the_dead_has_its_full_time",
     ),
     cut(
         "who may not be told is not passed over", "granting",
-        "if ttl and tell(channel, claim, 0, waiter, fence, time) ~= 0 then",
-        "if ttl and (tonumber(tell(channel, claim, 0, waiter, fence, time)) or 0) ~= 0 then",
+        "if ttl and (tell(channel, claim, passed, waiter) ~= 0 or",
+        "if ttl and ((tonumber(tell(channel, claim, passed, waiter)) or 0) ~= 0 or",
         "the_run_is_handed_over_though_nobody_may_be_told",
     ),
     cut(
@@ -268,8 +273,68 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     ),
     cut(
         "one at a time", "granting",
-        "      grant(waiter, claim, time)\n      return\n", "      grant(waiter, claim, time)\n",
+        "      if passed > 0 then tell(channel, claim, 0, waiter) end\n      return\n", "",
         "a_release_hands_the_run_to_the_first_waiter",
+    ),
+    cut(
+        "who asks is out of the queue", "granting",
+        "    if me and waiter == me then return end\n", "",
+        "who_is_first_takes_a_lapsed_run_itself", "whoever_asks_leaves_those_behind_it_in_their_places",
+    ),
+    cut(
+        "an item that is none is not who asks", "granting",
+        "if me and waiter == me then", "if waiter == me then",
+        "an_item_of_the_queue_that_is_none_is_passed_over",
+    ),
+    cut(
+        "who hears without being counted is not passed over", "granting",
+        " or unheard ~= '') then", ") then",
+        "who_hears_without_being_counted_keeps_its_place",
+    ),
+    cut(
+        "that it is not counted is no part of a channel", "granting",
+        "'^(%d+) (%??)(%S+) (.+)$'", "'^(%d+) ()(%S+) (.+)$'",
+        "who_hears_without_being_counted_keeps_its_place",
+    ),
+    cut(
+        "those who cannot be counted do not come at once", "granting",
+        "tell(channel, claim, passed, waiter)", "tell(channel, claim, 0, waiter)",
+        "those_who_cannot_be_counted_are_called_one_after_the_other",
+    ),
+    cut(
+        "those who cannot be counted are counted", "granting",
+        "    passed = passed + 1\n", "",
+        "those_who_cannot_be_counted_are_called_one_after_the_other",
+    ),
+    cut(
+        "who has the run comes at once", "granting",
+        "      if passed > 0 then tell(channel, claim, 0, waiter) end\n", "",
+        "those_who_cannot_be_counted_are_called_one_after_the_other",
+    ),
+    cut(
+        "who has the run is told once", "granting",
+        "if passed > 0 then tell", "if true then tell",
+        "a_hand_off_tells_who_has_the_run_and_who_is_near",
+    ),
+    cut(
+        "the last who left are remembered", "granting",
+        "string.sub((left or '') .. trace(sign, name), -LEFT_BYTES)", "trace(sign, name)",
+        "who_has_left_is_remembered_by_the_head",
+    ),
+    cut(
+        "not all who left are remembered", "granting",
+        "string.sub((left or '') .. trace(sign, name), -LEFT_BYTES)", "(left or '') .. trace(sign, name)",
+        "who_has_left_is_remembered_by_the_head",
+    ),
+    cut(
+        "the end of a name is remembered", "granting",
+        "string.sub(name, -8)", "string.sub(name, 1, 8)",
+        "who_has_left_is_remembered_by_the_head",
+    ),
+    cut(
+        "a name ends", "granting",
+        "string.sub(name, -8) .. ' '", "string.sub(name, -8)",
+        "who_has_left_is_remembered_by_the_head",
     ),
     # -------------------------------------------------------------------------------------- acquire
     cut(
@@ -284,39 +349,52 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     ),
     cut(
         "marks are obeyed", "acquire",
-        "if redis.call('HEXISTS', marks_key, holder) == 1 then", "if false then",
+        REMEMBERED, REMEMBERED.replace(" or redis.call('HEXISTS', marks_key, holder) == 1", ""),
         "a_late_acquire_after_its_release_is_no_ghost",
+    ),
+    cut(
+        "who has left is not granted", "acquire",
+        REMEMBERED, "if redis.call('HEXISTS', marks_key, holder) == 1 then\n",
+        "who_has_left_is_remembered_by_the_head",
+    ),
+    cut(
+        "who gave up is not granted", "acquire",
+        REMEMBERED, REMEMBERED.replace("has_left(left, '+', holder) or ", ""),
+        "who_has_left_is_remembered_by_the_head",
+    ),
+    cut(
+        "who left the queue is not granted", "acquire",
+        REMEMBERED, REMEMBERED.replace("has_left(left, '!', holder) or ", ""),
+        "who_has_left_is_remembered_by_the_head",
     ),
     cut("nobody barges", "acquire", BARGES, "if false then\n", "nobody_barges"),
     cut(
-        "a run that is taken is not handed over", "acquire",
-        BARGES, BARGES.replace("not lease[1] and ", ""),
-        "who_queues_is_told_place_and_clock", "a_queue_ends_a_minute_after_the_lease",
-    ),
-    cut(
-        "who is first needs no hand-off", "acquire",
-        BARGES, BARGES.replace(" and first ~= place", ""),
-        "who_is_first_takes_a_lapsed_run_itself",
-    ),
-    cut(
         "the first is served", "acquire",
-        "  hand_off()\n", "",
-        "nobody_barges", "whose_turn_it_is_after_the_dead_has_its_full_time",
+        "  hand_off(holder)\n", "",
+        "nobody_barges", "whoever_asks_leaves_those_behind_it_in_their_places",
+    ),
+    cut(
+        "the first needs no hand-off", "acquire",
+        "  hand_off(holder)\n", "  hand_off()\n",
+        "who_is_first_takes_a_lapsed_run_itself", "whoever_asks_leaves_those_behind_it_in_their_places",
+    ),
+    cut(
+        "a run that is taken is not handed over", "acquire",
+        BARGES, BARGES.replace(" and not lease[1]", ""),
+        "who_queues_is_told_its_place", "a_queue_ends_a_minute_after_the_lease",
     ),
     cut(
         "who was served has the run", "acquire",
         "  lease = redis.call('HMGET', lease_key, 'holder', 'fence')\nend\n", "end\n",
         "nobody_barges",
     ),
-    cut("a free run is granted", "acquire", "if not lease[1] then\n", "if false then\n", "a_free_run_is_granted"),
     cut(
-        "a taken run is not granted", "acquire", "if not lease[1] then\n", "if true then\n",
-        "who_does_not_queue_is_told_who_holds_it", "late_copies_do_nothing_to_the_successor",
+        "a free run is granted", "acquire", "if not lease[1] then return", "if false then return",
+        "a_free_run_is_granted",
     ),
     cut(
-        "who has the run waits no more", "acquire",
-        "  if first then redis.call('LPOP', queue_key) end\n", "",
-        "who_is_first_takes_a_lapsed_run_itself",
+        "a taken run is not granted", "acquire", "if not lease[1] then return", "if true then return",
+        "who_does_not_queue_is_told_who_holds_it", "late_copies_do_nothing_to_the_successor",
     ),
     cut(
         "a grant", "acquire",
@@ -357,28 +435,43 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
         "who_does_not_queue_is_told_who_holds_it",
     ),
     cut(
-        "nobody stands in the queue twice", "acquire",
-        "redis.call('LPOS', queue_key, place) or ", "",
-        "who_queues_is_told_place_and_clock",
+        "no copy of one place is another", "acquire",
+        TWICE, "local rank = " + TWICE.split("\n  or ")[2],
+        "who_queues_is_told_its_place",
+    ),
+    cut(
+        "who is counted by now stands there as not counted", "acquire",
+        TWICE, TWICE.replace("  or redis.call('LPOS', queue_key, ttl .. ' ?' .. bare .. ' ' .. holder)\n", ""),
+        "a_place_that_says_so_is_one_and_the_same",
+    ),
+    cut(
+        "who is not counted stands there as counted", "acquire",
+        TWICE, TWICE.replace("redis.call('LPOS', queue_key, ttl .. ' ' .. bare .. ' ' .. holder)\n  or ", ""),
+        "a_place_that_says_so_is_one_and_the_same",
+    ),
+    cut(
+        "one place, whether it is counted or not", "acquire",
+        "string.match(channel, '^%??(.+)$')", "channel",
+        "a_place_that_says_so_is_one_and_the_same",
     ),
     cut(
         "a place at the end", "acquire",
-        "redis.call('RPUSH', queue_key, place)", "redis.call('LPUSH', queue_key, place)",
-        "who_queues_is_told_place_and_clock", "a_release_hands_the_run_to_the_first_waiter",
+        "redis.call('RPUSH', queue_key, ttl", "redis.call('LPUSH', queue_key, ttl",
+        "who_queues_is_told_its_place", "a_release_hands_the_run_to_the_first_waiter",
     ),
     cut(
         "ranks begin at 0", "acquire",
-        "redis.call('RPUSH', queue_key, place) - 1", "redis.call('RPUSH', queue_key, place)",
-        "who_queues_is_told_place_and_clock",
+        "channel .. ' ' .. holder) - 1\n", "channel .. ' ' .. holder)\n",
+        "who_queues_is_told_its_place",
     ),
     cut(
         "a queue has an end", "acquire",
-        "redis.call('PEXPIRE', queue_key, math.max(left, 0) + QUEUE_MS)\n", "",
-        "who_queues_is_told_place_and_clock", "a_queue_ends_a_minute_after_the_lease",
+        "redis.call('PEXPIRE', queue_key, math.max(ends, 0) + QUEUE_MS)\n", "",
+        "who_queues_is_told_its_place", "a_queue_ends_a_minute_after_the_lease",
     ),
     cut(
         "a queue outlives the lease", "acquire",
-        "math.max(left, 0) + QUEUE_MS", "QUEUE_MS",
+        "math.max(ends, 0) + QUEUE_MS", "QUEUE_MS",
         "a_queue_ends_a_minute_after_the_lease",
     ),
     # ---------------------------------------------------------------------------------------- renew
@@ -407,7 +500,7 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     cut(
         "a renewal prolongs", "renew",
         "  redis.call('PEXPIRE', lease_key, ttl)\nelse\n", "else\n",
-        "a_renewal_prolongs", "a_release_hands_the_run_to_the_first_waiter",
+        "a_renewal_prolongs",
     ),
     cut(
         "a lapsed lease that is not in force", "renew", LOST_LAPSED, "if false then\n",
@@ -447,17 +540,7 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     ),
     cut(
         "a renewal is told", "renew",
-        "ring(ttl, not claim)\n", "",
-        "a_renewal_tells_all_who_wait", "a_claim_tells_who_is_near_how_long_the_run_is_taken",
-    ),
-    cut(
-        "a claim is told to the neighbours only", "renew",
-        "ring(ttl, not claim)\n", "ring(ttl, true)\n",
-        "a_claim_tells_who_is_near_how_long_the_run_is_taken",
-    ),
-    cut(
-        "a renewal is told to all", "renew",
-        "ring(ttl, not claim)\n", "ring(ttl, false)\n",
+        "ring(ttl, true)\n", "",
         "a_renewal_tells_all_who_wait",
     ),
     # -------------------------------------------------------------------------------------- release
@@ -487,13 +570,46 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
         "breaking_nobodys_lease_fences_nobody",
     ),
     cut(
-        "the lease ends", "release", FIRST_WRITE, "if not held then redis.call('LREM', queue_key, 1, place) end\n",
+        "the lease ends", "release", ENDED, "",
         "a_release_hands_the_run_to_the_first_waiter", "breaking_a_lease_fences_its_holder",
     ),
     cut(
-        "a place in the queue is given up", "release", FIRST_WRITE, "if held then redis.call('DEL', lease_key) end\n",
-        "who_leaves_the_queue_is_handed_nothing", "full_memory_keeps_nobody_from_going_on",
+        "a place in the queue is given up", "release", LEAVES, "",
+        "who_leaves_the_queue_is_handed_nothing",
         "a_place_that_a_late_acquire_took_is_given_up_with_the_lease",
+    ),
+    cut(
+        "a place of one that is not counted is given up", "release", LEAVES_AS_UNCOUNTED, "",
+        "a_place_that_says_so_is_one_and_the_same",
+    ),
+    cut(
+        "who holds the run does not look for its place", "release", "if held then\n", "if true then\n",
+        "who_leaves_the_queue_is_handed_nothing",
+    ),
+    cut(
+        "who gave up is remembered", "release", GAVE_UP, GAVE_UP.replace(", 'left', with(left, '+', holder)", ""),
+        "who_has_left_is_remembered_by_the_head",
+    ),
+    cut(
+        "who lost or left is remembered", "release", WAS_HERE, "",
+        "who_has_left_is_remembered_by_the_head", "who_was_broken_is_no_one_who_gave_up",
+    ),
+    cut(
+        "nobody does not leave", "release", WAS_HERE, WAS_HERE.replace("holder ~= '' and ", ""),
+        "who_leaves_the_queue_of_a_free_run_serves_the_next",
+    ),
+    cut(
+        "a head is not made for who left", "release", WAS_HERE, WAS_HERE.replace("head[2] and ", ""),
+        "who_left_an_unknown_run_leaves_no_head",
+    ),
+    cut(
+        "who gave up is remembered once", "release", WAS_HERE, WAS_HERE.replace("not gave_up and ", ""),
+        "who_has_left_is_remembered_by_the_head", "a_release_that_comes_twice_is_done_once",
+    ),
+    cut(
+        "who left is remembered once", "release",
+        WAS_HERE, WAS_HERE.replace(" and not has_left(left, '!', holder)", ""),
+        "who_has_left_is_remembered_by_the_head",
     ),
     cut(
         "only force fences", "release", BREAKS, BREAKS.replace("force and ", ""),
@@ -547,12 +663,12 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     ),
     cut(
         "the head does not forget another", "release",
-        "elseif named then\n", "else\n",
+        "elseif named then\n", "elseif true then\n",
         "late_copies_do_nothing_to_the_successor",
     ),
     cut(
         "forgetting is a write", "release",
-        "  redis.call('HSET', head_key, 'holder', '')\n", "",
+        GAVE_UP, GAVE_UP.replace("'holder', '', ", ""),
         "a_late_renewal_or_save_after_the_release_has_lost",
     ),
     cut(
@@ -591,6 +707,14 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     cut(
         "done, of whom only the head names", "release", DONE, DONE.replace(" or named", ""),
         "breaking_a_lease_fences_its_holder",
+    ),
+    cut(
+        "done, by an earlier copy", "release", DONE, DONE.replace(" or (gave_up and not force)", ""),
+        "a_release_that_comes_twice_is_done_once", "who_has_left_is_remembered_by_the_head",
+    ),
+    cut(
+        "who gave up is not broken", "release", DONE, DONE.replace(" and not force", ""),
+        "who_has_left_is_remembered_by_the_head",
     ),
 )  # fmt: skip
 

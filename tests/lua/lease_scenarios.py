@@ -99,17 +99,15 @@ def who_does_not_queue_is_told_who_holds_it(world: World) -> None:
 
 
 @scenario
-def who_queues_is_told_place_and_clock(world: World) -> None:
+def who_queues_is_told_its_place(world: World) -> None:
     """Each waiter stands in the queue once, in order of arrival, however often its request arrives."""
     world.grant("me")
     tickets = [Ticket(name, 1000 + rank, f"channel-{name}") for rank, name in enumerate(("a", "b", "c"))]
     for _ in range(2):
         for rank, ticket in enumerate(tickets):
-            before = world.now()
-            word, holder, left, place, at = world.acquire(ticket)
+            word, holder, left, place = world.acquire(ticket)
             assert (word, holder, place) == ("queued", b"me", rank)
             assert 0 < left <= MINUTE_MS
-            assert before <= int(at) <= world.now()
             assert MINUTE_MS < _pttl(world, world.keys.queue) <= 2 * MINUTE_MS
     assert world.waiting() == ["1000 channel-a a", "1001 channel-b b", "1002 channel-c c"]
     assert world.waiting() == [ticket.place for ticket in tickets]
@@ -130,7 +128,7 @@ def a_resent_acquire_is_the_same_lease(world: World) -> None:
 
 @scenario
 def a_release_hands_the_run_to_the_first_waiter(world: World) -> None:
-    """In the order of arrival; each has a claim first, and its full time when it claims, by acquire or by renew."""
+    """In the order of arrival; each has a claim first, and its full time when it claims."""
     with world.process() as process:
         world.grant("holder")
         tickets = [world.queue(name, process.channel) for name in ("a", "b", "c", "d")]
@@ -140,10 +138,9 @@ def a_release_hands_the_run_to_the_first_waiter(world: World) -> None:
             lease = _held_by(world, ticket.holder, most=CLAIM_MS)
             assert world.waiting() == [later.place for later in tickets[number + 1 :]]
             for _ in range(2):
+                expect(world.acquire(ticket), "granted", _digits(lease.fence))
                 if number % 2:
-                    expect(world.renew(lease, claim=True), "renewed")
-                else:
-                    expect(world.acquire(ticket), "granted", _digits(lease.fence))
+                    expect(world.renew(lease), "renewed")
             assert _held_by(world, ticket.holder) == lease
             assert _pttl(world) > CLAIM_MS
             last = ticket.holder
@@ -217,6 +214,85 @@ def a_place_that_nobody_listens_to_is_dropped_at_once(world: World) -> None:
 
 
 @scenario
+def whoever_asks_leaves_those_behind_it_in_their_places(world: World) -> None:
+    """A free run is handed to those who came before it; that nobody seems to listen behind it is no reason to drop."""
+    with world.process() as process:
+        for place in range(3):
+            world.grant("holder")
+            channels = [NOBODY] * 3
+            channels[place] = process.channel
+            tickets = [world.queue(name, channel) for name, channel in zip("abc", channels, strict=True)]
+            world.lapse()
+            expect(world.acquire(tickets[place]), "granted")
+            assert world.waiting() == [ticket.place for ticket in tickets[place + 1 :]]
+            assert not any(holder for _, _, holder in process.heard())
+            world.client.delete(*world.all_keys)
+
+
+@scenario
+def who_hears_without_being_counted_keeps_its_place(world: World) -> None:
+    """It listens at a replica, say, and its place tells so once it has found out: then no count of listeners matters.
+
+    It has a claim like everybody, and one that is gone costs that.
+    """
+    with world.process() as process:
+        for counted in (False, True):
+            world.grant("holder")
+            ticket = Ticket("deaf", MINUTE_MS, process.channel if counted else NOBODY)
+            expect(world.acquire(ticket, uncounted=True), "queued")
+            assert world.waiting() == [f"60000 ?{ticket.channel} deaf"]
+            later = world.queue("later", process.channel)
+            process.said()
+            expect(world.release("holder"), "released")
+            _held_by(world, "deaf", most=CLAIM_MS)
+            name = process.channel.rpartition(":")[2]
+            assert process.heard() == [(name, 0, None), *([(name, 0, "deaf")] if counted else [])]
+            assert world.waiting() == [later.place]
+            expect(world.acquire(ticket, uncounted=True), "granted")
+            _held_by(world, "deaf")
+            assert _pttl(world) > CLAIM_MS
+            world.client.delete(*world.all_keys)
+
+
+@scenario
+def a_place_that_says_so_is_one_and_the_same(world: World) -> None:
+    """Copies that were sent before and after a waiter found out that it is not counted take one place, and leave it."""
+    with world.process() as process:
+        for first in (False, True):
+            world.grant("holder")
+            world.queue("other", process.channel)
+            ticket = Ticket("me", MINUTE_MS, process.channel)
+            for uncounted in (first, not first, first):
+                reply = world.acquire(ticket, uncounted=uncounted)
+                assert (reply[0], reply[3]) == ("queued", 1)
+            assert len(world.waiting()) == 2
+            expect(world.release("me", ticket.place), "lost")
+            assert [place.split()[-1] for place in world.waiting()] == ["other"]
+            world.client.hdel(world.keys.head, "left")
+            expect(world.acquire(ticket, uncounted=first), "queued")
+            world.lapse()
+            expect(world.release("other", Ticket("other", MINUTE_MS, process.channel).place), "lost")
+            _held_by(world, "me", most=CLAIM_MS)
+            world.lapse()
+            expect(world.acquire(ticket, uncounted=not first), "granted")
+            assert world.waiting() == []
+            world.client.delete(*world.all_keys)
+
+
+@scenario
+def those_who_cannot_be_counted_are_called_one_after_the_other(world: World) -> None:
+    """A waiter that nobody seems to hear is told how many were called before it, so that all who hear come in order.
+
+    One that is counted, and so has the run, is told to come at once.
+    """
+    with _waiting(world, "a at -", "b at -", "c at x", "d at y") as (processes, _):
+        world.release("holder")
+        _held_by(world, "c", most=CLAIM_MS)
+        calls = [(name, rank) for name, rank, holder in processes.heard() if holder == "c"]
+        assert calls == [("x", 2), ("x", 0)]
+
+
+@scenario
 def a_waiter_that_does_not_claim_costs_its_claim(world: World) -> None:
     """One that listens and does nothing has the run for a second, or for its own time if that is less."""
     for ttl, claim in ((MINUTE_MS, CLAIM_MS), (CLAIM_MS + 1, CLAIM_MS), (300, 300)):
@@ -232,6 +308,7 @@ def a_waiter_that_does_not_claim_costs_its_claim(world: World) -> None:
             _held_by(world, "awake")
             expect(world.release("awake"), "released")
             _free(world)
+            world.client.delete(*world.all_keys)
 
 
 @scenario
@@ -245,7 +322,7 @@ def a_waiter_that_came_too_late_to_claim_queues_again(world: World) -> None:
         world.lapse()
         expect(world.acquire(later), "granted")
         lease = _held_by(world, "awake")
-        expect(world.renew(late, claim=True), "lost", _digits(lease.fence))
+        expect(world.renew(late), "lost", _digits(lease.fence))
         expect(world.acquire(asleep), "queued", b"awake")
         assert _held_by(world, "awake") == lease
 
@@ -313,27 +390,21 @@ def a_hand_off_tells_who_has_the_run_and_who_is_near(world: World) -> None:
             assert lease.fence == max(fence + 1, int(since))
             x, y, _z = processes.channels
             key = world.keys.lease
-            assert processes.said() == [
-                (x, b"1000 0 - 0 0 " + key),
-                (y, b"1000 1 - 0 0 " + key),
-                (x, b"1000 0 a %d %b " % (lease.fence, since) + key),
-            ]
+            assert processes.said() == [(x, b"1000 0 - " + key), (y, b"1000 1 - " + key), (x, b"1000 0 a " + key)]
 
 
 @scenario
 def a_claim_tells_who_is_near_how_long_the_run_is_taken(world: World) -> None:
-    """Those who were told that the claim is awaited, and nobody else: by acquire and by renew."""
-    for by_renew in (False, True):
-        with _waiting(world, "a at w", "b at x", "c at x", "d at y", "e at z") as (processes, tickets):
-            world.release("holder")
-            lease = _held_by(world, "a", most=CLAIM_MS)
-            processes.said()
-            reply = world.renew(lease, claim=True) if by_renew else world.acquire(tickets[0])
-            assert reply[0] in ("granted", "renewed")
-            _, x, y, _ = processes.channels
-            assert processes.said() == [
-                (channel, b"60000 %d - 0 0 " % rank + world.keys.lease) for channel, rank in ((x, 0), (y, 2))
-            ]
+    """Those who were told that the claim is awaited, and nobody else."""
+    with _waiting(world, "a at w", "b at x", "c at x", "d at y", "e at z") as (processes, tickets):
+        world.release("holder")
+        _held_by(world, "a", most=CLAIM_MS)
+        processes.said()
+        expect(world.acquire(tickets[0]), "granted")
+        _, x, y, _ = processes.channels
+        assert processes.said() == [
+            (channel, b"60000 %d - " % rank + world.keys.lease) for channel, rank in ((x, 0), (y, 2))
+        ]
 
 
 @scenario
@@ -342,7 +413,7 @@ def a_renewal_tells_all_who_wait(world: World) -> None:
     with _waiting(world, "a at w", "b at x", "c at x", "d at y", "e at z") as (processes, _):
         expect(world.renew(Carried(_held_by(world, "holder").fence, "holder"), 70_000), "renewed")
         assert processes.said() == [
-            (channel, b"70000 %d - 0 0 " % rank + world.keys.lease)
+            (channel, b"70000 %d - " % rank + world.keys.lease)
             for channel, rank in zip(processes.channels, (0, 1, 3, 4), strict=True)
         ]
 
@@ -508,6 +579,7 @@ def a_late_acquire_after_its_release_is_no_ghost(world: World) -> None:
             assert 0 < _pttl(world, world.keys.marks) <= QUARTER_MS
             for _ in range(2):
                 for queues in (True, False):
+                    world.client.hdel(world.keys.head, "left")  # many have left since; the mark outlasts that
                     assert world.acquire(ticket, queue=queues) == ["cancelled"]
                 assert world.waiting() == []
                 if leaves:
@@ -539,18 +611,21 @@ def a_late_renewal_or_save_after_the_release_has_lost(world: World) -> None:
             lease = world.grant("me")
             world.lapse()
         expect(world.release("me"), "released")
-        for claim in (False, True):
-            expect(world.renew(lease, claim=claim), "lost", _digits(lease.fence))
+        expect(world.renew(lease), "lost", _digits(lease.fence))
         assert world.leased() is None
         _has_lost(world, base, lease, lease.fence)
+        world.client.hdel(world.keys.head, "left")
     world.save(base, "b")
 
 
 @scenario
 def late_copies_do_nothing_to_the_successor(world: World) -> None:
-    """Row 14: release, renew and acquire of an earlier holder neither free, nor shorten, nor prolong its lease."""
+    """Row 14: release, renew and acquire of an earlier holder neither free, nor shorten, nor prolong its lease.
+
+    Also when so many have left since that it is not remembered any more; it is told the truth while it is.
+    """
     with world.process() as process:
-        for handed in (False, True):
+        for handed, remembered in ((False, False), (True, False), (False, True)):
             lease = world.grant("me")
             ticket = Ticket("me", 3 * MINUTE_MS, "")
             if handed:
@@ -559,14 +634,20 @@ def late_copies_do_nothing_to_the_successor(world: World) -> None:
             new = _held_by(world, "next", most=CLAIM_MS) if handed else world.grant("next")
             world.renew(new, 2 * MINUTE_MS)
             ends = _lease_ends(world)
+
+            def again(call: Call, word: str, truth: str = "lost", remembered: bool = remembered) -> None:
+                if not remembered:
+                    world.client.hdel(world.keys.head, "left")
+                expect(world.send(call), truth if remembered else word)
+
             for _ in range(2):
-                expect(world.release("me"), "lost", _digits(new.fence))
-                expect(world.release("me", ticket.place, late=False, force=True), "lost", _digits(new.fence))
-                expect(world.renew(lease, 3 * MINUTE_MS), "lost", _digits(new.fence))
-                expect(world.renew(Carried(lease.fence, "next"), 3 * MINUTE_MS), "lost", _digits(new.fence))
-                expect(world.renew(Carried(new.fence, "me"), 3 * MINUTE_MS), "lost", _digits(new.fence))
-                expect(world.acquire(ticket), "held", b"next")
-                expect(world.release("me", late=True), "lost", _digits(new.fence))
+                again(_leasing.release(world.where, "me"), "lost", "released")
+                again(_leasing.release(world.where, "me", ticket.place, late=False, force=True), "lost")
+                again(_leasing.renew(world.where, lease, 3 * MINUTE_MS), "lost")
+                again(_leasing.renew(world.where, Carried(lease.fence, "next"), 3 * MINUTE_MS), "lost")
+                again(_leasing.renew(world.where, Carried(new.fence, "me"), 3 * MINUTE_MS), "lost")
+                again(_leasing.acquire(world.where, ticket, queue=True), "held", "cancelled")
+                again(_leasing.release(world.where, "me", late=True), "lost", "released")
                 assert _held_by(world, "next", most=2 * MINUTE_MS) == new
                 assert _lease_ends(world) == ends
                 world.client.delete(world.keys.marks)
@@ -574,13 +655,82 @@ def late_copies_do_nothing_to_the_successor(world: World) -> None:
 
 
 @scenario
+def who_has_left_is_remembered_by_the_head(world: World) -> None:
+    """Item by item: the last six who gave up a lease, or lost it, or left the queue, in one small field.
+
+    A proxy may deliver a request again whose answer has come, so that no mark was left. A copy of their acquire takes
+    nothing, a copy of their release is told the same again, and writes nothing.
+    """
+    with world.process() as process:
+        for present in (False, True):
+            if present:
+                world.save(None, "a")
+            first = world.grant("host:1:first-of-all")
+            waiter = world.queue("host:1:waits-and-leaves", process.channel)
+            expect(world.release(waiter.holder, waiter.place), "lost", _digits(first.fence))
+            expect(world.release(first.holder), "released")
+            assert world.head("left") == b"!d-leaves +t-of-all "
+            _clock_goes_on(world, first.fence)
+            lapsed = world.grant("host:1:has-lost-it")
+            world.lapse()
+            held = world.grant("host:1:another-one")
+            expect(world.release(lapsed.holder), "lost", _digits(held.fence))
+            expect(world.release(held.holder), "released")
+            assert world.head("left") == b"!d-leaves +t-of-all !-lost-it +ther-one "
+            for taken in (False, True):
+                if taken:
+                    holder = world.grant("host:1:has-it-now")
+                before = world.dump()
+                for each in (waiter.holder, first.holder, lapsed.holder, held.holder):
+                    for queue in (True, False):
+                        ticket = Ticket(each, MINUTE_MS, process.channel)
+                        assert world.acquire(ticket, queue=queue) == ["cancelled"]
+                    word = "released" if each in (first.holder, held.holder) else "lost"
+                    expect(world.release(each), word)
+                    expect(world.release(each, force=True), "lost")
+                _untouched(world, before)
+                assert world.waiting() == []
+                assert world.leased() == (holder if taken else None)
+            expect(world.release(holder.holder), "released")
+            for number in range(6):
+                assert world.head("left") is not None
+                expect(world.acquire(Ticket(held.holder, MINUTE_MS, "")), "cancelled") if number < 5 else None
+                world.release(world.grant(f"host:1:number-{number}").holder)
+            left = world.head("left") or b""
+            assert len(left) == 60
+            assert left.endswith(b"+number-5 ")
+            world.grant(held.holder)
+            world.client.delete(*world.all_keys)
+
+
+@scenario
+def who_left_an_unknown_run_leaves_no_head(world: World) -> None:
+    """A head that was made for that alone would have no end."""
+    for name in ("me", ""):
+        assert world.release(name) == ["lost", b"0"]
+    assert not world.client.exists(*world.all_keys)
+
+
+@scenario
+def who_was_broken_is_no_one_who_gave_up(world: World) -> None:
+    """Its own release, which comes later, says that it has lost, however often it comes."""
+    world.grant("me")
+    expect(world.release("me", force=True), "released")
+    assert world.head("left") is None
+    for _ in range(2):
+        expect(world.release("me"), "lost")
+    assert world.head("left") == b"!me "
+    expect(world.acquire(Ticket("me", MINUTE_MS, "")), "cancelled")
+
+
+@scenario
 def a_release_that_comes_twice_is_done_once(world: World) -> None:
-    """The copy finds nothing of its holder, says so, and changes nothing."""
+    """The copy is told the same, and changes nothing; one of a holder that is unknown says so."""
     world.save(None, "a")
-    lease = world.grant("me")
+    world.grant("me")
     expect(world.release("me"), "released")
     before = world.dump()
-    assert world.release("me") == ["lost", _digits(lease.fence)]
+    assert world.release("me") == ["released"]
     _untouched(world, before)
     world.client.delete(*world.all_keys)
     assert world.release("me") == ["lost", b"0"]
@@ -629,6 +779,7 @@ def who_leaves_the_queue_of_a_free_run_serves_the_next(world: World) -> None:
             world.lapse()
             expect(world.release(leaves, tickets[0].place), "lost", _digits(lease.fence))
             _held_by(world, "b", most=CLAIM_MS)
+            assert world.head("left") == (b"!a " if leaves else None)
             world.client.delete(*world.all_keys)
 
 
@@ -762,7 +913,7 @@ def breaking_nobodys_lease_fences_nobody(world: World) -> None:
         before = world.dump()
         assert world.release("", force=True) == ["lost", _digits(lease.fence)]
         _untouched(world, before)
-        world.grant("me")
+        world.grant("another")
         world.queue("next", process.channel)
         world.lapse()
         world.client.hset(world.keys.head, "holder", "")
@@ -874,6 +1025,7 @@ def the_head_of_an_absent_run_expires(world: World) -> None:
             world.release(lease.holder)
             assert least - MINUTE_MS < _pttl(world, world.keys.head) <= least, (way.__name__, ttl)
             assert world.client.exists(*world.all_keys) == 1
+            world.client.hdel(world.keys.head, "left")  # the same name once more
             way(world, 1000)
             assert least - MINUTE_MS < _pttl(world, world.keys.head), "a short lease shortened what is remembered"
             world.client.delete(*world.all_keys)
@@ -947,6 +1099,7 @@ def nothing_of_a_lease_is_left_after_it(world: World) -> None:
             world.release("holder")
             expect(world.acquire(tickets[0]), "granted")
             expect(world.release("a"), "released")
+            world.client.hdel(world.keys.head, "left")  # the same names once more
             keys = world.data_keys if present else (world.keys.head,)
             found = world.client.keys(f"{world.namespace}:*")
             assert set(found) == set(keys), found
@@ -1143,7 +1296,7 @@ def full_memory_keeps_nobody_from_going_on(world: World) -> None:
             _full(world, True)
             expect(world.release("holder", late=True), "released")
             lease = _held_by(world, "a", most=CLAIM_MS)
-            expect(world.renew(lease, claim=True), "renewed")
+            expect(world.renew(lease), "renewed")
             expect(world.acquire(tickets[0]), "granted")
             world.lapse()
             expect(world.acquire(Ticket("c", MINUTE_MS, ""), queue=False), "held", b"b")

@@ -124,8 +124,8 @@ def _calls(world: World) -> dict[Script, tuple[Call, dict[str, object]]]:
             {"holder": LEASE.holder, "ttl": "1234", "channel": "the channel"},
         ),
         RENEW: (
-            _leasing.renew(world.where, LEASE, 1234, claim=True),
-            {"holder": LEASE.holder, "fence": "77", "ttl": "1234", "claim": "1"},
+            _leasing.renew(world.where, LEASE, 1234),
+            {"holder": LEASE.holder, "fence": "77", "ttl": "1234"},
         ),
         RELEASE: (
             _leasing.release(world.where, LEASE.holder, ticket.place, late=True, force=False),
@@ -163,12 +163,11 @@ def test_a_resend_differs_in_the_one_argument_that_says_so(make_world: object) -
 
 
 def test_what_was_not_asked_for_is_not_sent(make_world: object) -> None:
-    """No place in the queue without a channel to be rung on; nothing is broken, marked or claimed by default."""
+    """No place in the queue without a channel to be rung on; nothing is broken or marked by default."""
     world: World = make_world("")  # type: ignore[operator]
     ticket = Ticket(LEASE.holder, 1234, "the channel")
     calls = {
-        ACQUIRE: (_leasing.acquire(world.where, ticket, queue=False), {"channel": ""}),
-        RENEW: (_leasing.renew(world.where, LEASE, 1234), {"claim": "0"}),
+        ACQUIRE: (_leasing.acquire(world.where, ticket, queue=False, uncounted=True), {"channel": ""}),
         RELEASE: (_leasing.release(world.where, LEASE.holder), {"place": "", "late": "0", "force": "0"}),
     }
     broken = _leasing.release(world.where, LEASE.holder, force=True)

@@ -17,6 +17,8 @@ from .test_guards import GUARDS
 from .world import MINUTE_MS, Process, World
 
 DEAD = "nobody-listens-here"
+REMEMBERED = 6
+"""So many of those who left last a run's head remembers."""
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Way:
         listens: Whether its process does.
         copies: Requests that are still on their way.
         over: Whether it was given up, and the server knows.
+        unknown: How many requests had given something up then, if its process did not know that copies may arrive.
         lease: What it was granted, if it was.
     """
 
@@ -34,6 +37,7 @@ class Way:
     listens: bool
     copies: list[Call] = field(default_factory=list)
     over: bool = False
+    unknown: int | None = None
     lease: Carried | None = None
 
     @property
@@ -62,6 +66,7 @@ class History:
     named: bool = False
     row: list[str] = field(default_factory=list)
     base: Base | None = None
+    releases: int = 0
     words: set[str] = field(default_factory=set)
     steps: list[str] = field(default_factory=list)
 
@@ -74,13 +79,14 @@ class History:
     def send(self, way: Way, call: Call, label: str, *, ends: str = "", leaves: str = "") -> None:
         """Delivers a request. `ends`: whose lease it may end; `leaves`: whose place it may take out of the queue."""
         reply = self.world.send(call)
+        self.releases += call.name == "release"
         self.words.add(reply[0])
         self.steps.append(f"{label} {way.ticket.holder} -> {reply}")
         if call.name == "release" and reply[0] == "released" and ends == self.newest.holder:
             self.named = False
         self.check(label, ends, leaves, way.ticket.holder if call.name == "acquire" else "")
         if call.name == "renew":
-            *_, holder, fence, _, _ = call.commands(False, False)[0]
+            *_, holder, fence, _ = call.commands(False, False)[0]
             mine = self.held == Carried(int(fence), str(holder))
             assert mine == (reply[0] == "renewed"), self.fail(f"{holder}, {fence}: {reply}; in force: {self.held}")
 
@@ -131,13 +137,17 @@ class History:
         self.send(way, self.also_later(way, call), "acquire")
 
     def give_up(self, way: Way) -> None:
-        holder = way.ticket.holder
-        call = _leasing.release(self.world.where, holder, way.ticket.place, late=way.late)
+        """A process knows that copies may arrive if an answer was lost, but not if a proxy makes them."""
+        holder, knows = way.ticket.holder, self.chance.random() < 0.5
+        way.unknown = None if knows else self.releases
+        call = _leasing.release(self.world.where, holder, way.ticket.place, late=way.late and knows)
         way.over = True
         self.send(way, self.also_later(way, call), "give up", ends=holder, leaves=holder)
 
     def deliver(self, way: Way) -> None:
         call = way.copies.pop(self.chance.randrange(len(way.copies)))
+        if call.name == "acquire" and way.unknown is not None and self.releases - way.unknown > REMEMBERED:
+            return  # it comes too late to be known: that costs its ttl, or a claim
         # A late copy of a release, of a break too, may still end the lease that it was meant for, and no other.
         holder = way.ticket.holder if call.name == "release" else ""
         self.send(way, call, f"late {call.name}", ends=holder, leaves=holder)
@@ -166,7 +176,7 @@ class History:
             self.deliver(self.chance.choice(flying))
         elif kind < 0.6 and (way := self.some(over=None, leased=True)):
             assert way.lease is not None
-            call = _leasing.renew(self.world.where, way.lease, MINUTE_MS, claim=self.chance.random() < 0.3)
+            call = _leasing.renew(self.world.where, way.lease, MINUTE_MS)
             self.send(way, self.also_later(way, call), "renew")
         elif kind < 0.75 and (way := self.some(over=None, leased=True)):
             self.save(way)
@@ -213,8 +223,8 @@ def test_a_random_history_of_leases(seed: int, make_world: Callable[..., World])
         ("acquire", "marks are obeyed"),
         ("acquire", "nobody barges"),
         ("acquire", "a run that is taken is not handed over"),
-        ("acquire", "who has the run waits no more"),
-        ("acquire", "nobody stands in the queue twice"),
+        ("acquire", "no copy of one place is another"),
+        ("acquire", "who has left is not granted"),
         ("granting", "first come, first served"),
         ("granting", "who does not listen is passed over"),
         ("granting", "the head knows the lease"),

@@ -254,11 +254,13 @@ class World:
 
     # --------------------------------------------------------------------------------------- leases
 
-    def acquire(self, ticket: Ticket, queue: bool = True, by: redis.Redis | None = None) -> Reply:
-        return self.send(_leasing.acquire(self.where, ticket, queue=queue), by=by)
+    def acquire(
+        self, ticket: Ticket, queue: bool = True, uncounted: bool = False, by: redis.Redis | None = None
+    ) -> Reply:
+        return self.send(_leasing.acquire(self.where, ticket, queue=queue, uncounted=uncounted), by=by)
 
-    def renew(self, lease: Carried, ttl: int = MINUTE_MS, claim: bool = False, by: redis.Redis | None = None) -> Reply:
-        return self.send(_leasing.renew(self.where, lease, ttl, claim=claim), by=by)
+    def renew(self, lease: Carried, ttl: int = MINUTE_MS, by: redis.Redis | None = None) -> Reply:
+        return self.send(_leasing.renew(self.where, lease, ttl), by=by)
 
     def release(self, holder: str, place: str = "", by: redis.Redis | None = None, **options: bool) -> Reply:
         return self.send(_leasing.release(self.where, holder, place, **options), by=by)

@@ -14,8 +14,9 @@
  * - A reply that was lost is a copy that arrives late: to its sender both look alike.
  * - A renew or a save is sent and not waited for: a holder may do anything at any time, so only what they do matters.
  * - The data: a save is here what the lease lets through. Compare-and-set, deletes and failover: save_protocol.pml.
- * - Marks last, keys have no lifetime but the lease's, each worker has a channel of its own, PUBLISH counts all
- *   listeners (in a cluster it does not).
+ * - Marks last, keys have no lifetime but the lease's, each worker has a channel of its own. PUBLISH counts a listener,
+ *   or does not though it hears, since it listens at a replica, say (`counted`); or counts one that hears nothing.
+ * - The head remembers all who left, but those that it forgets (FORGETS); on a server it remembers the last six.
  * - A holder's name serves all grants of its acquisition. A late copy of a break that was answered may break the same
  *   holder's next lease; that counts as broken.
  */
@@ -29,6 +30,15 @@
 #endif
 #ifndef LAPSES
 #define LAPSES 1         /* leases that lapse though their holder is alive: it is slow, or cut off */
+#endif
+#ifndef REPLAYS
+#define REPLAYS 0        /* copies of acquire that a proxy makes: they arrive before or after it, and nobody knows */
+#endif
+#ifndef FORGETS
+#define FORGETS 0        /* workers whose leaving the head forgets, since many have left after them */
+#endif
+#ifndef UNCOUNTED
+#define UNCOUNTED 0      /* listeners that the server counts no more, though they hear */
 #endif
 #ifndef DEATHS
 #define DEATHS 1         /* workers killed or frozen for ever */
@@ -71,6 +81,15 @@
 #ifndef GRANT_WHEN_NOBODY_LISTENS
 #define GRANT_WHEN_NOBODY_LISTENS 1       /* a queue of the dead does not keep a free lease from who asks */
 #endif
+#ifndef HAND_OFF_ENDS_AT_ASKER
+#define HAND_OFF_ENDS_AT_ASKER 1          /* who asks at a free run is served, and those behind it keep their places */
+#endif
+#ifndef PLACE_SAYS_UNCOUNTED
+#define PLACE_SAYS_UNCOUNTED 1            /* who was called and passed over is not counted: its next place says so */
+#endif
+#ifndef ENTER_WHEN_GRANTED
+#define ENTER_WHEN_GRANTED 1              /* the doorbell says "ask"; only the answer lets a worker enter */
+#endif
 #ifndef HAND_OFF_IS_A_CLAIM
 #define HAND_OFF_IS_A_CLAIM 1             /* what was handed over lasts a claim until its holder asks for it */
 #endif
@@ -104,6 +123,12 @@
 #ifndef LEAVE_MARKS
 #define LEAVE_MARKS 1                     /* of the leaver, when copies of its acquire may still arrive */
 #endif
+#ifndef HEAD_REMEMBERS_LEAVERS
+#define HEAD_REMEMBERS_LEAVERS 1          /* no copy of acquire that a proxy made is served after its sender has left */
+#endif
+#ifndef RELEASE_KNOWS_ITS_COPY
+#define RELEASE_KNOWS_ITS_COPY 1          /* a release that was done already is told that it was */
+#endif
 #ifndef HELD_LEAVES
 #define HELD_LEAVES 1                     /* who tried once in vain, after an ambiguous send, leaves as a waiter does */
 #endif
@@ -128,9 +153,6 @@
 #ifndef VALID_FROM_SEND
 #define VALID_FROM_SEND 1                 /* a lease is valid from when its request was sent, not from the reply */
 #endif
-#ifndef BELL_IS_DATED
-#define BELL_IS_DATED 1                   /* a doorbell that may have lain about is not believed: the worker asks */
-#endif
 
 #define NOBODY 0
 #define NO_FENCE 0
@@ -138,14 +160,18 @@
 /* ---- what must hold: an assertion violated names one of these ---- */
 hidden byte
   one_holder_at_a_time,           /* no two workers believe that they hold the lease, unless it was broken */
+  entered_only_while_granted,     /* when a worker enters, the lease is its own on the server, unless it was broken */
   holder_is_never_refused,        /* who holds a lease that neither lapsed nor was broken may save */
   fenced,                         /* once a fence is granted no save with a lower one is applied; nor, while a lease
                                      lives, one of anybody else */
   released_is_final,              /* no copy of a save is applied after the release of its lease */
+  released_is_told,               /* who gave its lease up is not told that it was lost */
   no_ghost_lease,                 /* no copy of acquire or renew grants or queues for one who has left */
   only_its_own_lease,             /* release and renew touch no successor's lease */
-  nobody_barges,                  /* nobody is granted while one that listens waits before it */
-  listener_keeps_its_place,       /* only who is dead or was cut off is dropped from the queue */
+  nobody_barges,                  /* nobody is granted while one that can be told of it waits before it */
+  listener_keeps_its_place,       /* only who is dead, was cut off or is not counted is dropped from the queue, and only
+                                     to serve one behind it */
+  passed_over_twice_at_most,      /* and who is not counted, from no place that it takes after it was called */
   queued_once,                    /* and who is granted stands in it no more; nobody waits for itself */
   dead_waiter_costs_a_claim,
   free_lease_is_granted,          /* no request leaves the lease free */
@@ -165,10 +191,12 @@ mtype:reply = { none, granted, queued, held };
 typedef Worker {
   mtype:phase phase;
   bool tries_once;
-  bool listening;          /* the server counts a subscriber of its channel */
+  bool listening;          /* it hears */
+  bool counted;            /* the server counts it as a subscriber of its channel */
+  bool called;             /* it has heard that it is its turn */
+  bool uncounted_place;    /* its place in the queue says that it hears all the same */
   bool was_cut;            /* its subscription broke once */
   byte doorbell;           /* the fence in one that names it, under way or not yet read */
-  bool bell_in_time;       /* what was handed over with it has not lapsed since */
   byte armed;              /* fence of the lease after whose end its timer fires */
   bool ambiguous;          /* an acquire went unanswered: its copies may still arrive */
 
@@ -188,6 +216,8 @@ typedef Worker {
 
   /* what only the checker knows */
   bool left;               /* a release was served, or none was needed: it must never be granted again */
+  bool dropped;            /* from the queue, from a place that it had taken before it knew that it is not counted */
+  bool gave_up;            /* and the lease was its own when that was served first */
   byte broken_fence        /* an operator broke the lease with this one */
 };
 Worker worker[WORKERS + 1];
@@ -198,9 +228,11 @@ bool lease_full;           /* its own term, not a claim's */
 byte head_fence, head_holder;
 chan queue = [2 * WORKERS] of { byte };
 bool marked[WORKERS + 1];
+bool remembered[WORKERS + 1], gave_back[WORKERS + 1];   /* by the head: who left, and who of them gave up a lease */
 
 byte break_target, break_copies;
 byte lapses_left = LAPSES, deaths_left = DEATHS, cuts_left = CUTS, early_left = EARLY, breaks_left = BREAKS;
+byte replays_left = REPLAYS, forgets_left = FORGETS, uncounted_left = UNCOUNTED;
 
 /* what only the checker knows */
 byte highest_fence;        /* ever granted, or raised by a break */
@@ -208,18 +240,20 @@ bool lease_asked;          /* its holder was served since it was granted */
 
 /* of one step each */
 hidden byte place, first, popped, other, fence;
-hidden byte met, passed_over, mine, accepted;
+hidden byte met, passed_over, mine, accepted, beyond, ended;
 
 /* ================================================================ scripts */
 
-/* Does anybody who listens stand in the queue before `who`? */
+#define TELLABLE(who) (worker[who].counted || worker[who].uncounted_place && PLACE_SAYS_UNCOUNTED)
+
+/* Does anybody who can be told stand in the queue before `who`? */
 inline look_who_is_passed_over(who) {
   passed_over = false; met = false; place = len(queue);
   do
   :: place > 0 ->
      queue?first; queue!first; place--;
      met = met || first == who;
-     passed_over = passed_over || (!met && worker[first].listening)
+     passed_over = passed_over || (!met && TELLABLE(first))
   :: else -> break
   od
 }
@@ -234,32 +268,44 @@ inline grant(who) {
   fi
 }
 
-/* Grants a free lease to the first in the queue who listens. */
-inline hand_off() {
+/* Grants a free lease to the first in the queue who listens. `asker` asks just now; NOBODY: nobody does. */
+inline hand_off(asker) {
+  beyond = false; ended = false;
   do
-  :: lease_holder == NOBODY && len(queue) > 0 ->
+  :: lease_holder == NOBODY && len(queue) > 0 && !ended ->
      queue?popped;
      if
-     :: worker[popped].listening ->
-        grant(popped);
-        promise(!queue??[eval(popped)], queued_once);
-        lease_full = !HAND_OFF_IS_A_CLAIM; lease_asked = false;
-        worker[popped].doorbell = lease_fence; worker[popped].bell_in_time = true
+     :: popped == asker && asker != NOBODY -> beyond = true; ended = HAND_OFF_ENDS_AT_ASKER
      :: else ->
-        promise(worker[popped].phase == dead || worker[popped].was_cut, listener_keeps_its_place)
+        if
+        :: worker[popped].listening -> worker[popped].doorbell = highest_fence + 1
+        :: else
+        fi;
+        if
+        :: TELLABLE(popped) ->
+           grant(popped);
+           promise(!queue??[eval(popped)], queued_once);
+           lease_full = !HAND_OFF_IS_A_CLAIM; lease_asked = false
+        :: else ->
+           promise(worker[popped].phase == dead || worker[popped].was_cut ||
+                   worker[popped].listening && !worker[popped].counted && !beyond, listener_keeps_its_place);
+           promise(worker[popped].phase == dead || worker[popped].was_cut || worker[popped].ambiguous ||
+                   !worker[popped].dropped, passed_over_twice_at_most);
+           worker[popped].dropped = worker[popped].called
+        fi
      fi
   :: else -> break
   od
 }
 
-/* Also claim, and poke. `awaited`: somebody listens for this copy's reply. */
-inline serve_acquire(me, awaited) {
-  accepted = !marked[me];
+/* Also claim, and poke. `awaited`: somebody listens for this copy's reply. `uncounted`: what it says of its sender. */
+inline serve_acquire(me, awaited, uncounted) {
+  accepted = !marked[me] && !(remembered[me] && HEAD_REMEMBERS_LEAVERS);
   mine = accepted && ACQUIRE_KNOWS_ITS_HOLDER && lease_holder == me;
   if
   :: accepted && lease_holder == NOBODY ->
      if
-     :: !NOBODY_BARGES || len(queue) == 0 || queue?[eval(me)] ->
+     :: !NOBODY_BARGES || len(queue) == 0 ->
         look_who_is_passed_over(me);
         promise(!passed_over, nobody_barges);
         if
@@ -268,9 +314,9 @@ inline serve_acquire(me, awaited) {
         fi;
         grant(me)
      :: else ->
-        hand_off();
+        hand_off(me);
         if
-        :: lease_holder == NOBODY && GRANT_WHEN_NOBODY_LISTENS -> grant(me)
+        :: lease_holder == NOBODY && (GRANT_WHEN_NOBODY_LISTENS || beyond) -> grant(me)
         :: else
         fi
      fi;
@@ -283,6 +329,7 @@ inline serve_acquire(me, awaited) {
   :: accepted && !mine && !worker[me].tries_once && !(ENQUEUE_ONCE && queue??[eval(me)]) ->
      promise(!worker[me].left, no_ghost_lease);
      promise(lease_holder != me, queued_once);
+     worker[me].uncounted_place = uncounted;
      queue!me
   :: else
   fi;
@@ -338,6 +385,7 @@ inline serve_save(me) {
 
 /* Gives the lease back, or leaves the queue. */
 inline serve_release(me, awaited) {
+  mine = lease_holder == me || head_holder == me;
   if
   :: worker[me].names_place && queue??[eval(me)] -> queue??eval(me)
   :: else
@@ -354,8 +402,13 @@ inline serve_release(me, awaited) {
   :: else
   fi;
   marked[me] = marked[me] || (LEAVE_MARKS && worker[me].ambiguous);
+  promise(!(awaited && worker[me].gave_up) || mine || gave_back[me] && RELEASE_KNOWS_ITS_COPY ||
+          forgets_left < FORGETS, released_is_told);
+  gave_back[me] = gave_back[me] || mine;
+  remembered[me] = true;
+  worker[me].gave_up = worker[me].gave_up || mine && !worker[me].left;
   worker[me].left = true;
-  hand_off();
+  hand_off(NOBODY);
   if
   :: awaited -> worker[me].release = false; worker[me].phase = done
   :: else
@@ -379,21 +432,26 @@ inline serve_break() {
      head_fence = (BREAK_FENCES -> highest_fence : head_fence); head_holder = (BREAK_FENCES -> NOBODY : head_holder)
   :: else
   fi;
-  hand_off();
+  hand_off(NOBODY);
   break_copies--
 }
 
 /* A doorbell was read, was lost, or is of no use any more. */
 inline silence(me) {
-  worker[me].doorbell = NO_FENCE; worker[me].bell_in_time = false
+  worker[me].doorbell = NO_FENCE
 }
 
 /* The server takes whichever copy arrives next; late ones may also never arrive. */
 proctype Network(byte me) {
 end:
   do
-  :: d_step { worker[me].acquire -> serve_acquire(me, true) }
-  :: d_step { worker[me].late_acquires > 0 -> worker[me].late_acquires--; serve_acquire(me, false) }
+  :: d_step { worker[me].acquire -> serve_acquire(me, true, worker[me].called) }
+  :: d_step { worker[me].late_acquires > 0 -> worker[me].late_acquires--; serve_acquire(me, false, false) }
+  :: d_step { worker[me].late_acquires > 0 && worker[me].called ->
+       worker[me].late_acquires--; serve_acquire(me, false, true) }
+  :: d_step { replays_left > 0 && worker[me].acquire -> replays_left--; worker[me].late_acquires++ }
+  :: d_step { forgets_left > 0 && remembered[me] ->
+       forgets_left--; remembered[me] = false; gave_back[me] = false }
   :: d_step { worker[me].late_acquires > 0 -> worker[me].late_acquires-- }
   :: d_step { worker[me].renew != NO_FENCE -> serve_renew(me) }
   :: d_step { worker[me].renew != NO_FENCE -> worker[me].renew = NO_FENCE }
@@ -428,12 +486,10 @@ inline ask() {
   my.phase = asking; my.acquire = true; my.armed = NO_FENCE
 }
 
-inline hold(granted_fence, is_in_time) {
+inline hold(granted_fence) {
   my.phase = holding; my.fence = granted_fence; my.armed = NO_FENCE;
-  if
-  :: is_in_time || !VALID_FROM_SEND -> trust()
-  :: else
-  fi;
+  promise(lease_holder == me && lease_fence == my.fence || my.broken_fence >= my.fence, entered_only_while_granted);
+  trust();
   silence(me)
 }
 
@@ -459,11 +515,13 @@ proctype Work(byte me) {
 end:
   do
   :: d_step { my.phase == idle && (me == 1 || worker[me - 1].phase != idle) ->  /* in order: they are alike */
-       my.listening = SUBSCRIBE_FIRST; ask() }
+       my.listening = SUBSCRIBE_FIRST; my.counted = SUBSCRIBE_FIRST; ask() }
 
   /* ---- asking ---- */
-  :: d_step { my.phase == asking && my.reply == granted ->
-       hold(my.reply_fence, my.in_time); forget_reply() }
+  :: d_step { my.phase == asking && my.reply == granted && (my.in_time || !VALID_FROM_SEND) ->
+       hold(my.reply_fence); forget_reply() }
+  :: d_step { my.phase == asking && my.reply == granted && !my.in_time && VALID_FROM_SEND ->
+       forget_reply(); ask() }   /* the answer took longer than the lease lives */
   :: d_step { my.phase == asking && my.reply == queued ->
        my.phase = waiting; my.armed = my.reply_fence; forget_reply() }
   :: d_step { my.phase == asking && my.reply == held ->
@@ -477,12 +535,12 @@ end:
   :: d_step { my.phase == asking && me <= WORKERS - PATIENT -> abandon_acquire(); leave() }
 
   /* ---- waiting ---- */
-  :: d_step { my.phase == waiting && my.doorbell != NO_FENCE -> silence(me); ask() }
-  :: d_step { my.phase == waiting && my.doorbell != NO_FENCE && (my.bell_in_time || !BELL_IS_DATED) ->
-       hold(my.doorbell, true) }   /* provably fresh: it enters at once, and claims by a renew */
+  :: d_step { my.phase == waiting && my.doorbell != NO_FENCE -> silence(me); my.called = true; ask() }
+  :: d_step { my.phase == waiting && my.doorbell != NO_FENCE && !ENTER_WHEN_GRANTED -> hold(my.doorbell) }
   :: d_step { my.phase == waiting && TIMER && (lease_holder == NOBODY || lease_fence != my.armed) -> ask() }
   :: d_step { my.phase == waiting && TIMER && early_left > 0 -> early_left--; ask() }
-  :: d_step { my.phase == waiting && !my.listening -> my.listening = true; ask() }
+  :: d_step { my.phase == waiting && !my.listening ->
+       my.listening = true; my.counted = true; my.called = false; ask() }
   :: d_step { my.phase == waiting && me <= WORKERS - PATIENT -> leave() }
 
   /* ---- holding, maybe no longer: a paused worker does not know ---- */
@@ -513,10 +571,12 @@ inline die() {
 proctype Fate(byte me) {
 end:
   do
-  :: d_step { MORTAL -> die(); my.listening = false }   /* killed: the server notices */
+  :: d_step { MORTAL -> die(); my.listening = false; my.counted = false }   /* killed: the server notices */
   :: d_step { MORTAL -> die() }                         /* frozen, or cut off: its connection stays */
   :: d_step { cuts_left > 0 && my.listening && (my.phase == asking || my.phase == waiting) ->
-       cuts_left--; my.listening = false; my.was_cut = true }
+       cuts_left--; my.listening = false; my.counted = false; my.was_cut = true }
+  :: d_step { uncounted_left > 0 && my.listening && my.counted && (my.phase == asking || my.phase == waiting) ->
+       uncounted_left--; my.counted = false }
   od
 }
 
@@ -534,7 +594,7 @@ end:
        /* Its own clock has run out before the server's. */
        worker[lease_holder].valid = worker[lease_holder].valid && !VALID_FROM_SEND;
        worker[lease_holder].renewed = false;
-       worker[lease_holder].in_time = false; worker[lease_holder].bell_in_time = false;
+       worker[lease_holder].in_time = false;
        lease_holder = NOBODY; lease_full = false; lease_asked = false }
   od
 }

@@ -109,6 +109,11 @@ LEASE_WORLDS: Final = [
     full("lease", f"{THREE} LAPSES=0 PATIENT=3"),
     full("lease", f"{THREE} DEATHS=0 CUTS=0"),
     full("lease", f"{TWO} WORKERS=3 LATE=1 LAPSES=0 SAVES=0 RENEWALS=0"),
+    full("lease", f"{TWO} UNCOUNTED=2"),
+    full("lease", f"{TWO} REPLAYS=2 LATE=0"),
+    full("lease", f"{TWO} FORGETS=1"),
+    full("lease", f"{THREE} DEATHS=0 CUTS=0 LAPSES=0 UNCOUNTED=2"),
+    full("lease", f"{THREE} DEATHS=0 CUTS=0 LAPSES=0 REPLAYS=1"),
     full("lease", "SAVES=0", False),
     full("lease", "RENEWALS=0", False),
     full("lease", "", False),
@@ -175,7 +180,9 @@ LEASE_GUARDS: Final = [
     Check("lease", "RELEASE_CLEARS_HEAD=1", "SAVES=0", "no_ghost_lease"),
     Check("lease", "LEAVE_DEQUEUES=0", "", "no_ghost_lease"),
     Check("lease", "RELEASE_DEQUEUES=0", "", "no_ghost_lease"),
-    Check("lease", "LEAVE_MARKS=0", "", "no_ghost_lease"),
+    Check("lease", "LEAVE_MARKS=0", "FORGETS=1", "no_ghost_lease"),
+    Check("lease", "HEAD_REMEMBERS_LEAVERS=0", f"{TWO} REPLAYS=1", "no_ghost_lease"),
+    Check("lease", "RELEASE_KNOWS_ITS_COPY=0", TWO, "released_is_told"),
     Check("lease", "HELD_LEAVES=0", "TRIES_ONCE=2 DEATHS=0 CUTS=0 EARLY=0 SAVES=0", "no_ghost_lease"),
     Check("lease", "LOST_LEAVES=0", "", "no_ghost_lease"),
     Check("lease", "BREAK_COMPARES_HOLDER=0", "BREAKS=1", "holder_is_never_refused"),
@@ -184,8 +191,20 @@ LEASE_GUARDS: Final = [
     Check("lease", "SAVE_COMPARES_FENCE=0", "", "released_is_final"),
     Check("lease", "SUBSCRIBE_FIRST=0", "", "listener_keeps_its_place"),
     Check("lease", "TIMER=0", "DEATHS=0 EARLY=0 SAVES=0", "no_stuck_queue"),
-    Check("lease", "VALID_FROM_SEND=0", "SAVES=0", "one_holder_at_a_time"),
-    Check("lease", "BELL_IS_DATED=0", f"{THREE} DEATHS=0 CUTS=0", "one_holder_at_a_time"),
+    Check("lease", "VALID_FROM_SEND=0", "SAVES=0", "entered_only_while_granted"),
+    Check("lease", "VALID_FROM_SEND=0", "SAVES=0 IGNORE=entered_only_while_granted=1", "one_holder_at_a_time"),
+    Check("lease", "ENTER_WHEN_GRANTED=0", f"{TWO} UNCOUNTED=1", "entered_only_while_granted"),
+    Check("lease", "ENTER_WHEN_GRANTED=0", TWO, "entered_only_while_granted"),
+    Check(
+        "lease",
+        "ENTER_WHEN_GRANTED=0",
+        f"{THREE} DEATHS=0 CUTS=0 LAPSES=0 UNCOUNTED=1 IGNORE=entered_only_while_granted=1",
+        "one_holder_at_a_time",
+    ),
+    Check(
+        "lease", "PLACE_SAYS_UNCOUNTED=0", f"{THREE} DEATHS=0 CUTS=0 LAPSES=2 UNCOUNTED=1", "passed_over_twice_at_most"
+    ),
+    Check("lease", "HAND_OFF_ENDS_AT_ASKER=0", f"{THREE} DEATHS=0 CUTS=0 UNCOUNTED=1", "listener_keeps_its_place"),
 ]
 
 CHECKS: Final = [*LEASE_WORLDS, *SAVE_WORLDS, *LEASE_GUARDS, *SAVE_GUARDS]

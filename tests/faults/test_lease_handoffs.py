@@ -1,0 +1,207 @@
+"""Hand-offs while the doorbell listens in the wrong place, is cut, or rings late: nobody enters without the lease.
+
+The doorbell is advice. A replica's listeners hear a PUBLISH and are not counted by the primary; a connection that
+outlives a change of roles behind its address is such a listener; messages arrive when what they say is long over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import histstore
+import histstore.sync
+from histstore import HistoryStoreError, RetryPolicy
+
+from ..support.router import Router, router
+from ..support.servers import Server
+from .shells import keys_of
+
+COUNT = int(os.environ.get("HISTSTORE_TEST_HANDOFFS") or 0)
+"""Bodies to be entered in each kind of trouble; 0: 200, or 40 where that takes seconds."""
+SWAPS = 6
+RUNS, WORKERS = 8, 4
+"""Runs, and backends each of which has a worker that wants each of them."""
+TTL = 6.0
+"""Seconds; longer than whatever rings late, so that no lease lapses."""
+PATIENT = RetryPolicy(attempts=200, deadline=30.0, base=0.002, cap=0.02)
+GUARD = 240.0
+
+
+class Scene:
+    """A primary, a replica, an address, and what bodies that are inside look at.
+
+    Attributes:
+        count: Bodies to be entered.
+        swaps: Changes of roles so far; None: there are none to be.
+        entered: Bodies that were entered so far.
+        wrong: What a body found that must not be.
+        over: Whether enough have been.
+    """
+
+    def __init__(self, servers: list[Server], between: Router, namespace: str, seed: int) -> None:
+        self.count = COUNT or 200
+        self.swaps: int | None = None
+        self.servers, self.between, self.namespace = servers, between, namespace
+        self.chance = random.Random(seed)
+        self.entered = 0
+        self.wrong: list[str] = []
+        self.over = threading.Event()
+        self._inside: dict[str, list[str]] = {}
+        self._looking = threading.Lock()
+        self._end = time.monotonic() + GUARD
+
+    def enter(self, run: str, holder: str) -> None:
+        """Looks, on the primary, whose the lease is; nobody changes the roles meanwhile."""
+        with self._looking:
+            primary = self.servers[0].client()
+            found = primary.hget(keys_of(self.namespace, run).lease, "holder")
+            primary.close()
+            inside = self._inside.setdefault(run, [])
+            if found != holder.encode():
+                self.wrong.append(f"{holder} is inside {run}, and the server says {found!r}")
+            if inside:
+                self.wrong.append(f"{holder} is inside {run}, and so is {inside}")
+            inside.append(holder)
+            self.entered += 1
+            enough = self.entered >= self.count and (self.swaps is None or self.swaps >= SWAPS)
+            if enough or self.wrong or time.monotonic() > self._end:
+                self.over.set()
+
+    def leave(self, run: str, holder: str) -> None:
+        with self._looking:
+            self._inside[run].remove(holder)
+
+    def swap_roles(self) -> None:
+        """The replica becomes the primary behind the address; the connections that listen live on."""
+        with self._looking:
+            old, new = self.servers
+            with old.client() as first, new.client() as second:
+                first.execute_command("FAILOVER", "TO", "127.0.0.1", new.port)
+                while first.info("replication")["role"] != "slave" or second.info("replication")["role"] != "master":
+                    assert time.monotonic() < self._end, "the roles do not change"
+                    time.sleep(0.005)
+            self.servers = [new, old]
+            self.between.port = new.port
+            self.between.cut(listeners=False)
+            self.swaps = (self.swaps or 0) + 1
+
+
+@pytest.fixture
+def scene(private_server: Callable[..., Server], namespace: str, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    primary, replica = private_server(repl_diskless_sync_delay="0"), private_server(repl_diskless_sync_delay="0")
+    seed = int(os.environ.get("HISTSTORE_TEST_SEED") or random.SystemRandom().randrange(10**9))
+    print(f"HISTSTORE_TEST_SEED={seed}")
+    with replica.client() as raw, router(primary.port) as between:
+        raw.execute_command("REPLICAOF", "127.0.0.1", primary.port)
+        end = time.monotonic() + 20
+        while raw.info("replication")["master_link_status"] != "up":
+            assert time.monotonic() < end, "the replica does not follow"
+            time.sleep(0.01)
+        yield Scene([primary, replica], between, namespace, seed)
+
+
+def on_a_replica(scene: Scene) -> None:
+    """All doorbells listen where nobody counts them."""
+    scene.between.listen_port = scene.servers[1].port
+
+
+def roles_swapped(scene: Scene) -> None:
+    """The doorbells listen at what was the primary when they were opened; it changes again and again."""
+    scene.swaps = 0
+    while not scene.over.wait(0.2):
+        scene.swap_roles()
+
+
+def cut_at_random(scene: Scene) -> None:
+    """The doorbells lose what rings, and ask when they hear again."""
+    while not scene.over.wait(scene.chance.uniform(0.0, 0.05)):
+        scene.between.cut(listeners=True)
+
+
+def rung_late(scene: Scene) -> None:
+    """What rings arrives up to two seconds later: often after the claim has gone to somebody else."""
+    scene.count = COUNT or 40
+    scene.between.listener_delay = lambda: scene.chance.choice((0.0, scene.chance.uniform(0.0, 2.0)))
+
+
+def rung_late_on_a_replica(scene: Scene) -> None:
+    """Both: nobody is counted, and all are called late."""
+    rung_late(scene)
+    on_a_replica(scene)
+
+
+async def _work(scene: Scene, backend: histstore.RedisBackend, run: str, pause: float) -> None:
+    store = backend.store(run)
+    while not scene.over.is_set():
+        with contextlib.suppress(HistoryStoreError):
+            async with store.lock(ttl=TTL, acquire_timeout=20.0) as lease:
+                scene.enter(run, lease.holder)
+                await asyncio.sleep(pause)
+                scene.leave(run, lease.holder)
+        await asyncio.sleep(pause)
+
+
+async def _work_all(scene: Scene) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        tasks = []
+        for _ in range(WORKERS):
+            backend = histstore.RedisBackend.from_url(scene.between.url, namespace=scene.namespace, retry=PATIENT)
+            await stack.enter_async_context(backend)
+            tasks += [
+                asyncio.create_task(_work(scene, backend, f"run {n}", scene.chance.uniform(0.001, 0.01)))
+                for n in range(RUNS)
+            ]
+        async with asyncio.timeout(GUARD):
+            await asyncio.gather(*tasks)
+
+
+def _blocking_work(scene: Scene, backend: histstore.sync.RedisBackend, run: str, pause: float) -> None:
+    store = backend.store(run)
+    while not scene.over.is_set():
+        with contextlib.suppress(HistoryStoreError), store.lock(ttl=TTL, acquire_timeout=20.0) as lease:
+            scene.enter(run, lease.holder)
+            time.sleep(pause)
+            scene.leave(run, lease.holder)
+        time.sleep(pause)
+
+
+def _blocking_work_all(scene: Scene) -> None:
+    with contextlib.ExitStack() as stack:
+        threads = []
+        for _ in range(WORKERS):
+            backend = histstore.sync.RedisBackend.from_url(scene.between.url, namespace=scene.namespace, retry=PATIENT)
+            stack.enter_context(backend)
+            for n in range(RUNS):
+                args = (scene, backend, f"run {n}", scene.chance.uniform(0.001, 0.01))
+                threads.append(threading.Thread(target=_blocking_work, args=args, daemon=True))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(GUARD)
+
+
+@pytest.mark.parametrize("shell", ["async", "sync"])
+@pytest.mark.parametrize("trouble", [on_a_replica, roles_swapped, cut_at_random, rung_late, rung_late_on_a_replica])
+def test_nobody_enters_without_the_lease(trouble: Callable[[Scene], None], shell: str, scene: Scene) -> None:
+    """At each entry the lease on the primary is the entrant's own, and nobody else is inside; and all come in."""
+    troubled = threading.Thread(target=trouble, args=(scene,), daemon=True)
+    troubled.start()
+    troubled.join(0.01)  # before anybody has begun to listen
+    began = time.monotonic()
+    if shell == "async":
+        asyncio.run(_work_all(scene))
+    else:
+        _blocking_work_all(scene)
+    scene.over.set()
+    troubled.join(20)
+    print(f"{scene.entered} entries in {time.monotonic() - began:.1f} s, {scene.swaps} changes of roles")
+    assert not scene.wrong, scene.wrong[:5]
+    assert scene.entered >= scene.count, "not all came in"
