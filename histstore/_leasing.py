@@ -99,11 +99,13 @@ def acquire(where: Where, ticket: Ticket, *, queue: bool, uncounted: bool = Fals
         uncounted: Whether the asker hears its channel though the server does not count it as a listener.
     """
     keys = where.keys
-    channel = f"?{ticket.channel}" if uncounted else ticket.channel
+    channel = ticket.channel if queue else ""
+    if queue and uncounted:
+        channel = f"?{channel}"
     return script_call(
         ACQUIRE,
         (keys.head, keys.log, keys.etags, keys.marks, keys.lease, keys.queue),
-        (ticket.holder, str(ticket.ttl_ms), channel if queue else ""),
+        (ticket.holder, str(ticket.ttl_ms), channel),
     )
 
 

@@ -92,7 +92,6 @@ class Leases:
         self._policy = policy
         self._namespace = namespace
         self._doorbell = Doorbell(runner, namespace, self._stray)
-        self._held: dict[str, Lease] = {}
         self._inside: dict[str, Lease] = {}
         self._ways: set[_Acquisition] = set()
         self._guard = _tasks.Guard()
@@ -144,9 +143,9 @@ class Leases:
             else:
                 raise BackendUnavailableError("lock: answers take longer than the lease lives: choose a longer ttl")
             carried = Carried(granted.fence, way.ticket.holder)
-            lease = Lease(self, where, carried, ttl, renews, way.until, _tasks.caller())
+            lease = Lease(self, where, carried, ttl, renews, way.until)
             with self._guard:
-                self._held[lease.holder] = self._inside[lease.holder] = lease
+                self._inside[lease.holder] = lease
             self._alarm.set(lease._next)
             if self._closing:
                 raise BackendError("this backend is closing: the lease that was taken is given up again")
@@ -154,7 +153,7 @@ class Leases:
             lease._late, lease._place = way.late, way.ticket.place if way.queued else ""
             return lease
         except BaseException:
-            self._no_longer_inside(way.ticket.holder)
+            self._left(way.ticket.holder)
             self._abandon(way)
             raise
         finally:
@@ -174,7 +173,7 @@ class Leases:
             turnstile = self._turnstile(key)
             try:
                 async with _io.Held(turnstile.lock, _left(deadline, 1e9), _timed_out, ""):
-                    waiter.asks()
+                    waiter.ask_at = waiter.turn_at = math.inf  # what has rung so far is older than the answer
                     answer = await self._join(way, deadline, policy)
             finally:
                 self._passed(key, turnstile)
@@ -187,7 +186,8 @@ class Leases:
                         raise LockTimeoutError(answer.holder, left)
                     await _tasks.wait(waiter.event, _left(deadline, waiter.due - _io.monotonic()))
                     waiter.event.clear()
-                    self._refuse_if_closing()
+                    if self._closing:
+                        raise _closing()
                 called = waiter.asks()
                 way.called = way.called or called
                 # Only the answer grants the lease: what rang may be old, or have been said by a server that has it not.
@@ -227,7 +227,8 @@ class Leases:
 
     async def _ask(self, way: _Acquisition, deadline: float | None, policy: RetryPolicy | None) -> Granted | Taken:
         with self._guard:
-            self._refuse_if_closing()
+            if self._closing:
+                raise _closing()
             # From here on it may be on its way, and whoever closes the backend meanwhile has to give it up.
             known, way.open = way.open, True
         delivery = Delivery()
@@ -265,15 +266,13 @@ class Leases:
         )
         self._jobs.start(give_up)
 
-    def _refuse_if_closing(self) -> None:
-        if self._closing:
-            raise BackendError("this backend is closing, and nothing new begins in it: make a new one")
-
     def _stray(self, ring: Ring) -> None:
         """Gives up at once what was handed to nobody: a late copy of a request had queued for one who has left."""
         holder = ring.holder or ""
         with self._guard:
-            known = self._closed or holder in self._held or any(way.ticket.holder == holder for way in self._ways)
+            lease = self._inside.get(holder)
+            held = lease is not None and lease._held
+            known = self._closed or held or any(way.ticket.holder == holder for way in self._ways)
         where = _leasing.where_it_rang(self._namespace, ring)
         if where is not None and not known:
             self._turning_away.start(functools.partial(self._turn_away, where, holder))
@@ -305,8 +304,6 @@ class Leases:
         """Gives a lease up; whoever is cancelled meanwhile leaves at once, and it is given up all the same."""
         within = max(lease.remaining(), PATIENCE)
         lease._ended = True
-        with self._guard:
-            self._held.pop(lease.holder, None)
         _HELD.set(tuple(held for held in _HELD.get() if held is not lease))
         try:
             if self._closed:
@@ -317,16 +314,14 @@ class Leases:
                 before = lease._lost or lost
                 lease._lost = Lost(before.current or lost.current, before.reason)
         finally:
-            self._no_longer_inside(lease.holder)
+            self._left(lease.holder)
             lease._over.set()
 
-    def _no_longer_inside(self, holder: str) -> None:
+    def _left(self, holder: str) -> None:
         with self._guard:
-            self._held.pop(holder, None)
             self._inside.pop(holder, None)
-            draining = list(self._draining)
-        for event in draining:
-            event.set()
+            for event in self._draining:
+                event.set()
 
     def lose(self, lease: Lease, lost: Lost, *, lapsed: bool = False) -> None:
         """Decides that a lease is not held any more, for good, and tells the body that works under it.
@@ -340,12 +335,11 @@ class Leases:
             if lease._lost is not None or lease._ended or (lapsed and lease._until > _io.monotonic()):
                 return
             lease._lost = lost
-            self._held.pop(lease.holder, None)
-            draining = list(self._draining)
-        for event in draining:
-            event.set()
+            for event in self._draining:
+                event.set()
         lease._over.set()
-        lease._interrupt()
+        if lease._scope is not None:
+            lease._scope.interrupt()
 
     def prolonged(self, lease: Lease, began: float) -> None:
         """Takes it that a renewal was answered that was sent at `began`; what is lost by now stays lost."""
@@ -357,7 +351,7 @@ class Leases:
         """Has renewed what is due; returns when to look again."""
         now = _io.monotonic()
         with self._guard:
-            held = [lease for lease in self._held.values() if not lease._asking]
+            held = [lease for lease in self._inside.values() if lease._held and not lease._asking]
         for lease in held:
             # One whose time is over only because this process stood still has a last try.
             if lease._until <= now and (lease._missed or not lease._renews):
@@ -370,7 +364,8 @@ class Leases:
 
     def _next_time(self) -> float | None:
         with self._guard:
-            return min((lease._next for lease in self._held.values() if not lease._asking), default=None)
+            held = [lease for lease in self._inside.values() if lease._held and not lease._asking]
+            return min((lease._next for lease in held), default=None)
 
     def _prolong(self, leases: list[Lease]) -> None:
         """Begins to renew leases. What others wait for meanwhile, a connection that hangs, is not their concern."""
@@ -426,7 +421,7 @@ class Leases:
         # seems to hold it: a server that may not be written to, a replica say, does not know who does.
         call = _leasing.release(where, found.holder, force=True)
         await self.send(where, call, math.inf, Delivery(), policy)
-        lease = self._held.get(found.holder)
+        lease = self._inside.get(found.holder)
         if lease is not None:
             # Its body would not hear of it before the next renewal.
             self.lose(lease, Lost(None, BROKEN))
@@ -435,7 +430,7 @@ class Leases:
     def here(self, where: Where) -> list[Lease]:
         """Returns the leases of a run that are held here."""
         with self._guard:
-            return [lease for lease in self._held.values() if lease._where.key == where.key]
+            return [lease for lease in self._inside.values() if lease._held and lease._where.key == where.key]
 
     async def serve(self, where: Where, policy: RetryPolicy | None) -> None:
         """Serves the next waiter of a run that was deleted. Does not raise: they come by themselves, too."""
@@ -471,7 +466,7 @@ class Leases:
                 with self._guard:
                     inside = [lease for lease in self._inside.values() if lease._lost is None]
                 left = end - _io.monotonic()
-                if left <= 0 or all(lease._caller is caller for lease in inside):
+                if left <= 0 or all(lease._scope and lease._scope.caller == caller for lease in inside):
                     return
                 await _tasks.wait(event, left)
         finally:
@@ -482,7 +477,8 @@ class Leases:
         """Gives up all leases and all waiting, and waits until that is done."""
         with self._guard:
             self._closing = self._closed = True
-            held, ways = list(self._held.values()), [way for way in self._ways if way.open]
+            held = [lease for lease in self._inside.values() if lease._held]
+            ways = [way for way in self._ways if way.open]
         # What a way has asked may be on its way just now.
         calls = [lease._giving_up() for lease in held] + [way.leaving(True) for way in ways]
         for lease in held:
@@ -508,6 +504,10 @@ class Leases:
 
 def _left(deadline: float | None, most: float) -> float:
     return most if deadline is None else max(0.0, min(most, deadline - _io.monotonic()))
+
+
+def _closing() -> BackendError:
+    return BackendError("this backend is closing, and nothing new begins in it: make a new one")
 
 
 def _timed_out(_text: str) -> LockTimeoutError:

@@ -152,35 +152,37 @@ class Scope:
 
     Args:
         cancel: Whether the body is cancelled when the lease is lost.
+
+    Attributes:
+        caller: The task, once the body has begun.
     """
 
-    __slots__ = ("_before", "_cancelled", "_closed", "_task", "_wanted")
+    __slots__ = ("_before", "_cancelled", "_closed", "_wanted", "caller")
 
     def __init__(self, cancel: bool) -> None:
         self._wanted = cancel
-        self._task: asyncio.Task[Any] | None = None
+        self.caller: asyncio.Task[Any] | None = None
         self._before = 0
         self._cancelled = False
         self._closed = False
 
     def enter(self) -> None:
         """The body begins, in this task."""
-        if self._wanted:
-            self._task = asyncio.current_task()
-            self._before = self._task.cancelling() if self._task is not None else 0
+        self.caller = asyncio.current_task()
+        self._before = self.caller.cancelling() if self.caller is not None else 0
 
     def interrupt(self) -> None:
         """The lease is lost: cancels the body, unless it is the body that has just found out."""
-        task = self._task
-        if task is None or self._closed or self._cancelled or task is asyncio.current_task():
+        task = self.caller
+        if not self._wanted or task is None or self._closed or self._cancelled or task is asyncio.current_task():
             return
         self._cancelled = True
         task.cancel("the lease was lost")
 
     def leave(self) -> None:
         """The body has ended: from now on nothing is cancelled, and our own request is taken back."""
-        if not self._closed and self._cancelled and self._task is not None:
-            self._task.uncancel()
+        if not self._closed and self._cancelled and self.caller is not None:
+            self.caller.uncancel()
         self._closed = True
 
     def stopped(self, error: BaseException | None) -> bool:
@@ -189,7 +191,7 @@ class Scope:
 
     @property
     def _ours(self) -> bool:
-        return self._cancelled and self._task is not None and self._task.cancelling() <= self._before
+        return self._cancelled and self.caller is not None and self.caller.cancelling() <= self._before
 
     async def finish(
         self, work: Callable[[], Coroutine[Any, Any, T]], jobs: Jobs, error: BaseException | None

@@ -22,9 +22,9 @@ IDLE: Final = 5.0
 """Seconds that a thread waits for work before it ends."""
 
 
-def caller() -> object:
-    """Returns the thread that calls."""
-    return threading.current_thread()
+def caller() -> int:
+    """Returns which thread calls."""
+    return threading.get_ident()
 
 
 def wait(event: threading.Event, seconds: float | None) -> None:
@@ -153,15 +153,19 @@ class Scope:
 
     Args:
         cancel: Of no effect here.
+
+    Attributes:
+        caller: Which thread runs it, once it has begun.
     """
 
-    __slots__ = ()
+    __slots__ = ("caller",)
 
     def __init__(self, cancel: bool) -> None:
-        """Makes one."""
+        self.caller: int | None = None
 
     def enter(self) -> None:
-        """The body begins."""
+        """The body begins, in this thread."""
+        self.caller = threading.get_ident()
 
     def interrupt(self) -> None:
         """The lease is lost; the body finds out by itself."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -26,18 +25,15 @@ class Lease:
     Compare-and-set protects the data; the lease protects the minutes of work that a turn costs.
     """
 
-    def __init__(
-        self, leases: Leases, where: Where, carried: Carried, ttl: float, renews: bool, until: float, caller: object
-    ) -> None:
+    def __init__(self, leases: Leases, where: Where, carried: Carried, ttl: float, renews: bool, until: float) -> None:
         self._leases = leases
         self._where = where
         self._carried = carried
         self._ttl = ttl
         self._renews = renews
         self._until = until
-        self._caller = caller
         self._next = until - ttl * 2 / 3 if renews else until
-        self._interrupt: Callable[[], None] = lambda: None
+        self._scope: _tasks.Scope | None = None
         self._asking = False
         self._missed = False
         self._late = False
@@ -110,6 +106,11 @@ class Lease:
         self._leases.prolonged(self, delivery.began)
         self._refuse_if_over()
 
+    @property
+    def _held(self) -> bool:
+        """Whether it is neither lost nor given up, as far as is known."""
+        return self._lost is None and not self._ended
+
     def _renewal(self) -> Call:
         return _leasing.renew(self._where, self._carried, round(self._ttl * 1000))
 
@@ -168,7 +169,7 @@ class LeaseScope:
             raise LockError(f"run {str(self._where.run_id)!r} is already leased here: use that lease, or leave it")
         self._lease = self._leases.acquire(self._where, self._ttl, self._timeout, self._renew, self._policy)
         self._scope.enter()
-        self._lease._interrupt = self._scope.interrupt
+        self._lease._scope = self._scope
         self._leases.carry(self._lease)
         if self._lease._lost is not None:
             lost = self._lease._error()  # before there was a body to cancel

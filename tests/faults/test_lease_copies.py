@@ -13,7 +13,7 @@ from histstore import RetryPolicy
 from histstore._scripts import ACQUIRE, RELEASE, RENEW, SAVE
 
 from ..support.lease_workers import Worker
-from ..support.proxy import Proxy
+from ..support.proxy import Proxy, requests_of
 from .conftest import Patience
 from .shells import carries, keys_of
 
@@ -225,3 +225,76 @@ def test_a_waiter_that_gave_up_is_gone_from_the_queue_when_its_copies_come(scene
     assert scene.leave(scene.others, job).error is None
     assert scene.deliver() == [b"cancelled"]
     assert not scene.lease()
+
+
+def test_a_proxy_may_deliver_any_request_again_that_was_answered(scene: Scene) -> None:
+    """Nobody knows of these copies, and no mark was left: of a lease, of a wait, of a wait that was in vain."""
+    sent = scene.between.writes = []
+    warm = scene.enter(scene.mine, token="mine")
+    assert scene.leave(scene.mine, warm).error is None
+    job = scene.enter(scene.others, token="other")
+    late = scene.mine.take("run", timeout=0.3)
+    assert scene.mine.wait(late, "out").error == "LockTimeoutError"
+    waiting = scene.mine.take("run", token="waited", hold=0.0)
+    scene.until(lambda: scene.raw.llen(scene.keys.queue), "it queues")
+    assert scene.leave(scene.others, job).saved == "saved"
+    assert scene.mine.wait(waiting, "out").saved == "saved"
+    scene.until(lambda: not scene.lease(), "all have left")
+    assert not scene.raw.exists(scene.keys.marks)
+    about = carries(ACQUIRE, RELEASE, RENEW)
+    copies = [request for _, data in sent for request in requests_of(data) if about(request)]
+    assert len(copies) >= 8
+    for taken in (False, True):
+        if taken:
+            job = scene.enter(scene.others, token="again")
+        before = scene.lease()
+        for request in copies[::-1] + copies:
+            told = asyncio.run(scene.between.deliver(request))
+            assert told[0] in (b"cancelled", b"released", b"lost", b"held"), told
+            assert scene.lease() == before
+            assert not scene.raw.exists(scene.keys.queue)
+    assert scene.leave(scene.others, job).saved == "saved"
+
+
+def test_a_release_that_a_proxy_delivered_before_is_no_loss(scene: Scene) -> None:
+    """Its answer is that of the second copy, which finds the run free, or another's: the exit raises nothing."""
+    for waits in (False, True):
+        job = scene.enter(scene.mine, token=f"mine, {waits}")
+        if waits:
+            next_job = scene.others.take("run", token="next")
+            scene.until(lambda: scene.raw.llen(scene.keys.queue), "the next one queues")
+        scene.between.repeat(1, carries(RELEASE))
+        said = scene.leave(scene.mine, job)
+        assert (said.saved, said.error) == ("saved", None)
+        scene.between.repeat(0, carries(RELEASE))
+    scene.others.wait(next_job, "in")
+    assert scene.leave(scene.others, next_job).saved == "saved"
+
+
+def test_a_lease_that_was_handed_to_nobody_is_given_up_at_once(scene: Scene) -> None:
+    """A copy queued for a waiter that had left, longer ago than anybody remembers: its process says so when called.
+
+    Nobody waits for the end of the claim: a mark tells that the lease was given up.
+    """
+    job = scene.enter(scene.others, token="other")
+    sent = scene.between.writes = []
+    late = scene.mine.take("run", timeout=0.3)
+    assert scene.mine.wait(late, "out").error == "LockTimeoutError"
+    late = scene.mine.take("run", timeout=0.3)  # it listens by now, and its first request queues
+    assert scene.mine.wait(late, "out").error == "LockTimeoutError"
+    scene.until(lambda: not scene.raw.exists(scene.keys.queue), "it left the queue")
+    scene.raw.hdel(scene.keys.head, "left")
+    about = carries(ACQUIRE)
+    copy = [request for _, data in sent for request in requests_of(data) if about(request)][-1]
+    stays = scene.mine.take("another run")  # the process goes on listening
+    scene.mine.wait(stays, "in")
+    blocked = scene.others.take("another run", hold=0.0)
+    holds = scene.mine.take("a third run", timeout=20.0)
+    scene.mine.wait(holds, "in")
+    assert asyncio.run(scene.between.deliver(copy))[0] == b"queued"
+    assert scene.leave(scene.others, job).saved == "saved"
+    scene.until(lambda: scene.raw.exists(scene.keys.marks), "it was given up")
+    scene.until(lambda: not scene.lease(), "the run is free")
+    for name in (stays, holds):
+        assert scene.leave(scene.mine, name).error is None
+    assert scene.others.wait(blocked, "out").error is None

@@ -13,8 +13,11 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+import redis
 
 import histstore
 import histstore.sync
@@ -22,7 +25,7 @@ from histstore import HistoryStoreError, RetryPolicy
 
 from ..support.router import Router, router
 from ..support.servers import Server
-from .shells import keys_of
+from .shells import keys_of, open_backend
 
 COUNT = int(os.environ.get("HISTSTORE_TEST_HANDOFFS") or 0)
 """Bodies to be entered in each kind of trouble; 0: 200, or 40 where that takes seconds."""
@@ -105,6 +108,9 @@ def scene(private_server: Callable[..., Server], namespace: str, request: pytest
         while raw.info("replication")["master_link_status"] != "up":
             assert time.monotonic() < end, "the replica does not follow"
             time.sleep(0.01)
+        with primary.client() as first:
+            first.set("whatever", "flows")
+            assert first.wait(1, 20_000) == 1, "nothing flows to the replica"
         yield Scene([primary, replica], between, namespace, seed)
 
 
@@ -205,3 +211,113 @@ def test_nobody_enters_without_the_lease(trouble: Callable[[Scene], None], shell
     print(f"{scene.entered} entries in {time.monotonic() - began:.1f} s, {scene.swaps} changes of roles")
     assert not scene.wrong, scene.wrong[:5]
     assert scene.entered >= scene.count, "not all came in"
+
+
+class _Row:
+    """Waiters that came in a known order, and the order in which they enter."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.raw = scene.servers[0].client()
+        self.keys = keys_of(scene.namespace, "run")
+        self.entered: list[int] = []
+
+    async def come(self, count: int, stack: contextlib.AsyncExitStack, shell: str) -> list[Any]:
+        waiting = []
+        self._threads = stack.enter_context(ThreadPoolExecutor(count))
+        for number in range(count):
+            backend = open_backend(shell, self.scene.between.url, namespace=self.scene.namespace)
+            stack.push_async_callback(backend.aclose)
+            waiting.append(asyncio.create_task(self._wait(backend, shell, number)))
+            while self.raw.llen(self.keys.queue) != number + 1:
+                await asyncio.sleep(0.002)
+        return waiting
+
+    async def _wait(self, backend: Any, shell: str, number: int) -> None:
+        if shell == "async":
+            async with backend.store("run").lock(ttl=20.0):
+                self.entered.append(number)
+                await asyncio.sleep(0.02)
+        else:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, self._wait_blocking, backend.inner, number)
+
+    def _wait_blocking(self, backend: Any, number: int) -> None:
+        with backend.store("run").lock(ttl=20.0):
+            self.entered.append(number)
+            time.sleep(0.02)
+
+
+def _calls(raw: redis.Redis) -> int:
+    stats: Any = raw.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+@pytest.mark.parametrize("shell", ["async", "sync"])
+async def test_waiters_that_are_not_counted_come_in_order_and_not_all_at_once(shell: str, scene: Scene) -> None:
+    """The first hand-off drops all of them. They ask again one after the other, and keep their places after that."""
+    on_a_replica(scene)
+    row = _Row(scene)
+    count = 10
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(GUARD):
+        holder = open_backend("async", scene.servers[0].url, namespace=scene.namespace)
+        stack.push_async_callback(holder.aclose)
+        async with holder.store("run").lock(ttl=60.0):
+            waiting = await row.come(count, stack, shell)
+            assert not row.raw.pubsub_channels("*doorbell*"), "the primary counts them"
+            before = _calls(row.raw)
+        await asyncio.gather(*waiting)
+        asked = _calls(row.raw) - before
+    print(f"{row.entered}, {asked} calls")
+    # They come 5 ms apart, which a busy machine may mix up a little.
+    late = sum(a > b for n, a in enumerate(row.entered) for b in row.entered[n:])
+    assert sorted(row.entered) == list(range(count))
+    assert late <= count, row.entered
+    # The holder's release; of each waiter: it is called, it is called again in its turn, it releases. And some spare.
+    assert asked <= 1 + 4 * count
+    row.raw.close()
+
+
+@pytest.mark.parametrize("shell", ["async", "sync"])
+async def test_a_waiter_that_is_not_counted_does_not_starve(shell: str, scene: Scene) -> None:
+    """Others, whom the server counts, come again and again: it has its turn among them."""
+    scene.between.listen_port = scene.servers[1].port
+    entries: list[str] = []
+    enough = threading.Event()
+
+    def work(name: str, url: str) -> None:
+        with histstore.sync.RedisBackend.from_url(url, namespace=scene.namespace, retry=PATIENT) as backend:
+            while not enough.is_set():
+                with backend.store("run").lock(ttl=20.0):
+                    entries.append(name)
+                    time.sleep(0.002)
+
+    async def work_async(name: str, url: str) -> None:
+        async with histstore.RedisBackend.from_url(url, namespace=scene.namespace, retry=PATIENT) as backend:
+            while not enough.is_set():
+                async with backend.store("run").lock(ttl=20.0):
+                    entries.append(name)
+                    await asyncio.sleep(0.002)
+
+    def run(name: str, url: str) -> None:
+        if shell == "sync":
+            work(name, url)
+        else:
+            asyncio.run(work_async(name, url))
+
+    direct, routed = scene.servers[0].url, scene.between.url
+    threads = [threading.Thread(target=run, args=(f"counted {n}", direct), daemon=True) for n in range(4)]
+    threads.append(threading.Thread(target=run, args=("not counted", routed), daemon=True))
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + GUARD
+    while "not counted" not in entries and time.monotonic() < end:
+        await asyncio.sleep(0.005)
+    began = len(entries)
+    while entries.count("not counted") < 10 and len(entries) < began + 200 and time.monotonic() < end:
+        await asyncio.sleep(0.005)
+    enough.set()
+    for thread in threads:
+        await asyncio.to_thread(thread.join, GUARD)
+    print(f"{entries.count('not counted')} of {len(entries)}")
+    assert entries.count("not counted") >= 10

@@ -151,6 +151,56 @@ async def test_info_and_runs_tell_who_holds_a_run(backend: Any) -> None:
     assert [info.lease async for info in backend.runs()] == [None]
 
 
+async def test_a_run_that_is_held_in_its_first_turn_is_seen(
+    backends: Backends, raw: redis.Redis, namespace: str, lease_key: bytes
+) -> None:
+    """Before its first save: `info` and `runs` say who holds it, to everybody, and that nothing is stored yet."""
+    one, two = backends(), backends()
+    async with one.store("run").turn(ttl=20) as turn:
+        (listed,) = [info async for info in two.runs()]
+        info = await two.store("run").info()
+        for found in (info, listed, await one.store("run").info()):
+            assert (found.run_id, found.revision, found.length, found.size, found.meta) == ("run", None, 0, 0, {})
+            assert (found.created_at, found.saved_at) == (None, None)
+            assert (found.lease.holder, found.lease.fence) == (turn.lease.holder, turn.lease.fence)
+            assert 10 < found.lease.expires_in <= 20
+            left = found.expires_at - datetime.now(UTC)
+            assert timedelta(minutes=14) < left < timedelta(minutes=16), "as long as its fence is remembered"
+            assert pickle.loads(pickle.dumps(found)) == found
+        assert await two.store("run").load() is None
+        turn.append(user(0))
+        await turn.save()
+        assert (await two.store("run").info()).revision == turn.revision
+        await one.store("run").delete()
+        gone = await two.store("run").info()
+        assert (gone.revision, gone.lease.fence) == (None, turn.lease.fence)
+        head = run_keys(namespace, "run").head
+        kept = raw.dump(head)
+        raw.delete(head)  # it was evicted, say: the lease is there all the same
+        bare = await two.store("run").info()
+        assert (bare.revision, bare.expires_at, bare.lease.fence) == (None, None, turn.lease.fence)
+        raw.restore(head, 0, kept)
+    assert await two.store("run").info() is None
+    assert [info async for info in two.runs()] == []
+
+
+async def test_what_a_lease_leaves_behind_is_no_run(
+    backend: Any, raw: redis.Redis, namespace: str, queue: bytes, lease_key: bytes
+) -> None:
+    """A fence that is remembered, a lease that has lapsed, a queue, or marks: None, and not listed."""
+    async with backend.store("run").lock():
+        pass
+    assert await backend.store("run").info() is None
+    raw.rpush(queue, "1000 channel holder")
+    raw.hset(run_keys(namespace, "run").marks, "holder", "1")
+    raw.hset(lease_key, mapping={"holder": "me", "fence": "1", "since": "1"})
+    raw.pexpire(lease_key, 1)
+    await until(lambda: not raw.exists(lease_key))
+    assert await backend.store("run").info() is None
+    assert [info async for info in backend.runs()] == []
+    raw.delete(queue)
+
+
 async def test_what_is_left_of_a_lease_counts_down(backend: Any) -> None:
     """`remaining` is never more than `ttl`, falls without a renewal, and is 0 when it is over."""
     async with backend.store("run").lock(ttl=20, renew=False) as lease:
@@ -692,6 +742,68 @@ async def test_a_lease_that_is_not_renewed_is_lost(shell: Shell, backends: Backe
     assert (await store.load()).messages == (user(1),)
 
 
+async def test_what_was_told_lost_stays_lost(
+    server_url: str, namespace: str, raw: redis.Redis, lease_key: bytes
+) -> None:
+    """A process stood still for longer than its lease lives. Until somebody asks, nothing is decided; `check` decides.
+
+    A renewal would have succeeded, and what comes later changes nothing: saves are refused, the exit says so, and the
+    lease is given up on the server all the same.
+    """
+    async with histstore.RedisBackend.from_url(server_url, namespace=namespace) as backend:
+        store = backend.store("run")
+        scope = store.lock(ttl=0.5, cancel=False)
+        lease = await scope.__aenter__()
+        waiting = asyncio.create_task(lease.wait_lost(), context=contextvars.Context())
+        await asyncio.sleep(0)
+        time.sleep(0.8)  # noqa: ASYNC251 (the loop stands still)
+        assert (lease.lost, lease.remaining()) == (False, 0)
+        assert "0.0 s left" in repr(lease)
+        with pytest.raises(LeaseLostError, match="it lapsed"):
+            lease.check()
+        for _ in range(60):
+            assert (lease.lost, lease.remaining()) == (True, 0)
+            assert "lost" in repr(lease)
+            with pytest.raises(LeaseLostError):
+                lease.check()
+            await asyncio.sleep(0.01)
+        assert await waiting is True
+        with pytest.raises(LeaseLostError):
+            await lease.renew()
+        with pytest.raises(LeaseLostError):
+            await store.append(user(0), lease=lease)
+        with pytest.raises(LeaseLostError):
+            await scope.__aexit__(None, None, None)
+        assert not raw.exists(lease_key)
+        assert await store.load() is None
+
+
+async def test_a_renewal_that_is_answered_after_the_loss_changes_nothing(
+    shell: Shell, backends: Backends, server_url: str, raw: redis.Redis, lease_key: bytes
+) -> None:
+    """The server prolonged the lease, and its answer came when it had been told that the lease is lost."""
+    with threaded_proxy(server_url) as between:
+        backend = backends(between.url)
+        store = backend.store("run")
+        scope = store.lock(ttl=0.6, renew=False, cancel=False)
+        lease = await scope.__aenter__()
+        between.answer_delay = 0.9
+        renewal = shell.apart(lease.renew())
+        await until(lambda: lease.remaining() == 0)
+        with pytest.raises(LeaseLostError):
+            lease.check()
+        assert lease.lost
+        with pytest.raises(LeaseLostError):
+            await renewal
+        assert (lease.lost, lease.remaining()) == (True, 0)
+        between.answer_delay = 0.0
+        with pytest.raises(LeaseLostError):
+            await store.append(user(0))
+        with pytest.raises(LeaseLostError):
+            await scope.__aexit__(None, None, None)
+        assert not raw.exists(lease_key)
+
+
 async def test_a_lease_is_renewed_by_hand(backend: Any) -> None:
     """`renew=False` and `await lease.renew()` now and then: it lives from one to the next."""
     async with backend.store("run").lock(ttl=1.0, renew=False) as lease:
@@ -736,6 +848,35 @@ async def test_to_delete_a_run_of_another_holder_takes_the_backend(shell: Shell,
     assert caught.value.current > lease.fence
     assert await two.store("run").load() is None
     assert await two.delete("run") is False
+
+
+@pytest.mark.parametrize("way", ["break_lease", "delete"])
+async def test_a_body_of_the_same_backend_is_told_at_once(shell: Shell, backends: Backends, way: str) -> None:
+    """Not at the next renewal, a minute later: it is cancelled (asyncio), `wait_lost` returns, a save is refused."""
+    backend = backends()
+    told: list[Any] = []
+
+    async def body() -> None:
+        async with backend.store("run").lock(ttl=180) as lease:
+            told.append(lease)
+            assert await lease.wait_lost()
+            if shell.name == "sync":
+                lease.check()
+            await asyncio.sleep(60)
+
+    await backend.store("run").append(user(0))
+    working = shell.apart(body())
+    await until(lambda: told)
+    other = backend.store("other").lock()
+    async with other as untouched:
+        assert await getattr(backend, way)("run") is True
+        assert told[0].lost
+        with pytest.raises(LeaseLostError, match={"break_lease": "break_lease", "delete": "deleted"}[way]) as caught:
+            await asyncio.wait_for(working, 20)
+        assert caught.value.fence == told[0].fence
+        assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+        untouched.check()
+    assert await getattr(backend, way)("run") is False
 
 
 @pytest.mark.parametrize("way", ["break_lease", "delete"])

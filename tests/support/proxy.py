@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import hiredis
 
 
-def _requests(data: bytes) -> list[bytes]:
+def requests_of(data: bytes) -> list[bytes]:
     """Returns the single commands of a write; all of it as one if it does not end with a command's end."""
     found: list[bytes] = []
     at = 0
@@ -254,7 +254,7 @@ class Proxy:
             if self._keep > 0 and self._keep_if(data):
                 self._keep -= 1
                 # Requests of several callers may travel in one write.
-                requests = _requests(data)
+                requests = requests_of(data)
                 at = next(index for index, request in enumerate(requests) if self._keep_if(request))
                 self.kept.append(requests[at])
                 writer.write(b"".join(requests[:at]))
@@ -264,7 +264,7 @@ class Proxy:
                 self._lose -= 1
                 doomed.set()
             if self._repeats and self._repeat_if(data):
-                for request in filter(self._repeat_if, _requests(data)):
+                for request in filter(self._repeat_if, requests_of(data)):
                     for _ in range(self._repeats):
                         await self.deliver(request)
                         self.repeated += 1

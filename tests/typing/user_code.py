@@ -154,6 +154,9 @@ async def turn(backend: RedisBackend) -> None:
     info = await store.info()
     if info is not None:
         assert_type(info.lease, LeaseInfo | None)
+        assert_type(info.revision, Revision | None)
+        assert_type(info.created_at, datetime | None)
+        assert_type(info.saved_at, datetime | None)
         assert_type(info.expires_at, datetime | None)
         assert_type(info.run_id, RunId)
     assert_type(store.revisions(limit=3), AsyncIterator[Revision])

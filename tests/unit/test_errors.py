@@ -49,6 +49,7 @@ ERRORS: list[tuple[HistoryStoreError, dict[str, Any], list[str]]] = [
     (LockedError("w1", 3.0), {"holder": "w1", "expires_in": 3.0}, ["w1", "3.0 s", "nothing was written", "wait"]),
     (LeaseLostError(5, 6), {"fence": 5, "current": 6}, ["5", "6", "write nothing", "take the lease anew"]),
     (LeaseLostError(5, None), {"fence": 5, "current": None}, ["lapsed"]),
+    (LeaseLostError(5, None, "the backend was closed"), {"fence": 5, "current": None}, ["(the backend was closed)"]),
     (
         RevisionGoneError(ONE, 3, 7),
         {"requested": ONE, "oldest": 3, "newest": 7},
