@@ -13,16 +13,21 @@ from ._protocol import Command
 
 LARGEST: Final = 1 << 29
 """Bytes of one reply at most. It is Redis' own limit for a value, and a load of several default snapshots."""
-DIGITS: Final = 8
-"""An array whose length has so many digits is refused.
+LONGEST: Final = 10_000_000
+"""Items of one array, less than which a load may have.
 
 hiredis makes room for all items when it reads the length. For 2,147,483,647 of them that is 16 GB, which it may fill at
-once (a push) or the garbage collector walks over for seconds, again and again.
+once (a push), or the garbage collector walks over for seconds, again and again.
 """
+LONG: Final = 4
+"""Digits of the length of a long array: there is one in a reply of ours at most, and a few are accepted."""
+FEW: Final = 4
+WIDTH: Final = 24
+"""Bytes of a header that may stand at the end of what has come. A longer one announces too much anyway."""
 
 # Headers stand at the beginnings of lines. What looks like one may also stand inside of a value.
-_HEADER: Final = re.compile(rb"[*>~]\d{%d}" % DIGITS)
-_search = re.compile(rb"\n[*>~]\d{%d}" % DIGITS).search
+_HEADER: Final = re.compile(rb"([*>~])(\d{%d,})" % LONG)
+_search = re.compile(rb"\n[*>~]\d{%d}" % LONG).search
 _UNFINISHED: Final = re.compile(rb"[*>~]\d*\r?\Z")
 _NEWLINE, _ZERO, _NINE = b"\n09"
 
@@ -47,26 +52,28 @@ def pack(commands: Sequence[Command]) -> bytes:
 
 
 class Replies:
-    """The replies that come over one connection. hiredis bounds how deep they nest, at nine.
+    """The replies that come over one connection. hiredis bounds how deep they nest, at 1,024.
 
     Raises:
         ConnectionError: From each call: what answers is no Redis server, or the reply is too large.
     """
 
-    __slots__ = ("_feed", "_gets", "_has_data", "_held", "_unread")
+    __slots__ = ("_arrays", "_begins", "_careful", "_feed", "_gets", "_has_data", "_held", "_unread")
 
     def __init__(self) -> None:
         reader = hiredis.Reader(replyError=ResponseError)
         self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
         self._held = b""
-        self._unread = 0
+        self._begins = True  # whether a line begins with what is held, or with what comes next
+        self._careful = False
+        self._unread = self._arrays = 0
 
     def read(self, data: bytes) -> list[Any]:
         """Returns the replies that `data`, which is not empty, completes; an error reply is a value."""
         if (
-            self._held
+            self._careful
             or data[-1] != _NEWLINE
-            or (len(data) > DIGITS and _ZERO <= data[DIGITS] <= _NINE and _HEADER.match(data))
+            or (len(data) > LONG and _ZERO <= data[LONG] <= _NINE and _HEADER.match(data))
             or _search(data)
         ):
             return self._sift(data)
@@ -98,18 +105,31 @@ class Replies:
 
     def _sift(self, data: bytes) -> list[Any]:
         """Does the same for data that may announce a huge array, now or with what comes next."""
+        begins = self._begins
         data, self._held = self._held + data, b""
-        unfinished = _UNFINISHED.search(data, max(0, len(data) - DIGITS - 2))
+        unfinished = _UNFINISHED.search(data, max(0, len(data) - WIDTH))
         if unfinished is not None:
             # It completes no reply, so it can wait for its rest.
             data, self._held = data[: unfinished.start()], data[unfinished.start() :]
+        if data:
+            self._begins = data[-1] == _NEWLINE
+        self._careful = not self._begins or bool(self._held)
         found: list[Any] = []
         at = 0
-        if _search(data) or _HEADER.match(data):
-            for suspect in _HEADER.finditer(data):
-                found += self._parse(data[at : suspect.start()])
-                at = suspect.start()
+        suspects = _HEADER.finditer(data) if _search(data) or _HEADER.match(data) else ()
+        for suspect in suspects:
+            start = suspect.start()
+            if data[start - 1] == _NEWLINE if start else begins:
+                found += self._parse(data[at:start])
+                at = start
                 # Inside of a value hiredis keeps what came before; where a header is due it has used up everything.
                 if not self._has_data():
-                    raise ConnectionError("what answers there is no Redis server: it announces a huge array")
+                    self._announced(suspect[1], suspect[2])
         return found + self._parse(data[at:])
+
+    def _announced(self, kind: bytes, length: bytes) -> None:
+        """Decides on the header of a long array, before hiredis sees it."""
+        # Sets and pushes are not of the protocol that was agreed on.
+        self._arrays = self._arrays + 1 if self._unread else 1
+        if kind != b"*" or len(length) >= len(str(LONGEST)) or self._arrays > FEW:
+            raise ConnectionError("what answers there is no Redis server: it announces a huge array")

@@ -234,7 +234,9 @@ def classify(error: Exception, *, sent: bool) -> Fault:
     """
     for kind, word in _NAMED_BY_TYPE:
         if isinstance(error, kind):
-            return FAULTS[word]
+            # Where the first word is still there it says more: one class stands for a missing and for a wrong password.
+            said = str(error).split(" ", 1)[0]
+            return FAULTS.get(said, FAULTS[word])
     if not isinstance(error, redis_errors.ResponseError):
         return _UNKNOWN if sent else Fault(definite=True, retry=True)
     text = str(error)

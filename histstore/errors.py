@@ -210,11 +210,13 @@ class OutcomeUnknownError(BackendError):
 
     Attributes:
         attempt: Names the write; `resolve(attempt)` says for good whether it was applied.
+        reason: What the last try came to.
     """
 
     def __init__(self, attempt: Attempt, reason: str = "") -> None:
         self.attempt = attempt
         revision = "" if attempt.revision is None else f" as revision {attempt.revision}"
+        self.reason = reason
         why = f" ({reason})" if reason else ""
         super().__init__(
             f"the {attempt.kind} of run {str(attempt.run_id)!r}{revision} may have been applied{why}: "

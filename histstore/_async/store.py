@@ -573,7 +573,8 @@ class RedisHistoryStore(Generic[M]):
                     raise error from cause  # that the question failed says nothing of the save
                 if revision is not None:
                     return revision
-                lost: Exception = BackendUnavailableError("update: no answer in time; nothing was written")
+                why = error.reason or "no answer in time"
+                lost: Exception = BackendUnavailableError(f"update: {why}; nothing was written, repeating is safe")
             except ConflictError as error:
                 lost = error
             pause = _pause(races, policy)

@@ -152,7 +152,7 @@ class Runner:
         began = _io.monotonic()
         with self._noticing():
             replies = self._connections.exchange(_commands(calls, in_full=False), end, _io.Sent())
-            unknown = [at for at, reply in enumerate(replies) if str(reply).startswith("NOSCRIPT")]
+            unknown = [at for at, reply in enumerate(replies) if _begins(reply, "NOSCRIPT")]
             if unknown:
                 again = _commands([calls[at] for at in unknown], in_full=True)
                 found = self._connections.exchange(again, end, _io.Sent())
@@ -293,7 +293,7 @@ class Runner:
                 raise redis_errors.ReadOnlyError("READONLY the server was the primary, and is a replica now")
             self._primary = not replica
             self._role_due = _io.monotonic() + ROLE_EVERY
-        elif str(reply).startswith(("NOPERM", "ERR")):
+        elif _begins(reply, "NOPERM") or _begins(reply, "ERR"):
             self._role_due = math.inf  # it may not be asked
 
     def _second_look(
@@ -304,11 +304,11 @@ class Runner:
         Raises:
             RedisError: It is an error.
         """
-        if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("NOSCRIPT"):
+        if _begins(reply, "NOSCRIPT"):
             # Restarts and SCRIPT FLUSH empty the script cache. Nothing ran: send the source along.
             this.sent = False
             reply, acked = self._send(call, state, this, end, in_full=True)
-        if isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("OOM") and call.relaxed:
+        if _begins(reply, "OOM") and call.relaxed:
             reply = self._connections.exchange(call.relaxed, end, this, call.large)
         failure = _protocol.in_script_failure(reply)
         if failure is not None:
@@ -379,8 +379,10 @@ class Runner:
                 commands = [*commands, ("WAITAOF", 1, 0, 1)]
             replies = self._connections.exchange(commands, end, _io.Sent())
             problems = _problems(commands, replies)
-            if any(not classify(problem, sent=False).retry for problem in problems):
-                found = "; ".join(dict.fromkeys(describe(problem) for problem in problems))
+            faults = [classify(problem, sent=False) for problem in problems]
+            if any(not fault.retry for fault in faults):
+                advice = dict.fromkeys(fault.advice for fault in faults if fault.advice)
+                found = "; ".join(dict.fromkeys([*map(describe, problems), *advice]))
                 raise BackendUnavailableError(f"the server refuses what histstore needs: {found}") from problems[0]
             self._hear_role(replies[list(commands).index(_ROLE)])
             if problems:
@@ -433,6 +435,11 @@ def _last(replies: list[Any]) -> Any:
     if type(last) is not list and isinstance(last, Exception) and str(last).startswith("EXECABORT"):
         return next((reply for reply in replies if isinstance(reply, Exception)), last)
     return last
+
+
+def _begins(reply: Any, word: str) -> bool:
+    """Tells whether a reply is an error that begins with a word. Others may nest deeper than they can be printed."""
+    return isinstance(reply, redis_errors.ResponseError) and str(reply).startswith(word)
 
 
 def _raise_from_within(call: Call, reply: Any) -> None:

@@ -25,6 +25,7 @@ from histstore import (
 )
 from histstore._chain import ABSENT, Entry, Head
 from histstore._keys import Keys
+from histstore._protocol import number
 
 from ..support.shells import SHELLS, Shell
 from .shells import GUARD, keys_of
@@ -204,8 +205,8 @@ class Run:
 
     async def make(self, backend: Any) -> None:
         store = backend.store(RUN)
-        for number in range(6):
-            await store.append(_message(str(number)), meta={"n": number}, pinned=number == 2)
+        for place in range(6):
+            await store.append(_message(str(place)), meta={"n": place}, pinned=place == 2)
         self.dumps = {part: self.raw.dump(getattr(self.keys, part)) for part in ("head", "log", "etags")}  # type: ignore[misc]
 
     def put(self) -> None:
@@ -398,3 +399,36 @@ async def test_strange_messages_of_the_doorbell(
             assert [each["id"] for each in raw.client_list(_type="pubsub")] == [listener], "it was connected anew"
         await waiter
     assert [record.getMessage() for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
+
+
+@pytest.mark.parametrize("flavour", SHELLS, ids=lambda shell: shell.name)
+async def test_a_lease_that_never_ends_is_not_waited_for(
+    flavour: Shell, server_url: str, raw: redis.Redis, namespace: str
+) -> None:
+    """Nobody would ever be served: it is told as damage, and breaking it or deleting the run frees it."""
+    async with flavour.from_url(server_url, namespace=namespace) as backend, asyncio.timeout(GUARD):
+        for free in (backend.break_lease, backend.delete):
+            _lasting("lease")(raw, keys_of(namespace, RUN))
+            with pytest.raises(CorruptSnapshotError, match="never ends"):
+                async with backend.store(RUN).lock(acquire_timeout=GUARD):
+                    pass
+            await free(RUN)
+            async with backend.store(RUN).lock(acquire_timeout=0):
+                pass
+
+
+@pytest.mark.parametrize(
+    "value", [None, b"", b"x", b"-1", b"1.5", b"%d" % 2**53, b"0" * 21, b"9" * 5000, -1, 2**53, 1.0, True, [], "1"]
+)
+def test_what_is_no_number_of_ours(value: object) -> None:
+    """One place reads all numbers of keys and answers; nothing else than ValueError comes out of it."""
+    with pytest.raises(ValueError, match=r"number|range|invalid"):
+        number(value)
+
+
+def test_what_is_a_number_of_ours() -> None:
+    """From 0 to what Lua can count to, and less where less is said."""
+    assert [number(value) for value in (b"0", b"17", 17, b"%d" % (2**53 - 1))] == [0, 17, 17, 2**53 - 1]
+    assert number(b"9", 10) == 9
+    with pytest.raises(ValueError, match="range"):
+        number(b"10", 10)

@@ -128,7 +128,7 @@ async def test_each_call_of_a_script_is_delivered_three_times_and_answered_once(
                 pipe.echo(f"{batch} {number}")
                 _resolve(pipe, number)
                 calls += 1
-            expected = [reply for n in range(5) for reply in (f"{batch} {n}".encode(), [b"never"])]
+            expected = [reply for n in range(5) for reply in (f"{batch} {n}".encode(), [b"never", b"", b""])]
             assert await pipe.execute() == expected
         await found.proxy.drain()
         assert found.ran("evalsha") == 3 * calls
@@ -147,7 +147,7 @@ async def test_transactions_and_listeners_are_carried_as_they_are(way: Any) -> N
         pipe = found.client.pipeline(transaction=True)
         _resolve(pipe, 1)
         pipe.echo("x")
-        assert await pipe.execute() == [[b"never"], b"x"]
+        assert await pipe.execute() == [[b"never", b"", b""], b"x"]
         assert found.ran("evalsha") == 1
         assert await found.client.wait(0, 1) == 0
         assert found.ran("wait") == 1
@@ -173,7 +173,7 @@ async def test_what_is_lost_or_torn_breaks_the_connection(fault: str, arrives: i
         writer.write(_packed("EVALSHA", RESOLVE.sha, "3", "h", "e", "m", b"t" * 16, ""))
         said = await _rest(reader)
         writer.close()
-        reply = b"*1\r\n$5\r\nnever\r\n"
+        reply = b"*3\r\n$5\r\nnever\r\n$0\r\n\r\n$0\r\n\r\n"
         assert reply.startswith(said)
         assert len(said) < len(reply)
         assert (said != b"") is (fault == "tear_reply")
@@ -182,7 +182,7 @@ async def test_what_is_lost_or_torn_breaks_the_connection(fault: str, arrives: i
         assert found.ran("evalsha") == (late if arrives is None else arrives)
         assert found.proxy.counts[fault.replace("_", " ")] == 1
         found.proxy.rough = False
-        assert await _resolve(found.client, 1) == [b"never"]
+        assert await _resolve(found.client, 1) == [b"never", b"", b""]
 
 
 async def test_what_hangs_says_nothing_more_and_what_is_held_up_comes(way: Any) -> None:
