@@ -18,7 +18,7 @@ from itertools import accumulate, chain, pairwise, repeat
 from typing import Any, Final, NamedTuple, cast, overload
 
 from . import _codec
-from ._collector import Paused
+from ._collector import paused
 from .messages import JSONValue
 from .snapshot import Revision, known_revision
 
@@ -243,10 +243,10 @@ class Log(Sequence[Entry]):
         return zip(*_CLAIMS.iter_unpack(b"".join(self.headers)), strict=True)
 
 
+@paused
 def read_entries(items: Iterable[Any]) -> list[Entry]:
     """Reads stream entries in order, and proves each one and that none is missing between them."""
-    with Paused():
-        return list(read_log(items))
+    return list(read_log(items))
 
 
 def read_log(items: Iterable[Any]) -> Log:
@@ -255,8 +255,7 @@ def read_log(items: Iterable[Any]) -> Log:
     if not items:
         return Log((), (), (), ())
     try:
-        with Paused():
-            log = _read_proven(items)
+        log = _read_proven(items)
     except (ValueError, TypeError, AttributeError, LookupError, struct.error):
         log = None
     if log is not None:
@@ -269,6 +268,7 @@ def read_log(items: Iterable[Any]) -> Log:
     return Log.of(entries)
 
 
+@paused
 def _read_proven(items: Sequence[Any]) -> Log | None:
     """Reads and proves entries by columns; None, or any error of wrong types, when something is wrong."""
     ids, fields = zip(*items, strict=True)
@@ -404,6 +404,7 @@ def decode_meta(data: bytes) -> Mapping[str, JSONValue]:
 _HOLE: Final = -1
 
 
+@paused
 def replay(entries: Sequence[Entry], base: Base | None = None) -> Base:
     """Returns the content at the last of `entries`, which follow `base` or start at a checkpoint.
 
@@ -416,10 +417,9 @@ def replay(entries: Sequence[Entry], base: Base | None = None) -> Base:
             raise BrokenChainError(last.version, "the checkpoint that the newest entry names is not there")
     elif first.parent != base.head.etag or first.version != base.head.version + 1:
         raise BrokenChainError(first.version, "the entries do not follow the base")
-    with Paused():
-        log = Log.of(entries)
-        bodies = _decode_bodies(log)
-        return _appended(log, last, bodies, base) or _Replay(log, bodies, base).run()
+    log = Log.of(entries)
+    bodies = _decode_bodies(log)
+    return _appended(log, last, bodies, base) or _Replay(log, bodies, base).run()
 
 
 def _decode_bodies(entries: Log) -> _codec.Bodies:

@@ -17,7 +17,7 @@ from typing import Any
 import cbor2
 
 from . import messages as m
-from ._collector import Paused
+from ._collector import paused
 from .errors import SnapshotError
 
 _USER, _ASSISTANT = 0, 1
@@ -50,6 +50,7 @@ def encode(message: Any, path: str = "message") -> bytes:
     return cbor2.dumps([first[1], *[block.text if type(block) is m.Text else _pack_block(block) for block in blocks]])
 
 
+@paused
 def decode(slices: Sequence[bytes | memoryview]) -> list[Any]:
     """Decodes many messages in one pass over their joined bytes.
 
@@ -58,12 +59,11 @@ def decode(slices: Sequence[bytes | memoryview]) -> list[Any]:
     """
     if not slices:
         return []
-    with Paused():
-        found: list[Any] = _loads(b"".join((b"\x9f", *slices, b"\xff")))
-        if len(found) != len(slices):
-            raise ValueError(f"{len(slices)} messages decode to {len(found)}")
-        if list in set(map(type, found)):
-            _build(found)
+    found: list[Any] = _loads(b"".join((b"\x9f", *slices, b"\xff")))
+    if len(found) != len(slices):
+        raise ValueError(f"{len(slices)} messages decode to {len(found)}")
+    if list in set(map(type, found)):
+        _build(found)
     return found
 
 

@@ -27,7 +27,11 @@ from .errors import (
 from .messages import freeze_json
 from .snapshot import Attempt, LeaseInfo, Revision, RunId, RunInfo
 
-Command = tuple[bytes | str | int, ...]
+Command = tuple[bytes | str, ...]
+"""A command and its arguments. Never an int: a signal handler that raises while hiredis packs one crashes Python."""
+
+# What EVALSHA is told of the number of keys.
+_COUNTS: Final = tuple(b"%d" % number for number in range(10))
 
 RELIABLE: Final = 840.0
 """Seconds for which a server surely remembers what became of a write to a run that was deleted, and its refusals.
@@ -86,13 +90,13 @@ class Call:
 
 
 def script_call(
-    script: Script, keys: tuple[bytes, ...], args: tuple[bytes | str | int, ...], resend: int | None = None,
+    script: Script, keys: tuple[bytes, ...], args: Command, resend: int | None = None,
     write: Callable[[], Attempt] | None = None, durable: bool = False, large: bool = False,
 ) -> Call:  # fmt: skip
     """Builds the call of a script; `resend` is the argument that tells a copy from the first request."""
     if not script.resend_safe:
         raise ValueError(f"{script.name} must not be sent twice, and what goes through the runner may be")
-    batch: list[Command] = [("EVALSHA", script.sha, len(keys), *keys, *args)]
+    batch: list[Command] = [("EVALSHA", script.sha, _COUNTS[len(keys)], *keys, *args)]
     place = None if resend is None else 1 + len(keys) + resend
     return Call(script.name, batch, script, place, write, None, durable or write is not None, large)
 
@@ -237,8 +241,8 @@ def save(
         SAVE,
         (where.keys.head,),
         (
-            entry.version, entry.header(), entry.body, entry.check(plan.meta), meta,
-            "0", lease.holder, "" if ttl is None else ttl, keep,
+            b"%d" % entry.version, entry.header(), entry.body, entry.check(plan.meta), meta,
+            "0", lease.holder, "" if ttl is None else b"%d" % ttl, b"%d" % keep,
         ),
         resend=5,
         write=partial(_save_attempt, where, parent, entry, now),
@@ -267,7 +271,7 @@ def compare(where: Where, expected: Revision, lease: Carried, ttl: int | None) -
     return script_call(
         COMPARE,
         (keys.head, keys.log, keys.etags, keys.lease),
-        (expected.etag, str(lease.fence) if lease.holder else "", lease.holder, "" if ttl is None else ttl),
+        (expected.etag, str(lease.fence) if lease.holder else "", lease.holder, "" if ttl is None else b"%d" % ttl),
     )
 
 
@@ -350,7 +354,7 @@ def read_peek(reply: Any) -> Peeked | None:
 
 def newest_entry(where: Where) -> Call:
     """Builds the read of the newest entry of a run whose head cannot be read."""
-    return read_call("delete", ("XREVRANGE", where.keys.log, "+", "-", "COUNT", 1), large=True)
+    return read_call("delete", ("XREVRANGE", where.keys.log, "+", "-", "COUNT", "1"), large=True)
 
 
 def delete(where: Where, attempt: Attempt, expected: bytes, lease: Carried, force: bool) -> Call:
@@ -451,12 +455,13 @@ def _raw_head(fields: Sequence[Any]) -> RawHead | None:
 
 DELTA: Final = 32
 """Entries that a reader who knows the run nearly expects at most, so that it needs no connection to itself."""
+_DELTA: Final = b"%d" % DELTA
 
 
 def delta(where: Where, base: Base) -> Call:
     """Builds the read of a run's head and of the first `DELTA` entries after `base`."""
     keys, head = where.keys, base.head
-    entries: Command = ("XRANGE", keys.log, f"(0-{head.version}", "+", "COUNT", DELTA)
+    entries: Command = ("XRANGE", keys.log, f"(0-{head.version}", "+", "COUNT", _DELTA)
     # What comes next is expected to be like the newest save, unless that was the first or a checkpoint.
     version, cost = base.log[base.log_length - 1]
     large = version != head.checkpoint and cost > LARGE // 4
@@ -500,7 +505,7 @@ def newest(where: Where, before: int | None, count: int) -> Call:
     """Builds the read of a run's head with meta, and of its newest `count` entries below `before`."""
     keys = where.keys
     stop = "+" if before is None else f"(0-{before}"
-    entries: Command = ("XREVRANGE", keys.log, stop, "-", "COUNT", count)
+    entries: Command = ("XREVRANGE", keys.log, stop, "-", "COUNT", b"%d" % count)
     return read_call("read", ("HMGET", keys.head, *_HEAD, "meta"), entries, large=count > DELTA)
 
 
@@ -631,7 +636,7 @@ def read_info(where: Where, reply: Any) -> RunInfo | None:
 
 def scan(namespace: str, prefix: str, cursor: int) -> Call:
     """Builds one step of a walk over the heads of all runs."""
-    command: Command = ("SCAN", cursor, "MATCH", head_pattern(namespace, prefix), "COUNT", 500)
+    command: Command = ("SCAN", b"%d" % cursor, "MATCH", head_pattern(namespace, prefix), "COUNT", "500")
     return Call("runs", [command])
 
 
@@ -642,16 +647,16 @@ def probe(keys: Keys) -> Call:
         ("MULTI",),
         ("HMGET", scratch, "etag"),
         ("XRANGE", scratch, "-", "+"),
-        ("XREVRANGE", scratch, "+", "-", "COUNT", 1),
+        ("XREVRANGE", scratch, "+", "-", "COUNT", "1"),
         ("XLEN", scratch),
         ("PTTL", scratch),
         ("TIME",),
         ("EXEC",),
-        ("EVALSHA", "0" * 40, 1, scratch),
+        ("EVALSHA", "0" * 40, "1", scratch),
         ("SUBSCRIBE", scratch),
         ("UNSUBSCRIBE", scratch),
         ("INFO", "memory"),
         ("INFO", "replication"),
-        ("EVAL", PROBE.source, 1, scratch),
+        ("EVAL", PROBE.source, "1", scratch),
     ]
     return Call("probe", reads)

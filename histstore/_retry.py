@@ -126,12 +126,12 @@ class Durability:
         """Copies, the primary's disk included, that must confirm a save."""
         return self.replicas + int(self.fsync)
 
-    def command(self) -> tuple[str | int, ...]:
+    def command(self) -> tuple[str, ...]:
         """Returns the command that waits."""
-        milliseconds = math.ceil(self.timeout * 1000)
+        milliseconds = str(math.ceil(self.timeout * 1000))
         if self.fsync:
-            return ("WAITAOF", 1, self.replicas, milliseconds)
-        return ("WAIT", self.replicas, milliseconds)
+            return ("WAITAOF", "1", str(self.replicas), milliseconds)
+        return ("WAIT", str(self.replicas), milliseconds)
 
     def copies(self, reply: Any) -> int:
         """Returns how many of the copies wanted a reply to `command` confirms; 0 when its answer was lost.

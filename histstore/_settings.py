@@ -49,7 +49,7 @@ class ConnectionSettings:
         """Makes a connection that is not open yet."""
         return self.connection_class(**self.kwargs)
 
-    def handshake(self, connection: Any, credentials: tuple[Any, ...] | None) -> list[tuple[Any, ...]]:
+    def handshake(self, connection: Any, credentials: tuple[Any, ...] | None) -> list[tuple[bytes | str, ...]]:
         """Returns what a connection says first. redis-py's own handshake bounds its reads one by one only.
 
         Args:
@@ -64,7 +64,8 @@ class ConnectionSettings:
             commands.append(("CLIENT", "SETNAME", connection.client_name))
         if connection.db:
             commands.append(("SELECT", connection.db))
-        return commands
+        # The settings are the user's, and hold numbers: a database, but also a password may be one.
+        return [tuple(part if type(part) is bytes else str(part) for part in command) for command in commands]
 
     def __repr__(self) -> str:
         return f"<ConnectionSettings of a {self.connection_class.__name__}>"  # kwargs hold the password

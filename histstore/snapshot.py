@@ -620,6 +620,12 @@ def find_origin(snapshot: ConversationSnapshot[Any], key: RunKey) -> tuple[Origi
     return snapshot._lineage.find(key, snapshot._length)
 
 
+def saved_as(snapshot: ConversationSnapshot[Any], key: RunKey) -> Revision | None:
+    """Returns what `snapshot` itself, not what it grew from, was loaded or last saved as in run `key`."""
+    origin = snapshot._lineage.origins.get(key)
+    return origin.revision if origin is not None else None
+
+
 def add_origin(snapshot: ConversationSnapshot[Any], key: RunKey, origin: Origin) -> None:
     """Notes that `snapshot` is run `key` at a revision."""
     snapshot._lineage.add(key, origin)

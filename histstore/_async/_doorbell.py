@@ -136,9 +136,9 @@ class Doorbell:
             return
         with self._guard:
             if not self._active and not self._closing.is_set():
-                self._active = True
                 self._tried.clear()
                 self._routine.start()
+                self._active = True
         await _tasks.wait(self._tried, timeout)
 
     async def _listen(self) -> None:

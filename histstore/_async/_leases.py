@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class _Acquisition:
     Attributes:
         where: The run.
         ticket: Its name.
+        scope: Where it leads to.
         open: Whether the server may know of it: a lease, a place in the queue, a request on its way.
         late: Whether a copy of a request may still arrive after it was given up.
         queued: Whether it asked for a place in the queue.
@@ -59,6 +61,7 @@ class _Acquisition:
 
     where: Where
     ticket: Ticket
+    scope: _tasks.Scope
     open: bool = False
     late: bool = False
     queued: bool = False
@@ -81,7 +84,7 @@ class _Turnstile:
 
     def __init__(self) -> None:
         self.lock = _io.Lock()
-        self.users = 0
+        self.users: list[_Acquisition] = []
 
 
 class Leases:
@@ -94,8 +97,11 @@ class Leases:
         self._doorbell = Doorbell(runner, namespace, self._stray)
         self._inside: dict[str, Lease] = {}
         self._ways: set[_Acquisition] = set()
+        # What is on its way to be given up, by holder: an interrupted try is repeated.
+        self._leaving: dict[str, Callable[[], Coroutine[Any, Any, Lost | None]]] = {}
         self._guard = _tasks.Guard()
-        self._alarm = _tasks.Alarm(self._renew, "histstore-alarm")
+        self.strays = _tasks.Strays(self._give_up_strays)
+        self._alarm = _tasks.Alarm(self._renew, "histstore-alarm", self.strays)
         self._aside = _tasks.Aside("histstore-renewal")
         self._turning_away = _tasks.Aside("histstore-turn-away")
         self._jobs = _tasks.Jobs()
@@ -106,6 +112,8 @@ class Leases:
 
     def of(self, where: Where) -> Lease | None:
         """Returns the lease of a run that this task is in; None: it is in none."""
+        if self.strays.found:
+            self.strays.look()
         for lease in reversed(_HELD.get()):
             if lease._leases is self and lease._where.key == where.key and not lease._ended:
                 return lease
@@ -125,13 +133,19 @@ class Leases:
     # ---------------------------------------------------------------------------------- taking one
 
     async def acquire(
-        self, where: Where, ttl: float, timeout: float | None, renews: bool, policy: RetryPolicy | None
+        self,
+        where: Where,
+        ttl: float,
+        timeout: float | None,
+        renews: bool,
+        policy: RetryPolicy | None,
+        scope: _tasks.Scope,
     ) -> Lease:
         """Returns a run's lease.
 
         Whoever stops waiting for it, or fails, leaves neither lease nor place in the queue behind.
         """
-        way = _Acquisition(where, Ticket(new_holder(), round(ttl * 1000), self._doorbell.channel))
+        way = _Acquisition(where, Ticket(new_holder(), round(ttl * 1000), self._doorbell.channel), scope)
         deadline = None if timeout is None else _io.monotonic() + timeout
         with self._guard:
             self._ways.add(way)
@@ -143,22 +157,20 @@ class Leases:
             else:
                 raise BackendUnavailableError("lock: answers take longer than the lease lives: choose a longer ttl")
             carried = Carried(granted.fence, way.ticket.holder)
-            lease = Lease(self, where, carried, ttl, renews, way.until)
+            lease = Lease(self, where, carried, ttl, renews, way.until, scope)
             with self._guard:
-                self._inside[lease.holder] = lease
+                self._inside[carried.holder] = lease
             self._alarm.set(lease._next)
             if self._closing:
                 raise BackendError("this backend is closing: the lease that was taken is given up again")
             # Copies that may still arrive would otherwise leave a lease, or a place in the queue, that nobody knows of.
             lease._late, lease._place = way.late, way.ticket.place if way.queued else ""
-            return lease
         except BaseException:
-            self._left(way.ticket.holder)
             self._abandon(way)
             raise
-        finally:
-            with self._guard:
-                self._ways.discard(way)
+        with self._guard:
+            self._ways.discard(way)
+        return lease
 
     async def _once(self, way: _Acquisition, policy: RetryPolicy | None) -> Granted:
         answer = await self._ask(way, None, policy)
@@ -168,15 +180,14 @@ class Leases:
 
     async def _wait(self, way: _Acquisition, deadline: float | None, policy: RetryPolicy | None) -> Granted:
         key, holder = way.where.keys.lease, way.ticket.holder
-        waiter = self._doorbell.expect(key, holder)
         try:
-            turnstile = self._turnstile(key)
+            waiter = self._doorbell.expect(key, holder)
             try:
-                async with _io.Held(turnstile.lock, _left(deadline, 1e9), _timed_out, ""):
+                async with _io.Held(self._turnstile(key, way), _left(deadline, 1e9), _timed_out, ""):
                     waiter.ask_at = waiter.turn_at = math.inf  # what has rung so far is older than the answer
                     answer = await self._join(way, deadline, policy)
             finally:
-                self._passed(key, turnstile)
+                self._passed(key, way)
             while isinstance(answer, Taken):
                 self._doorbell.told(waiter, answer.expires_in, answer.rank or 0)
                 answered = _io.monotonic()
@@ -210,20 +221,24 @@ class Leases:
             answer = await self._ask(way, deadline, policy)
         return answer
 
-    def _turnstile(self, key: bytes) -> _Turnstile:
+    def _turnstile(self, key: bytes, way: _Acquisition) -> _io.Lock:
         """Returns what lets those of this process that want one lease ask for it one after the other."""
         with self._guard:
             turnstile = self._turnstiles.get(key)
             if turnstile is None:
                 turnstile = self._turnstiles[key] = _Turnstile()
-            turnstile.users += 1
-            return turnstile
+            turnstile.users.append(way)
+            return turnstile.lock
 
-    def _passed(self, key: bytes, turnstile: _Turnstile) -> None:
+    def _passed(self, key: bytes, way: _Acquisition) -> None:
+        """Leaves the turnstile, if it was entered. May be repeated."""
         with self._guard:
-            turnstile.users -= 1
-            if not turnstile.users:
-                del self._turnstiles[key]
+            turnstile = self._turnstiles.get(key)
+            if turnstile is not None:
+                if way in turnstile.users:
+                    turnstile.users.remove(way)
+                if not turnstile.users:
+                    del self._turnstiles[key]
 
     async def _ask(self, way: _Acquisition, deadline: float | None, policy: RetryPolicy | None) -> Granted | Taken:
         with self._guard:
@@ -257,14 +272,20 @@ class Leases:
 
     def _abandon(self, way: _Acquisition) -> None:
         """Leaves nothing of a way to a lease on the server."""
-        with self._guard:
-            if not way.open or self._closed:  # who closes the backend has done it
-                return
-            way.open = False
+        holder = way.ticket.holder
+        self._passed(way.where.keys.lease, way)
+        self._doorbell.forget(way.where.keys.lease, holder)
         give_up = functools.partial(
-            self._give_up, way.where, Carried(0, way.ticket.holder), way.leaving(way.late), way.ticket.ttl_ms / 1000
+            self._give_up, way.where, Carried(0, holder), way.leaving(way.late), way.ticket.ttl_ms / 1000
         )
-        self._jobs.start(give_up)
+        with self._guard:
+            known = way.open and not self._closed  # who closes the backend has done it
+            if known:
+                self._leaving[holder] = give_up
+            self._ways.discard(way)
+        self._left(holder)
+        if known:
+            self._jobs.start(give_up)
 
     def _stray(self, ring: Ring) -> None:
         """Gives up at once what was handed to nobody: a late copy of a request had queued for one who has left."""
@@ -283,13 +304,15 @@ class Leases:
     async def _give_up(self, where: Where, carried: Carried, call: Call, within: float) -> Lost | None:
         """Ends a lease or the wait for one; returns whose it was, if it was another's. Does not raise."""
         if not self._runner.owned:
+            self._leaving.pop(carried.holder, None)
             return None  # a forked child leaves the body: the lease is its parent's
         delivery = Delivery()
+        lost: Lost | None = None
         try:
             lost = _leasing.read_over(where, carried, await self.send(where, call, min(within, 5 * PATIENCE), delivery))
         except HistoryStoreError as error:
             log.warning("a lease of run %r was not given up, and lapses: %s", str(where.run_id), error)
-            return None
+        self._leaving.pop(carried.holder, None)
         # An earlier copy of this may have given it up, and somebody else have it since.
         return None if delivery.ambiguous else lost
 
@@ -303,19 +326,48 @@ class Leases:
     async def end(self, lease: Lease, scope: _tasks.Scope, error: BaseException | None) -> None:
         """Gives a lease up; whoever is cancelled meanwhile leaves at once, and it is given up all the same."""
         within = max(lease.remaining(), PATIENCE)
-        lease._ended = True
+        give_up = self._leave(lease, within)
         _HELD.set(tuple(held for held in _HELD.get() if held is not lease))
         try:
             if self._closed:
                 return
-            give_up = functools.partial(self._give_up, lease._where, lease._carried, lease._giving_up(), within)
-            lost = await scope.finish(give_up, self._jobs, error)
+            # That nobody is inside any more is part of the work: whoever is interrupted before it is a stray.
+            lost = await scope.finish(functools.partial(self._finish, lease, give_up), self._jobs, error)
             if lost is not None:
                 before = lease._lost or lost
                 lease._lost = Lost(before.current or lost.current, before.reason)
         finally:
             self._left(lease.holder)
             lease._over.set()
+
+    async def _finish(self, lease: Lease, give_up: Callable[[], Coroutine[Any, Any, Lost | None]]) -> Lost | None:
+        lost = await give_up()
+        self._left(lease.holder)
+        lease._over.set()
+        return lost
+
+    def _leave(self, lease: Lease, within: float) -> Callable[[], Coroutine[Any, Any, Lost | None]]:
+        """Ends a lease here; returns what gives it up."""
+        give_up = functools.partial(self._give_up, lease._where, lease._carried, lease._giving_up(), within)
+        with self._guard:
+            lease._ended = True
+            if not self._closed:
+                self._leaving[lease._carried.holder] = give_up
+        return give_up
+
+    async def _give_up_strays(self) -> None:
+        """Gives up the leases of bodies that are gone, and what was left of giving up others."""
+        with self._guard:
+            leases = [lease for lease in self._inside.values() if lease._scope.gone]
+            ways = [way for way in self._ways if way.scope.gone]
+        for way in ways:
+            self._abandon(way)
+        for lease in leases:
+            self._leave(lease, PATIENCE)
+            self._left(lease.holder)
+            lease._over.set()
+        for give_up in list(self._leaving.values()):
+            await give_up()
 
     def _left(self, holder: str) -> None:
         with self._guard:
@@ -338,8 +390,7 @@ class Leases:
             for event in self._draining:
                 event.set()
         lease._over.set()
-        if lease._scope is not None:
-            lease._scope.interrupt()
+        lease._scope.interrupt()
 
     def prolonged(self, lease: Lease, began: float) -> None:
         """Takes it that a renewal was answered that was sent at `began`; what is lost by now stays lost."""
@@ -349,6 +400,8 @@ class Leases:
 
     def _renew(self) -> float | None:
         """Has renewed what is due; returns when to look again."""
+        if self.strays.found:
+            self.strays.look_aside(self._aside)
         now = _io.monotonic()
         with self._guard:
             held = [lease for lease in self._inside.values() if lease._held and not lease._asking]
@@ -466,7 +519,7 @@ class Leases:
                 with self._guard:
                     inside = [lease for lease in self._inside.values() if lease._lost is None]
                 left = end - _io.monotonic()
-                if left <= 0 or all(lease._scope and lease._scope.caller == caller for lease in inside):
+                if left <= 0 or all(lease._scope.caller == caller for lease in inside):
                     return
                 await _tasks.wait(event, left)
         finally:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from . import _io
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 Event = asyncio.Event
 
@@ -44,9 +45,10 @@ class Alarm:
     Args:
         work: What to run. Returns when to run it again, by `_io.monotonic`; None: not before it is set again.
         name: Of no use here.
+        strays: Of no use here.
     """
 
-    def __init__(self, work: Callable[[], float | None], name: str) -> None:
+    def __init__(self, work: Callable[[], float | None], name: str, strays: Strays) -> None:
         self._work = work
         self._when: float | None = None
         self._handle: asyncio.TimerHandle | None = None
@@ -143,6 +145,30 @@ class Jobs:
             await asyncio.wait(list(self._tasks))
 
 
+class Strays:
+    """Stands where the blocking twin looks for bodies whose exit a signal has interrupted. Here the exit is awaited.
+
+    Args:
+        work: Of no use here.
+    """
+
+    found: Final = ()
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        """Makes one."""
+
+    def look(self) -> None:
+        """Finds none."""
+
+    def look_aside(self, aside: Aside) -> None:
+        """Finds none."""
+
+
+def Exit(function: Callable[P, T]) -> Callable[P, T]:
+    """Returns `function`, an `__aexit__`."""
+    return function
+
+
 class Scope:
     """The task that runs a leased body, and the right to cancel it once.
 
@@ -152,6 +178,7 @@ class Scope:
 
     Args:
         cancel: Whether the body is cancelled when the lease is lost.
+        strays: Of no use here.
 
     Attributes:
         caller: The task, once the body has begun.
@@ -159,12 +186,21 @@ class Scope:
 
     __slots__ = ("_before", "_cancelled", "_closed", "_wanted", "caller")
 
-    def __init__(self, cancel: bool) -> None:
+    gone: Final = False
+    """Whether the body is over, and what it held was not given up: its exit sees to it."""
+
+    def __init__(self, cancel: bool, strays: Strays) -> None:
         self._wanted = cancel
         self.caller: asyncio.Task[Any] | None = None
         self._before = 0
         self._cancelled = False
         self._closed = False
+
+    def ends_with(self, end: object) -> None:
+        """Is of no use here."""
+
+    def begin(self, entered: object) -> None:
+        """What is held from here on has to be given up."""
 
     def enter(self) -> None:
         """The body begins, in this task."""

@@ -258,7 +258,7 @@ class RedisBackend:
         """
         store = self.store(run_id)
         held = self._leases.here(store._where)
-        async with store._begin(retry):
+        async with store._mine(retry):
             deleted = await store._delete(ANY, None, retry, force=True)
         for lease in held:
             self._leases.lose(lease, Lost(None, DELETED))

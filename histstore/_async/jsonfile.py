@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Generic
 
 from .. import _jsonfile
-from ..errors import ConflictError, CorruptSnapshotError, NotReplicatedError, SnapshotError
+from ..errors import (
+    BackendUnavailableError,
+    ConflictError,
+    CorruptSnapshotError,
+    NotReplicatedError,
+    SnapshotError,
+)
 from ..snapshot import SEEN, ConversationSnapshot, Expect, M, Origin, Revision, add_origin, find_origin
 from . import _io
 from .memory import check_save
@@ -61,7 +67,7 @@ class JsonFileHistoryStore(Generic[M]):
             NotReplicatedError: The file holds the conversation, but the disk did not confirm it.
         """
         check_save(snapshot, expected)
-        async with self._lock:
+        async with self._mine():
             origin = find_origin(snapshot, self._key)
             wanted = expected
             if expected is SEEN and origin is not None:
@@ -96,7 +102,7 @@ class JsonFileHistoryStore(Generic[M]):
             BackendUnavailableError: The file cannot be read, or its folder is missing: nobody knows whether there is a
                 conversation. The error of the operating system is the cause.
         """
-        async with self._lock:
+        async with self._mine():
             data = await _io.run_blocking(_jsonfile.read, self._path)
             if data is None:
                 self._revision = None
@@ -108,6 +114,9 @@ class JsonFileHistoryStore(Generic[M]):
             self._revision = self._see(data)
             add_origin(snapshot, self._key, Origin(self._revision))
             return snapshot
+
+    def _mine(self) -> _io.Held:
+        return _io.Held(self._lock, 1e9, BackendUnavailableError, "")
 
     def _see(self, data: bytes) -> Revision:
         etag = _jsonfile.digest(data)

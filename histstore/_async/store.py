@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from .. import _chain, _codec, _protocol
 from .._chain import Base, BrokenChainError, Entry, Head
-from .._collector import Paused
+from .._collector import paused
 from .._keys import run_keys
 from .._leasing import Lost
 from .._plan import Plan, Target, Writer, grow, plan_append, plan_save, worth_a_checkpoint
@@ -24,6 +24,7 @@ from ..errors import (
     BackendUnavailableError,
     ConflictError,
     CorruptSnapshotError,
+    HistoryStoreError,
     LeaseLostError,
     NotReplicatedError,
     OutcomeUnknownError,
@@ -78,6 +79,7 @@ class _Pending:
         pinned: Whether an append's messages are pinned.
         seen: Whether the store has seen what the write went onto.
         before: The store's revision when it was sent.
+        grown: The content after it, once it is applied: it may be applied again, but takes what it grew from once.
     """
 
     call: Call
@@ -87,6 +89,7 @@ class _Pending:
     pinned: bool
     seen: bool
     before: Revision | None
+    grown: Base | None = None
 
 
 class RedisHistoryStore(Generic[M]):
@@ -108,6 +111,7 @@ class RedisHistoryStore(Generic[M]):
         self._base: Base | None = None
         self._given: tuple[Base, ConversationSnapshot[Any]] | None = None
         self._pending: _Pending | None = None
+        # What the last write came to. Each write forgets it before all else: a signal may end it at its next step.
         self._settled: Revision | None = None
 
     @property
@@ -133,11 +137,6 @@ class RedisHistoryStore(Generic[M]):
         self._backend._runner.check_owner()
         text = "another call of this store was under way until the deadline; nothing was written"
         return _io.Held(self._lock, self._policy(retry).deadline, BackendUnavailableError, text)
-
-    def _begin(self, retry: RetryPolicy | None) -> _io.Held:
-        """Begins a write: from now on an argumentless `resolve` speaks of this one."""
-        self._settled = None
-        return self._mine(retry)
 
     # ------------------------------------------------------------------------------------- loading
 
@@ -229,9 +228,7 @@ class RedisHistoryStore(Generic[M]):
                     if not loaded.items:
                         return None
                     raise BrokenChainError(None, "there is a log, but no head")
-                with Paused():
-                    entries = _chain.read_log(_chain.since(loaded.items, loaded.head.checkpoint))
-                    return _protocol.fold(loaded.head, entries, None)
+                return _replayed(loaded.head, loaded.items)
             except BrokenChainError as error:
                 if problem is not None and etag == seen:
                     break
@@ -356,12 +353,13 @@ class RedisHistoryStore(Generic[M]):
             CorruptSnapshotError: The run is damaged.
             OutcomeUnknownError: It may have been saved; `resolve()` says.
         """
+        self._settled = None
         if not isinstance(snapshot, ConversationSnapshot):
             hint = ": a Page is not the whole conversation, load() it" if isinstance(snapshot, Page) else ""
             raise SnapshotError(f"save() takes a ConversationSnapshot, not a {type(snapshot).__name__}{hint}")
         _check_expected(expected)
         lease = self._carrying(lease)
-        async with self._begin(retry):
+        async with self._mine(retry):
             if self._pending is not None:
                 await self._settle(retry)
             origin = find_origin(snapshot, self._where.key)
@@ -417,6 +415,7 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             Exception: What `save` raises.
         """
+        self._settled = None
         for index, message in enumerate(messages):
             check_message(message, f"messages[{index}]")
         if type(pinned) is not bool:
@@ -424,7 +423,7 @@ class RedisHistoryStore(Generic[M]):
         encoded = None if isinstance(meta, Keep) else _codec.encode_meta(_frozen_meta(meta))
         _check_expected(expected)
         lease = self._carrying(lease)
-        async with self._begin(retry):
+        async with self._mine(retry):
             if self._pending is not None:
                 await self._settle(retry)
             if expected is ANY:
@@ -496,6 +495,7 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             Exception: What `save` raises.
         """
+        self._settled = None
         frozen = None if isinstance(meta, Keep) else _frozen_meta(meta)
         slice_bounds(start, stop, 0)
         _check_expected(expected)
@@ -518,7 +518,7 @@ class RedisHistoryStore(Generic[M]):
                 return head.revision
             return revision
 
-        async with self._begin(retry):
+        async with self._mine(retry):
             await self._settle(retry)
             if expected is ANY:
                 return await self._whatever(onto, retry)
@@ -551,11 +551,12 @@ class RedisHistoryStore(Generic[M]):
             LockedError: Another worker holds the run's lease. Nothing was written.
             Exception: What `load`, `save` and `fn` raise.
         """
+        self._settled = None
         policy = self._policy(retry)
         deadline = _io.monotonic() + policy.deadline
         races = 0
         self._carrying(lease)  # before `fn` works in vain
-        async with self._begin(retry):
+        async with self._mine(retry):
             await self._settle(retry)
         while True:
             before = await self.load(retry=retry)
@@ -682,11 +683,17 @@ class RedisHistoryStore(Generic[M]):
         call = _protocol.save(where, plan, expected, carried, backend.ttl_ms, keep, time.time())
         pending = self._pending = _Pending(call, plan, base, snapshot, pinned, seen, self.revision)
         reply, acked = await self._deliver(call, retry)
-        revision = _heard(lease, _protocol.read_save, where, plan, expected, carried, reply)
+        try:
+            revision = _heard(lease, _protocol.read_save, where, plan, expected, carried, reply)
+        except HistoryStoreError:
+            self._pending = None  # refused
+            raise
         if revision is None:
+            self._pending = None
             raise await self._cancelled("save", parent, lease, retry)
         self._apply(pending, revision)
         self._settled = revision
+        self._pending = None  # now that the result is recorded: in between, it is pending and can be settled
         if acked is not None:
             self._check_copies(revision, acked)
         return revision
@@ -712,10 +719,10 @@ class RedisHistoryStore(Generic[M]):
             raise NotReplicatedError(revision, acked, wanted)
 
     async def _deliver(self, call: Call, retry: RetryPolicy | None) -> tuple[Any, int | None]:
-        """Sends a write. What is in `_pending` stays there exactly while the outcome is open."""
+        """Sends a write. It stays in `_pending` until its outcome is recorded, or if that is open."""
         delivery = Delivery()
         try:
-            answer = await self._backend._runner.run(call, self._policy(retry), delivery)
+            return await self._backend._runner.run(call, self._policy(retry), delivery)
         except OutcomeUnknownError:
             raise
         except (BackendError, BrokenChainError) as error:
@@ -728,8 +735,6 @@ class RedisHistoryStore(Generic[M]):
             if not delivery.sent:
                 self._pending = None
             raise
-        self._pending = None
-        return answer
 
     def _apply(self, write: _Pending, revision: Revision, *, late: bool = False) -> None:
         """Remembers an applied write."""
@@ -740,7 +745,9 @@ class RedisHistoryStore(Generic[M]):
             if moves:
                 self._seen(None)
             return
-        base = grow(write.base, plan, revision, write.pinned)
+        base = write.grown
+        if base is None:
+            base = write.grown = grow(write.base, plan, revision, write.pinned)
         if write.snapshot is not None:
             add_origin(write.snapshot, self._where.key, Origin(revision, base))
         if moves:
@@ -839,6 +846,7 @@ class RedisHistoryStore(Generic[M]):
             ConflictError: The run is not at the expected revision.
             Exception: What `lock`, `load` and `save` raise.
         """
+        self._settled = None
         _check_expected(expected)
         scope = self.lock(ttl=ttl, acquire_timeout=acquire_timeout, cancel=cancel, retry=retry)
         return TurnScope(self, scope, expected, retry)
@@ -877,8 +885,7 @@ class RedisHistoryStore(Generic[M]):
             raise SnapshotError(f"the attempt belongs to run {str(attempt.run_id)!r}: resolve it with that run's store")
         async with self._mine(retry):
             if self._pending is not None and attempt in (None, self.unsettled):
-                self._settled = await self._settle(retry, durably=True)
-                return self._settled
+                return await self._settle(retry, durably=True)
             if attempt is None:
                 return self._settled
             reply, acked = await self._run(_protocol.resolve(self._where, attempt), retry)
@@ -895,13 +902,17 @@ class RedisHistoryStore(Generic[M]):
         attempt = pending.call.attempt
         assert attempt is not None  # only what may have been written is pending
         reply, acked = await self._run(_protocol.resolve(self._where, attempt), retry)
-        self._pending = None
-        revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC))
+        try:
+            revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC))
+        except HistoryStoreError:
+            self._pending = None  # there is no more to learn
+            raise
         if revision is not None:
             self._apply(pending, revision, late=True)
-            if durably:
-                self._settled = revision
-                self._check_copies(revision, acked)
+        self._settled = revision if durably else None
+        self._pending = None
+        if durably and revision is not None:
+            self._check_copies(revision, acked)
         return revision
 
     # ---------------------------------------------------------------------------- parts and history
@@ -1046,8 +1057,9 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             Exception: What `save` raises.
         """
+        self._settled = None
         lease = self._carrying(None)
-        async with self._begin(retry):
+        async with self._mine(retry):
             await self._settle(retry)
             head = await self._read_raw_head(retry)
             if head is None:
@@ -1090,9 +1102,10 @@ class RedisHistoryStore(Generic[M]):
             LockedError: Another worker holds the run's lease. Nothing was written.
             OutcomeUnknownError: It may have been deleted; `resolve()` says.
         """
+        self._settled = None
         _check_expected(expected)
         lease = self._carrying(lease)
-        async with self._begin(retry):
+        async with self._mine(retry):
             return await self._delete(expected, lease, retry, force=False)
 
     async def _delete(
@@ -1127,13 +1140,20 @@ class RedisHistoryStore(Generic[M]):
             try:
                 deleted = _heard(lease, _protocol.read_delete, self._where, attempt, _carried(lease), reply)
             except ConflictError:
+                self._pending = None  # refused
                 if wanted is not ANY or tries + 1 == policy.attempts:
                     raise
                 await _io.sleep(_pause(tries, policy))
                 continue
+            except HistoryStoreError:
+                self._pending = None
+                raise
             if deleted is None:
+                self._pending = None
                 raise BackendUnavailableError("delete: it was settled as never applied; nothing was deleted, repeat it")
             self._seen(None)
+            self._settled = attempt.revision if deleted else None
+            self._pending = None
             return deleted
         raise AssertionError("a policy has one attempt at least")
 
@@ -1176,6 +1196,12 @@ def _heard(lease: Lease | None, read: Callable[..., T], *args: Any) -> T:
         if lease is not None:
             lease._leases.lose(lease, Lost(error.current))
         raise
+
+
+@paused
+def _replayed(head: RawHead, items: Sequence[Any]) -> Base:
+    """Returns the content at a head, from the log that was read with it."""
+    return _protocol.fold(head, _chain.read_log(_chain.since(items, head.checkpoint)), None)
 
 
 def _advance(loaded: Loaded, base: Base) -> Base | None:

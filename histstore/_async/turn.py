@@ -175,6 +175,7 @@ class TurnScope(Generic[M]):
         self._turn: Turn[M] | None = None
 
     async def __aenter__(self) -> Turn[M]:
+        self._store._settled = None  # a turn that is interrupted before its save has come to nothing
         seen = self._store.revision
         lease = await self._scope.__aenter__()
         try:
@@ -190,6 +191,11 @@ class TurnScope(Generic[M]):
         self._turn = Turn(self._store, lease, snapshot, self._retry)
         return self._turn
 
+    def ends_with(self, end: object) -> None:
+        """Takes note of what a `with` statement holds, before it enters."""
+        self._scope.ends_with(end)
+
+    @_tasks.Exit
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

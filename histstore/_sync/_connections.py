@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import repeat
+from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
@@ -15,27 +16,61 @@ from .._protocol import Command
 from .._settings import ConnectionSettings
 from ._io import Connection, Sent, monotonic
 
+WAKE: Final = 0.05
+"""Seconds after which a thread that waits for a connection looks for one though nobody has woken it."""
+
+
+class _BusyError(Exception):
+    """Another call has it."""
+
+
+class _OrBusy(dict[bool, None]):
+    """What asking for a lock came to: True, or an error."""
+
+    def __missing__(self, _taken: bool) -> None:
+        raise _BusyError
+
+
+_TAKEN: Final = _OrBusy({True: None})
+
+
+class _Slot:
+    """Room for one connection, which may be open.
+
+    A context manager: it holds the slot's lock exactly while the connection is in use, or raises _BusyError. Both ends
+    are C code (see `_io`), so that no interruption loses a slot: the entry asks the lock and looks the answer up.
+    """
+
+    __slots__ = ("__enter__", "__exit__", "connection", "lock")
+    __enter__: Any
+    __exit__: Any
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.connection: Connection | None = None
+        self.__enter__ = map(_TAKEN.__getitem__, map(self.lock.acquire, repeat(False))).__next__
+        self.__exit__ = self.lock.__exit__
+
 
 class Connections:
     """Sends requests to one server, over `max_connections` connections at most; idle ones are reused.
 
-    A connection, or None for one that is to be opened anew, is the right to ask. There are never more of these than
-    connections may be; those that nobody uses stand in a queue, because that costs less than counting them.
+    The first slot that is free is taken, so as few connections are open as were ever needed at once.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
-        self._free: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
-        self._rights = 0
-        self._counting = threading.Lock()
-        self._open: set[Connection] = set()
+        self._slots = [_Slot()]
+        self._growing = threading.Lock()
+        # Of those who wait for a slot. One that is interrupted may leave its place here; a wake-up is wasted on it.
+        self._places: deque[Any] = deque()
         self._closed = False
 
     @property
     def count(self) -> tuple[int, int]:
         """Connections in use, and idle ones."""
-        busy = self._rights - self._free.qsize()
-        return busy, max(0, len(self._open) - busy)
+        free = [slot for slot in self._slots if not slot.lock.locked()]
+        return len(self._slots) - len(free), sum(slot.connection is not None for slot in free)
 
     def exchange(self, commands: Sequence[Command], end: float, state: Sent, large: bool = False) -> list[Any]:
         """Sends commands and returns their replies; an error reply is returned, not raised.
@@ -49,52 +84,74 @@ class Connections:
         Raises:
             redis.exceptions.RedisError: There is no connection, it broke, or no full answer came in time.
         """
-        connection = self._take(end)
-        kept: Connection | None = None
+        slot = self._slots[0]
         try:
-            if self._closed:
-                raise redis_errors.ConnectionError("the backend is closed")
-            if connection is None or not connection.usable or connection.settings is not self._settings:
-                connection = self._replace(connection, end)
-            found = connection.exchange(commands, end, state)
-            if connection.settings is self._settings:
-                kept = connection
-            return found
+            while True:
+                try:
+                    with slot:
+                        # It goes back when all is answered: one whose replies may be pending is used by nobody.
+                        connection, slot.connection = slot.connection, None
+                        try:
+                            if self._closed:
+                                raise redis_errors.ConnectionError("the backend is closed")
+                            if connection is None or not connection.usable or connection.settings is not self._settings:
+                                connection = self._replace(connection, end)
+                            found = connection.exchange(commands, end, state)
+                        except BaseException:
+                            if connection is not None:
+                                connection.close()
+                            raise
+                        if connection.settings is self._settings:
+                            slot.connection = connection
+                        else:
+                            connection.close()  # dropped meanwhile
+                        return found
+                except _BusyError:
+                    slot = self._free(end)
         finally:
-            if kept is None:
-                self._drop(connection)  # its replies may be pending
-            self._give_back(kept)
-
-    def _take(self, end: float) -> Connection | None:
-        try:
-            return self._free.get_nowait()
-        except queue.Empty:
-            pass
-        with self._counting:
-            if self._rights < self._settings.max_connections:
-                self._rights += 1
-                return None
-        try:
-            return self._free.get(timeout=max(0.001, end - monotonic()))
-        except queue.Empty:
-            raise redis_errors.TimeoutError("all connections are in use: raise max_connections") from None
-
-    def _give_back(self, connection: Connection | None) -> None:
-        self._free.put(connection)
-        if self._closed:
-            self._drop_idle()
+            if self._places:
+                self._wake()
+            if self._closed:
+                self._drop_idle()
 
     def _replace(self, old: Connection | None, end: float) -> Connection:
-        self._drop(old)
+        if old is not None:
+            old.close()
         connection = Connection(self._settings)
         connection.open(max(0.001, end - monotonic()))
-        self._open.add(connection)
         return connection
 
-    def _drop(self, connection: Connection | None) -> None:
-        if connection is not None:
-            self._open.discard(connection)
-            connection.close()
+    def _free(self, end: float) -> _Slot:
+        """Returns a slot that seems to be free."""
+        while True:
+            for slot in self._slots:
+                if not slot.lock.locked():
+                    return slot
+            with self._growing:
+                if len(self._slots) < self._settings.max_connections:
+                    self._slots.append(_Slot())
+                    continue
+            self._wait(end)
+
+    def _wait(self, end: float) -> None:
+        """Waits until one may be free."""
+        left = end - monotonic()
+        if left <= 0:
+            raise redis_errors.TimeoutError("all connections are in use: raise max_connections") from None
+        place = threading.Lock()
+        place.acquire()
+        self._places.append(place)
+        try:
+            # Whoever left before that has woken nobody.
+            if all(slot.lock.locked() for slot in self._slots):
+                place.acquire(timeout=min(left, WAKE))
+        finally:
+            with contextlib.suppress(ValueError):
+                self._places.remove(place)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(IndexError):
+            self._places.popleft().release()
 
     def drop(self) -> None:
         """Closes the idle connections now, and those in use when they come back. Others are opened when needed."""
@@ -102,15 +159,13 @@ class Connections:
         self._drop_idle()
 
     def close(self) -> None:
-        """Closes the idle connections now, and those in use when they come back. Who waits for one is told."""
+        """Closes the idle connections now, and those in use when they come back. Who waits for one is told then."""
         self._closed = True
         self._drop_idle()
 
     def _drop_idle(self) -> None:
-        rights = 0
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._drop(self._free.get_nowait())
-                rights += 1
-        for _ in range(rights):
-            self._free.put(None)
+        for slot in self._slots:
+            with contextlib.suppress(_BusyError), slot:
+                connection, slot.connection = slot.connection, None
+                if connection is not None:
+                    connection.close()

@@ -1,11 +1,18 @@
 """The blocking half of what the two shells do differently: sockets, threads' locks, pauses.
 
 No event loop is started to serve a call, and no thread except for leases (`_tasks`). Threads may share a backend.
+
+A signal's handler may raise wherever CPython looks for signals: when a Python function is entered, also `__exit__` and
+`finally`'s callees; when a loop jumps back; when a call of C code has returned. It looks nowhere between the end of a
+`with` body and the call of `__exit__`, nor between the call of `__enter__` and the body. So a lock is safe if both
+are C code, as those of `threading.Lock` and `RLock` are: it is taken exactly if the body is entered, and released
+whatever comes out of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import select
@@ -29,7 +36,8 @@ from .._settings import TRY_TIMEOUT, ConnectionSettings, check_handshake, keep_a
 
 T = TypeVar("T")
 
-Lock = threading.Lock
+Lock = threading.RLock
+"""Re-entrant, not to be re-entered but to notice that: a signal's handler may call what it has interrupted."""
 READ_SIZE: Final = 1 << 16
 HANDSHAKE_TIMEOUT: Final = TRY_TIMEOUT
 """Seconds for a socket operation of redis-py's handshake."""
@@ -48,27 +56,47 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+class _OrLate(dict[bool, None]):
+    """What waiting for a lock came to: True, or an error."""
+
+    def __init__(self, error: Callable[[str], Exception], text: str) -> None:
+        super().__init__({True: None})
+        self._error = error
+        self._text = text
+
+    def __missing__(self, _taken: bool) -> None:
+        raise self._error(self._text)
+
+
+@functools.lru_cache(64)
+def _or_late(error: Callable[[str], Exception], text: str) -> Callable[[bool], None]:
+    return _OrLate(error, text).__getitem__
+
+
+_BLOCKING: Final = (True,)
+
+
 class Held:
     """Holds a lock that became free within `timeout` seconds. A class, because every call goes through one.
 
+    Both ends are C code: slots of the instance, which `with` finds by way of the class. The entry is the `__next__` of
+    an iterator that waits for the lock and looks the answer up where False raises.
+
     Raises:
-        Exception: It did not; an error of the given class and text.
+        Exception: It did not, or this thread holds it: then it is a signal's handler that has interrupted the holder,
+            and would wait for itself. An error of the given class; the former has the given text.
     """
 
-    __slots__ = ("_error", "_lock", "_text", "_timeout")
+    __slots__ = ("__enter__", "__exit__")
+    __enter__: Any
+    __exit__: Any
 
-    def __init__(self, lock: threading.Lock, timeout: float, error: Callable[[str], Exception], text: str) -> None:
-        self._error = error
-        self._lock = lock
-        self._timeout = timeout
-        self._text = text
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=min(self._timeout, threading.TIMEOUT_MAX)):
-            raise self._error(self._text)
-
-    def __exit__(self, *_error: object) -> None:
-        self._lock.release()
+    def __init__(self, lock: Any, timeout: float, error: Callable[[str], Exception], text: str) -> None:
+        if lock._is_owned():
+            raise error("a signal's handler called what it had interrupted; nothing was written: call it afterwards")
+        timeout = timeout if timeout < threading.TIMEOUT_MAX else threading.TIMEOUT_MAX
+        self.__enter__ = map(_or_late(error, text), map(lock.acquire, _BLOCKING, (timeout,))).__next__
+        self.__exit__ = lock.__exit__
 
 
 def run_blocking(function: Callable[..., T], *args: Any) -> T:
@@ -246,15 +274,21 @@ class Connection:
 
 
 class _Job:
-    """A write that waits to be sent, by whichever thread sends next."""
+    """A write that waits to be sent, by whichever thread sends next.
 
-    __slots__ = ("acked", "commands", "done", "error", "replies", "state", "timeout")
+    Attributes:
+        right: The single token in it is the right to decide: whoever takes it sends the write, or never will.
+        done: Whether the thread that sent it has told what came of it.
+    """
+
+    __slots__ = ("acked", "commands", "done", "error", "replies", "right", "state", "timeout")
 
     def __init__(self, commands: Sequence[Command], timeout: float, state: Sent) -> None:
         self.commands = commands
         self.timeout = timeout
         self.state = state
         self.done = False
+        self.right: list[None] = [None]
         self.replies: list[Any] = []
         self.acked: Any = None
         self.error: Exception | None = None
@@ -272,7 +306,7 @@ class GroupCommit:
         self._settings = settings
         self._queue: deque[_Job] = deque()
         self._connection: Connection | None = None
-        self._sending = threading.Lock()
+        self._sending = Lock()
         self._closed = False
 
     def exchange(
@@ -290,95 +324,102 @@ class GroupCommit:
             state: Is told when a byte may have left.
         """
         job = _Job(commands, timeout, state)
-        self._queue.append(job)
+        # Until it is certain that nobody sends it: what interrupts this thread leaves the job in the queue.
+        state.sent = True
         try:
+            self._queue.append(job)
             text = f"no answer within {timeout + patience:.3g} s"
             with Held(self._sending, timeout + patience, redis_errors.TimeoutError, text):
                 if not job.done:
-                    self._commit(self._take(), wait, patience)
+                    if not job.right:
+                        raise redis_errors.ConnectionError("the thread that sent it was interrupted")
+                    self._commit(wait, patience)
         finally:
-            try:
-                self._queue.remove(job)
-            except ValueError:
-                if not job.done:
-                    state.sent = True  # another thread has taken it: it may be on its way
+            if job.right and _taken(job.right):
+                state.sent = False
+            self._leave(job)
         if job.error is not None:
             raise job.error
         return job.replies, job.acked
 
-    def _take(self) -> list[_Job]:
+    def _commit(self, wait: Command, patience: float) -> None:
+        """Sends what waits. If it is interrupted, those whose writes it has taken find that out by themselves."""
         batch: list[_Job] = []
-        while True:
-            try:
-                batch.append(self._queue.popleft())  # atomic: who is out of time takes itself out meanwhile
-            except IndexError:
-                return batch
-
-    def _commit(self, batch: list[_Job], wait: Command, patience: float) -> None:
+        for job in tuple(self._queue):
+            if _taken(job.right):
+                batch.append(job)
+            else:  # one that an interrupted thread has left behind
+                self._leave(job)
         timeout = max(job.timeout for job in batch)
+        connection: Connection | None = None
         try:
             connection = self._connected(timeout)
-            for job in batch:
-                job.state.sent = True
             commands = [command for job in batch for command in job.commands]
             replies = connection.exchange(commands, monotonic() + timeout, Sent())
-            at = 0
+        except (redis_errors.RedisError, OSError) as error:
+            if connection is not None:
+                connection.close()
             for job in batch:
-                job.replies = replies[at : at + len(job.commands)]
-                at += len(job.commands)
-        except BaseException as error:
-            self._drop()
-            for job in batch:
-                # What a signal's handler raised here is no other thread's.
-                known = isinstance(error, (redis_errors.RedisError, OSError))
-                job.error = cast("Exception", error) if known else redis_errors.ConnectionError("interrupted")
+                job.error = error
                 job.done = True
-            if not isinstance(error, (redis_errors.RedisError, OSError)):
-                raise
             return
         acked: Any
         try:
             (acked,) = connection.exchange([wait], monotonic() + timeout + patience, Sent())
-        except BaseException as error:
+            self._connection = connection
+        except (redis_errors.RedisError, OSError) as error:
             # The writes are answered for; only who else has them is not known.
-            self._drop()
+            connection.close()
             acked = error
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            for job in batch:
-                job.done = True
+        at = 0
         for job in batch:
+            job.replies = replies[at : at + len(job.commands)]
             job.acked = acked
+            job.done = True
+            at += len(job.commands)
+
+    def _leave(self, job: _Job) -> None:
+        with contextlib.suppress(ValueError):
+            self._queue.remove(job)
 
     def _connected(self, timeout: float) -> Connection:
-        kept = self._connection
-        if kept is not None and kept.usable and kept.settings is self._settings:
-            return kept
-        self._drop()
+        """Returns a connection that nobody else has meanwhile: one that was interrupted is not used again."""
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.usable and connection.settings is self._settings:
+            return connection
+        if connection is not None:
+            connection.close()
         if self._closed:
             raise redis_errors.ConnectionError("the backend is closed")
         connection = Connection(self._settings)
         connection.open(timeout)
-        self._connection = connection
         return connection
 
     def drop(self) -> None:
-        """Closes the connection as soon as what is being sent is answered; the next write opens another."""
+        """Closes the connection. While a write is being sent, that is left to the next one, which opens another."""
         self._settings = replace(self._settings)
-        if self._sending.acquire(blocking=False):
-            try:
-                self._drop()
-            finally:
-                self._sending.release()
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with (
+            contextlib.suppress(redis_errors.TimeoutError),
+            Held(self._sending, 0, redis_errors.TimeoutError, "a write is being sent"),
+        ):
+            self._close_idle()
 
     def close(self) -> None:
         """Waits for what is being sent, then closes the connection."""
         self._closed = True
         with self._sending:
-            self._drop()
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _taken(right: list[None]) -> bool:
+    """Takes the one token out of `right`; False: somebody else has."""
+    try:
+        right.pop()
+    except IndexError:
+        return False
+    return True

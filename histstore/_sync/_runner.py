@@ -376,7 +376,7 @@ class Runner:
             call = _protocol.probe(run_keys(self._namespace, f"probe-{RunId.new()}"))
             commands: Sequence[Command] = call.commands(False, False)
             if self._durability.fsync:
-                commands = [*commands, ("WAITAOF", 1, 0, 1)]
+                commands = [*commands, ("WAITAOF", "1", "0", "1")]
             replies = self._connections.exchange(commands, end, _io.Sent())
             problems = _problems(commands, replies)
             faults = [classify(problem, sent=False) for problem in problems]

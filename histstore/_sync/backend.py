@@ -259,7 +259,7 @@ class RedisBackend:
         """
         store = self.store(run_id)
         held = self._leases.here(store._where)
-        with store._begin(retry):
+        with store._mine(retry):
             deleted = store._delete(ANY, None, retry, force=True)
         for lease in held:
             self._leases.lose(lease, Lost(None, DELETED))

@@ -25,7 +25,16 @@ class Lease:
     Compare-and-set protects the data; the lease protects the minutes of work that a turn costs.
     """
 
-    def __init__(self, leases: Leases, where: Where, carried: Carried, ttl: float, renews: bool, until: float) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        where: Where,
+        carried: Carried,
+        ttl: float,
+        renews: bool,
+        until: float,
+        scope: _tasks.Scope,
+    ) -> None:
         self._leases = leases
         self._where = where
         self._carried = carried
@@ -33,7 +42,7 @@ class Lease:
         self._renews = renews
         self._until = until
         self._next = until - ttl * 2 / 3 if renews else until
-        self._scope: _tasks.Scope | None = None
+        self._scope = scope
         self._asking = False
         self._missed = False
         self._late = False
@@ -158,7 +167,7 @@ class LeaseScope:
         self._ttl = ttl
         self._timeout = acquire_timeout
         self._renew = renew
-        self._scope = _tasks.Scope(cancel)
+        self._scope = _tasks.Scope(cancel, leases.strays)
         self._policy = policy
         self._lease: Lease | None = None
 
@@ -167,9 +176,11 @@ class LeaseScope:
             raise LockError("this lock() was entered before: call lock() anew each time")
         if self._leases.of(self._where) is not None:
             raise LockError(f"run {str(self._where.run_id)!r} is already leased here: use that lease, or leave it")
-        self._lease = self._leases.acquire(self._where, self._ttl, self._timeout, self._renew, self._policy)
+        self._scope.begin(self)
+        self._lease = self._leases.acquire(
+            self._where, self._ttl, self._timeout, self._renew, self._policy, self._scope
+        )
         self._scope.enter()
-        self._lease._scope = self._scope
         self._leases.carry(self._lease)
         if self._lease._lost is not None:
             lost = self._lease._error()  # before there was a body to cancel
@@ -192,6 +203,11 @@ class LeaseScope:
         self._leases.end(self._lease, self._scope, error)
         return self._lease
 
+    def ends_with(self, end: object) -> None:
+        """Takes note of what a `with` statement holds, before it enters."""
+        self._scope.ends_with(end)
+
+    @_tasks.Exit
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

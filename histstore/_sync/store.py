@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from .. import _chain, _codec, _protocol
 from .._chain import Base, BrokenChainError, Entry, Head
-from .._collector import Paused
+from .._collector import paused
 from .._keys import run_keys
 from .._leasing import Lost
 from .._plan import Plan, Target, Writer, grow, plan_append, plan_save, worth_a_checkpoint
@@ -25,6 +25,7 @@ from ..errors import (
     BackendUnavailableError,
     ConflictError,
     CorruptSnapshotError,
+    HistoryStoreError,
     LeaseLostError,
     NotReplicatedError,
     OutcomeUnknownError,
@@ -79,6 +80,7 @@ class _Pending:
         pinned: Whether an append's messages are pinned.
         seen: Whether the store has seen what the write went onto.
         before: The store's revision when it was sent.
+        grown: The content after it, once it is applied: it may be applied again, but takes what it grew from once.
     """
 
     call: Call
@@ -88,6 +90,7 @@ class _Pending:
     pinned: bool
     seen: bool
     before: Revision | None
+    grown: Base | None = None
 
 
 class RedisHistoryStore(Generic[M]):
@@ -109,6 +112,7 @@ class RedisHistoryStore(Generic[M]):
         self._base: Base | None = None
         self._given: tuple[Base, ConversationSnapshot[Any]] | None = None
         self._pending: _Pending | None = None
+        # What the last write came to. Each write forgets it before all else: a signal may end it at its next step.
         self._settled: Revision | None = None
 
     @property
@@ -134,11 +138,6 @@ class RedisHistoryStore(Generic[M]):
         self._backend._runner.check_owner()
         text = "another call of this store was under way until the deadline; nothing was written"
         return _io.Held(self._lock, self._policy(retry).deadline, BackendUnavailableError, text)
-
-    def _begin(self, retry: RetryPolicy | None) -> _io.Held:
-        """Begins a write: from now on an argumentless `resolve` speaks of this one."""
-        self._settled = None
-        return self._mine(retry)
 
     # ------------------------------------------------------------------------------------- loading
 
@@ -230,9 +229,7 @@ class RedisHistoryStore(Generic[M]):
                     if not loaded.items:
                         return None
                     raise BrokenChainError(None, "there is a log, but no head")
-                with Paused():
-                    entries = _chain.read_log(_chain.since(loaded.items, loaded.head.checkpoint))
-                    return _protocol.fold(loaded.head, entries, None)
+                return _replayed(loaded.head, loaded.items)
             except BrokenChainError as error:
                 if problem is not None and etag == seen:
                     break
@@ -355,12 +352,13 @@ class RedisHistoryStore(Generic[M]):
             CorruptSnapshotError: The run is damaged.
             OutcomeUnknownError: It may have been saved; `resolve()` says.
         """
+        self._settled = None
         if not isinstance(snapshot, ConversationSnapshot):
             hint = ": a Page is not the whole conversation, load() it" if isinstance(snapshot, Page) else ""
             raise SnapshotError(f"save() takes a ConversationSnapshot, not a {type(snapshot).__name__}{hint}")
         _check_expected(expected)
         lease = self._carrying(lease)
-        with self._begin(retry):
+        with self._mine(retry):
             if self._pending is not None:
                 self._settle(retry)
             origin = find_origin(snapshot, self._where.key)
@@ -416,6 +414,7 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             Exception: What `save` raises.
         """
+        self._settled = None
         for index, message in enumerate(messages):
             check_message(message, f"messages[{index}]")
         if type(pinned) is not bool:
@@ -423,7 +422,7 @@ class RedisHistoryStore(Generic[M]):
         encoded = None if isinstance(meta, Keep) else _codec.encode_meta(_frozen_meta(meta))
         _check_expected(expected)
         lease = self._carrying(lease)
-        with self._begin(retry):
+        with self._mine(retry):
             if self._pending is not None:
                 self._settle(retry)
             if expected is ANY:
@@ -495,6 +494,7 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             Exception: What `save` raises.
         """
+        self._settled = None
         frozen = None if isinstance(meta, Keep) else _frozen_meta(meta)
         slice_bounds(start, stop, 0)
         _check_expected(expected)
@@ -517,7 +517,7 @@ class RedisHistoryStore(Generic[M]):
                 return head.revision
             return revision
 
-        with self._begin(retry):
+        with self._mine(retry):
             self._settle(retry)
             if expected is ANY:
                 return self._whatever(onto, retry)
@@ -550,11 +550,12 @@ class RedisHistoryStore(Generic[M]):
             LockedError: Another worker holds the run's lease. Nothing was written.
             Exception: What `load`, `save` and `fn` raise.
         """
+        self._settled = None
         policy = self._policy(retry)
         deadline = _io.monotonic() + policy.deadline
         races = 0
         self._carrying(lease)  # before `fn` works in vain
-        with self._begin(retry):
+        with self._mine(retry):
             self._settle(retry)
         while True:
             before = self.load(retry=retry)
@@ -679,11 +680,17 @@ class RedisHistoryStore(Generic[M]):
         call = _protocol.save(where, plan, expected, carried, backend.ttl_ms, keep, time.time())
         pending = self._pending = _Pending(call, plan, base, snapshot, pinned, seen, self.revision)
         reply, acked = self._deliver(call, retry)
-        revision = _heard(lease, _protocol.read_save, where, plan, expected, carried, reply)
+        try:
+            revision = _heard(lease, _protocol.read_save, where, plan, expected, carried, reply)
+        except HistoryStoreError:
+            self._pending = None  # refused
+            raise
         if revision is None:
+            self._pending = None
             raise self._cancelled("save", parent, lease, retry)
         self._apply(pending, revision)
         self._settled = revision
+        self._pending = None  # now that the result is recorded: in between, it is pending and can be settled
         if acked is not None:
             self._check_copies(revision, acked)
         return revision
@@ -707,10 +714,10 @@ class RedisHistoryStore(Generic[M]):
             raise NotReplicatedError(revision, acked, wanted)
 
     def _deliver(self, call: Call, retry: RetryPolicy | None) -> tuple[Any, int | None]:
-        """Sends a write. What is in `_pending` stays there exactly while the outcome is open."""
+        """Sends a write. It stays in `_pending` until its outcome is recorded, or if that is open."""
         delivery = Delivery()
         try:
-            answer = self._backend._runner.run(call, self._policy(retry), delivery)
+            return self._backend._runner.run(call, self._policy(retry), delivery)
         except OutcomeUnknownError:
             raise
         except (BackendError, BrokenChainError) as error:
@@ -723,8 +730,6 @@ class RedisHistoryStore(Generic[M]):
             if not delivery.sent:
                 self._pending = None
             raise
-        self._pending = None
-        return answer
 
     def _apply(self, write: _Pending, revision: Revision, *, late: bool = False) -> None:
         """Remembers an applied write."""
@@ -735,7 +740,9 @@ class RedisHistoryStore(Generic[M]):
             if moves:
                 self._seen(None)
             return
-        base = grow(write.base, plan, revision, write.pinned)
+        base = write.grown
+        if base is None:
+            base = write.grown = grow(write.base, plan, revision, write.pinned)
         if write.snapshot is not None:
             add_origin(write.snapshot, self._where.key, Origin(revision, base))
         if moves:
@@ -834,6 +841,7 @@ class RedisHistoryStore(Generic[M]):
             ConflictError: The run is not at the expected revision.
             Exception: What `lock`, `load` and `save` raise.
         """
+        self._settled = None
         _check_expected(expected)
         scope = self.lock(ttl=ttl, acquire_timeout=acquire_timeout, cancel=cancel, retry=retry)
         return TurnScope(self, scope, expected, retry)
@@ -872,8 +880,7 @@ class RedisHistoryStore(Generic[M]):
             raise SnapshotError(f"the attempt belongs to run {str(attempt.run_id)!r}: resolve it with that run's store")
         with self._mine(retry):
             if self._pending is not None and attempt in (None, self.unsettled):
-                self._settled = self._settle(retry, durably=True)
-                return self._settled
+                return self._settle(retry, durably=True)
             if attempt is None:
                 return self._settled
             reply, acked = self._run(_protocol.resolve(self._where, attempt), retry)
@@ -890,13 +897,17 @@ class RedisHistoryStore(Generic[M]):
         attempt = pending.call.attempt
         assert attempt is not None  # only what may have been written is pending
         reply, acked = self._run(_protocol.resolve(self._where, attempt), retry)
-        self._pending = None
-        revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC))
+        try:
+            revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC))
+        except HistoryStoreError:
+            self._pending = None  # there is no more to learn
+            raise
         if revision is not None:
             self._apply(pending, revision, late=True)
-            if durably:
-                self._settled = revision
-                self._check_copies(revision, acked)
+        self._settled = revision if durably else None
+        self._pending = None
+        if durably and revision is not None:
+            self._check_copies(revision, acked)
         return revision
 
     # ---------------------------------------------------------------------------- parts and history
@@ -1041,8 +1052,9 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             Exception: What `save` raises.
         """
+        self._settled = None
         lease = self._carrying(None)
-        with self._begin(retry):
+        with self._mine(retry):
             self._settle(retry)
             head = self._read_raw_head(retry)
             if head is None:
@@ -1085,9 +1097,10 @@ class RedisHistoryStore(Generic[M]):
             LockedError: Another worker holds the run's lease. Nothing was written.
             OutcomeUnknownError: It may have been deleted; `resolve()` says.
         """
+        self._settled = None
         _check_expected(expected)
         lease = self._carrying(lease)
-        with self._begin(retry):
+        with self._mine(retry):
             return self._delete(expected, lease, retry, force=False)
 
     def _delete(
@@ -1122,13 +1135,20 @@ class RedisHistoryStore(Generic[M]):
             try:
                 deleted = _heard(lease, _protocol.read_delete, self._where, attempt, _carried(lease), reply)
             except ConflictError:
+                self._pending = None  # refused
                 if wanted is not ANY or tries + 1 == policy.attempts:
                     raise
                 _io.sleep(_pause(tries, policy))
                 continue
+            except HistoryStoreError:
+                self._pending = None
+                raise
             if deleted is None:
+                self._pending = None
                 raise BackendUnavailableError("delete: it was settled as never applied; nothing was deleted, repeat it")
             self._seen(None)
+            self._settled = attempt.revision if deleted else None
+            self._pending = None
             return deleted
         raise AssertionError("a policy has one attempt at least")
 
@@ -1171,6 +1191,12 @@ def _heard(lease: Lease | None, read: Callable[..., T], *args: Any) -> T:
         if lease is not None:
             lease._leases.lose(lease, Lost(error.current))
         raise
+
+
+@paused
+def _replayed(head: RawHead, items: Sequence[Any]) -> Base:
+    """Returns the content at a head, from the log that was read with it."""
+    return _protocol.fold(head, _chain.read_log(_chain.since(items, head.checkpoint)), None)
 
 
 def _advance(loaded: Loaded, base: Base) -> Base | None:

@@ -176,6 +176,7 @@ class TurnScope(Generic[M]):
         self._turn: Turn[M] | None = None
 
     def __enter__(self) -> Turn[M]:
+        self._store._settled = None  # a turn that is interrupted before its save has come to nothing
         seen = self._store.revision
         lease = self._scope.__enter__()
         try:
@@ -191,6 +192,11 @@ class TurnScope(Generic[M]):
         self._turn = Turn(self._store, lease, snapshot, self._retry)
         return self._turn
 
+    def ends_with(self, end: object) -> None:
+        """Takes note of what a `with` statement holds, before it enters."""
+        self._scope.ends_with(end)
+
+    @_tasks.Exit
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

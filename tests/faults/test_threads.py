@@ -49,7 +49,7 @@ def test_as_many_connections_as_may_be_after_any_number_failed(between: Proxy, u
         def weather() -> None:
             while not over.wait(rng.random() * 0.01):
                 between.from_outside(between.cut)
-                most.append(backend._runner._connections._rights)
+                most.append(len(backend._runner._connections._slots))
 
         storm = threading.Thread(target=weather)
         storm.start()
@@ -82,7 +82,7 @@ def test_closing_tells_who_waits_for_a_connection(between: Proxy, until: Any) ->
         until(lambda: between.stalled, "the load is under way")
         stores = [backend.store(f"other {index}") for index in range(3)]
         others = [threads.submit(store.append, message("x")) for store in stores]
-        until(lambda: all(store._lock.locked() for store in stores), "the others wait")
+        until(lambda: len(backend._runner._connections._places) == len(stores), "the others wait")
         backend.close()
         sent = between.sent
         between.from_outside(between.go_on)

@@ -122,7 +122,7 @@ class Scene:
             async with self.backend.store(run).lock(acquire_timeout=0):
                 pass
         await until(lambda: self.backend._runner.connections[0] == 0, "connections come back")
-        assert not self.backend._leases._held
+        assert not self.backend._leases._inside
         assert not self.backend._leases._ways
 
 
@@ -1144,7 +1144,7 @@ async def nothing_is_left(backend: RedisBackend, raw: redis.Redis, note: object)
     assert raw.exists(keys.lease, keys.queue) == 0, note
     # What claims a lease in the background may still be waiting for its answer.
     await until(lambda: backend._runner.connections[0] == 0, f"connections come back {note}")
-    assert not backend._leases._held, note
+    assert not backend._leases._inside, note
     assert not backend._leases._ways, note
     assert not backend._leases._turnstiles, note
     async with backend.store("run").lock(acquire_timeout=0):

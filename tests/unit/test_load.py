@@ -17,7 +17,7 @@ import pytest
 from histstore import AssistantMessage, ToolCall, UserMessage
 from histstore._chain import ABSENT, Base, BrokenChainError, Entry, Head, read_entries, read_entry, replay, since
 from histstore._codec import Body, decode, decode_bodies, decode_body, encode, encode_body, encode_meta
-from histstore._collector import Paused
+from histstore._collector import paused
 from histstore._plan import Target, Writer, grow, plan_append, plan_save
 from histstore.messages import FrozenDict, FrozenList
 
@@ -445,13 +445,13 @@ def test_a_large_load_does_not_run_the_collector(plain: bool) -> None:
 def test_the_collector_goes_on_as_it_was() -> None:
     """Also after an error, also when it was paused twice; one that its user has disabled stays disabled."""
     assert gc.isenabled()
-    with Paused(), Paused():
-        assert not gc.isenabled()
+    enabled = paused(gc.isenabled)
+    assert not enabled()
+    assert not paused(enabled)()
     assert gc.isenabled()
     gc.disable()
     try:
-        with Paused():
-            pass
+        assert not enabled()
         assert not gc.isenabled()
     finally:
         gc.enable()

@@ -204,10 +204,10 @@ def test_defaults_and_values() -> None:
 @pytest.mark.parametrize(
     ("durability", "command", "wanted"),
     [
-        (Durability(), ("WAIT", 0, 1000), 0),
-        (Durability(replicas=2, timeout=0.25), ("WAIT", 2, 250), 2),
-        (Durability(fsync=True), ("WAITAOF", 1, 0, 1000), 1),
-        (Durability(replicas=1, fsync=True, timeout=0.0015), ("WAITAOF", 1, 1, 2), 2),
+        (Durability(), ("WAIT", "0", "1000"), 0),
+        (Durability(replicas=2, timeout=0.25), ("WAIT", "2", "250"), 2),
+        (Durability(fsync=True), ("WAITAOF", "1", "0", "1000"), 1),
+        (Durability(replicas=1, fsync=True, timeout=0.0015), ("WAITAOF", "1", "1", "2"), 2),
     ],
 )
 def test_what_a_durable_save_waits_for(durability: Durability, command: tuple[Any, ...], wanted: int) -> None:
