@@ -81,8 +81,7 @@ def _append(scene: Scene) -> None:
 
 
 def _append_over_a_new_connection(scene: Scene) -> None:
-    scene.mine._runner._connections._drop_idle()
-    _append(scene)
+    scene.store.append(message("new"))
 
 
 def _splice(scene: Scene) -> None:
@@ -242,6 +241,8 @@ def _interrupt(call: Callable[[Scene], None], scene: Scene, after: int, again: i
     before = scene.store.revision
     if call is _save:
         scene.saved = scene.store.load().append(message("new"))  # type: ignore[union-attr]
+    elif call is _append_over_a_new_connection:
+        scene.mine._runner._connections._drop_idle()
     elif call is _save_all:
         scene.saved = ConversationSnapshot([message("new")])
     with tripwire.armed():

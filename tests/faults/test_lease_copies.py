@@ -298,3 +298,21 @@ def test_a_lease_that_was_handed_to_nobody_is_given_up_at_once(scene: Scene) -> 
     for name in (stays, holds):
         assert scene.leave(scene.mine, name).error is None
     assert scene.others.wait(blocked, "out").error is None
+
+
+def test_a_place_that_an_unknown_copy_took_is_given_up_with_the_lease(scene: Scene) -> None:
+    """Its holder had waited, was granted, and lapsed; the copy put it into the queue behind its successor."""
+    job = scene.enter(scene.others)
+    sent = scene.between.writes = []
+    waiting = scene.mine.take("run")
+    scene.until(lambda: scene.raw.llen(scene.keys.queue), "it queues")
+    about = carries(ACQUIRE)
+    copy = [request for _, data in sent for request in requests_of(data) if about(request)][-1]
+    assert scene.leave(scene.others, job).error is None
+    scene.mine.wait(waiting, "in")
+    scene.raw.delete(scene.keys.lease)  # as if it had lapsed
+    successor = scene.enter(scene.others)
+    assert asyncio.run(scene.between.deliver(copy))[0] == b"queued"
+    assert scene.leave(scene.mine, waiting).error == "LeaseLostError"
+    assert not scene.raw.exists(scene.keys.queue, scene.keys.marks)
+    assert scene.leave(scene.others, successor).error is None

@@ -35,7 +35,7 @@ RUNS, WORKERS = 8, 4
 TTL = 6.0
 """Seconds; longer than whatever rings late, so that no lease lapses."""
 PATIENT = RetryPolicy(attempts=200, deadline=30.0, base=0.002, cap=0.02)
-GUARD = 240.0
+GUARD = 120.0
 
 
 class Scene:

@@ -84,14 +84,15 @@ async def test_who_is_inside_may_end_while_the_backend_closes(
     await until(lambda: raw.llen(run_keys(namespace, "run").queue) == 1)
     closing = shell.apart(backend.aclose(drain=LONG))
     with pytest.raises(BackendError, match="closing"):
-        await waiting.done
+        await asyncio.wait_for(waiting.done, GUARD)
     assert await _refused(shell, backend)
+    assert not raw.exists(run_keys(namespace, "another").head), "it was taken, and given up again"
     await until(lambda: not raw.exists(run_keys(namespace, "run").queue), "it left the queue")
     assert (await other.store("run").info()).lease.holder == body.turn.lease.holder
     assert not closing.done()
     body.go_on()
     await body.done
-    await closing
+    await asyncio.wait_for(closing, GUARD)
     assert (await other.store("run").load()).messages == (user(0), user(1))
     assert leases_and_queues(raw, namespace) == []
     with pytest.raises(BackendError, match="closed"):
