@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
 
 import hiredis
 from redis.exceptions import ConnectionError, ResponseError
@@ -51,6 +51,15 @@ def pack(commands: Sequence[Command]) -> bytes:
     return b"".join([_pack(command) if len(command) > 1 else _WORDS[command[0]] for command in commands])  # type: ignore[arg-type]
 
 
+# Of hiredis itself, or of what it makes: a map with a list for a key, say. Whatever else is raised here is a signal
+# handler's, and goes on as it is.
+_REFUSED: Final = (hiredis.HiredisError, TypeError, ValueError, RecursionError, MemoryError)
+
+
+def _over(*_: object) -> NoReturn:
+    raise ConnectionError("the connection was given up")
+
+
 class Replies:
     """The replies that come over one connection. hiredis bounds how deep they nest, at 1,024.
 
@@ -62,7 +71,9 @@ class Replies:
 
     def __init__(self) -> None:
         reader = hiredis.Reader(replyError=ResponseError)
-        self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
+        self._feed: Callable[[bytes], object] = reader.feed
+        self._gets: Callable[[], Any] = reader.gets
+        self._has_data: Callable[[], bool] = reader.has_data
         self._held = b""
         self._begins = True  # whether a line begins with what is held, or with what comes next
         self._careful = False
@@ -87,9 +98,18 @@ class Replies:
             if reply is not False and not self._unread and not self._has_data():
                 return [reply]
             return self._rest(reply, len(data))
-        except Exception as error:
-            # Of hiredis itself, or of what it makes: a map with a list for a key, say.
-            raise ConnectionError(f"what answers there is no Redis server: {error}") from error
+        except _REFUSED as error:
+            problem = str(error)
+        self._refuse(problem)
+
+    def _refuse(self, problem: str) -> NoReturn:
+        """Gives up for good, and frees what has come: an error's traceback keeps this object for as long as it lives.
+
+        To be called where no other error is handled, whose frames would be kept as well.
+        """
+        self._feed = self._gets = self._has_data = _over
+        self._held = b""
+        raise ConnectionError(f"what answers there is no Redis server: {problem}")
 
     def _rest(self, reply: Any, size: int) -> list[Any]:
         """Returns the replies from `reply` on, and keeps count of what none of them has used up."""
@@ -100,7 +120,7 @@ class Replies:
             reply = gets()
         self._unread = 0 if found else self._unread + size
         if self._unread > LARGEST:
-            raise ValueError(f"a reply of more than {LARGEST:,} bytes")
+            raise ValueError(f"its reply is larger than {LARGEST:,} bytes")
         return found
 
     def _sift(self, data: bytes) -> list[Any]:
@@ -132,4 +152,4 @@ class Replies:
         # Sets and pushes are not of the protocol that was agreed on.
         self._arrays = self._arrays + 1 if self._unread else 1
         if kind != b"*" or len(length) >= len(str(LONGEST)) or self._arrays > FEW:
-            raise ConnectionError("what answers there is no Redis server: it announces a huge array")
+            self._refuse("it announces a huge array")

@@ -46,8 +46,8 @@ elseif holder ~= '' and head[2] and not gave_up and not has_left(left, '!', hold
   redis.call('HSET', head_key, 'left', with(left, '!', holder))
 end
 if late then
-  redis.call('HSET', marks_key, holder, '1')
-  redis.call('PEXPIRE', marks_key, MEMORY_MS)
+-- include marking
+  remember(holder, NEVER)
 end
 if held or not lease[1] then hand_off() end
 if held or named or (gave_up and not force) then return {'released'} end

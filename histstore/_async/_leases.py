@@ -332,19 +332,18 @@ class Leases:
             if self._closed:
                 return
             # That nobody is inside any more is part of the work: whoever is interrupted before it is a stray.
-            lost = await scope.finish(functools.partial(self._finish, lease, give_up), self._jobs, error)
-            if lost is not None:
-                before = lease._lost or lost
-                lease._lost = Lost(before.current or lost.current, before.reason)
+            await scope.finish(functools.partial(self._finish, lease, give_up), self._jobs, error)
         finally:
             self._left(lease.holder)
             lease._over.set()
 
-    async def _finish(self, lease: Lease, give_up: Callable[[], Coroutine[Any, Any, Lost | None]]) -> Lost | None:
+    async def _finish(self, lease: Lease, give_up: Callable[[], Coroutine[Any, Any, Lost | None]]) -> None:
         lost = await give_up()
+        if lost is not None:
+            before = lease._lost or lost
+            lease._lost = Lost(before.current or lost.current, before.reason)
         self._left(lease.holder)
         lease._over.set()
-        return lost
 
     def _leave(self, lease: Lease, within: float) -> Callable[[], Coroutine[Any, Any, Lost | None]]:
         """Ends a lease here; returns what gives it up."""

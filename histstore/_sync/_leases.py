@@ -333,19 +333,18 @@ class Leases:
             if self._closed:
                 return
             # That nobody is inside any more is part of the work: whoever is interrupted before it is a stray.
-            lost = scope.finish(functools.partial(self._finish, lease, give_up), self._jobs, error)
-            if lost is not None:
-                before = lease._lost or lost
-                lease._lost = Lost(before.current or lost.current, before.reason)
+            scope.finish(functools.partial(self._finish, lease, give_up), self._jobs, error)
         finally:
             self._left(lease.holder)
             lease._over.set()
 
-    def _finish(self, lease: Lease, give_up: Callable[[], Lost | None]) -> Lost | None:
+    def _finish(self, lease: Lease, give_up: Callable[[], Lost | None]) -> None:
         lost = give_up()
+        if lost is not None:
+            before = lease._lost or lost
+            lease._lost = Lost(before.current or lost.current, before.reason)
         self._left(lease.holder)
         lease._over.set()
-        return lost
 
     def _leave(self, lease: Lease, within: float) -> Callable[[], Lost | None]:
         """Ends a lease here; returns what gives it up."""

@@ -23,7 +23,7 @@ from histstore import (
 
 from ..support.history import message
 from ..support.servers import Server
-from ..support.shells import SHELLS, Shell, until
+from ..support.shells import SHELLS, Shell
 from .shells import GUARD, contents
 
 ONCE = RetryPolicy(attempts=2, deadline=2.0, base=0.001, cap=0.002)
@@ -180,7 +180,7 @@ async def test_renewals_bear_nonsense(flavour: Shell, hostile: Hostile, caplog: 
         scope = backend.store("run").lock(ttl=0.3, cancel=False)
         lease = await scope.__aenter__()
         hostile.answer = ANSWERS["an answer that cannot be printed"]
-        await until(lambda: lease.lost, "it lapses")
+        assert await lease.wait_lost()
         hostile.answer = None
         with pytest.raises(LeaseLostError):
             await scope.__aexit__(None, None, None)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from ..support.servers import Server, server_binary
 from ..support.shells import SHELLS, Shell, until
 from .shells import GUARD, carries, keys_of
 
+ETAG = b"x" * 16
 BRIEF = RetryPolicy(attempts=2, deadline=5.0, base=0.001, cap=0.002)
 PARTS = ("head", "log", "etags", "marks", "lease", "queue")
 USER = "u"
@@ -226,7 +228,7 @@ async def _scene(flavour: Shell, url: str) -> Any:
         taken = backend.store("turned").turn(ttl=600.0)
         lease = await held.__aenter__()
         turn = await taken.__aenter__()
-        attempt = Attempt("save", "histstore", store.run_id, None, Revision(1, b"x" * 16), b"x" * 16)
+        attempt = Attempt("save", "histstore", store.run_id, None, Revision(1, ETAG), ETAG, datetime.now(UTC))
         try:
             yield Scene(backend, store, lease, turn, attempt)
         finally:
@@ -435,7 +437,7 @@ async def test_who_is_not_let_in(flavour: Shell, write: str, refusing: Server) -
 
 def _bare(backend: Any) -> Scene:
     store = backend.store("run")
-    attempt = Attempt("save", "histstore", store.run_id, None, Revision(1, b"x" * 16), b"x" * 16)
+    attempt = Attempt("save", "histstore", store.run_id, None, Revision(1, ETAG), ETAG, datetime.now(UTC))
     return Scene(backend, store, None, None, attempt)
 
 

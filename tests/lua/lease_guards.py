@@ -678,13 +678,13 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     ),
     cut(
         "late copies find a mark", "release",
-        "  redis.call('HSET', marks_key, holder, '1')\n", "",
+        "  remember(holder, NEVER)\n", "",
         "a_late_acquire_after_its_release_is_no_ghost",
     ),
-    cut(
-        "marks expire", "release",
-        "  redis.call('PEXPIRE', marks_key, MEMORY_MS)\n", "",
-        "a_late_acquire_after_its_release_is_no_ghost",
+    Guard(
+        "marks expire (release)", "marking",
+        (("  redis.call('PEXPIRE', marks_key, MEMORY_MS)\n", ""),), ("a_late_acquire_after_its_release_is_no_ghost",),
+        "release",
     ),
     cut("the next is served", "release", NEXT, "", "a_release_hands_the_run_to_the_first_waiter"),
     cut(

@@ -102,14 +102,14 @@ def _calls(world: World) -> dict[Script, tuple[Call, dict[str, object]]]:
         SAVE: (
             save.call,
             {
-                "version": entry.version, "header": entry.header(), "body": entry.body,
+                "version": b"%d" % entry.version, "header": entry.header(), "body": entry.body,
                 "check": save.plan.head.check(), "meta": save.plan.head.meta, "resend": "0",
-                "holder": LEASE.holder, "ttl": 1234, "keep": 56,
+                "holder": LEASE.holder, "ttl": b"1234", "keep": b"56",
             },
         ),
         COMPARE: (
             _protocol.compare(world.where, revision, LEASE, 1234),
-            {"etag": revision.etag, "fence": "77", "holder": LEASE.holder, "ttl": 1234},
+            {"etag": revision.etag, "fence": "77", "holder": LEASE.holder, "ttl": b"1234"},
         ),
         RESOLVE: (_protocol.resolve(world.where, attempt), {"ticket": b"t" * 16, "expected": revision.etag}),
         DELETE: (

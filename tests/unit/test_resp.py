@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import random
+import resource
+from pathlib import Path
 from typing import Any
 
 import hiredis
@@ -46,6 +48,11 @@ def read(replies: Replies, data: bytes, sizes: list[int]) -> list[Any]:
         found += replies.read(data[at : at + size])
         at += size
     return found
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
 
 
 def plain(data: bytes) -> list[Any]:
@@ -106,6 +113,21 @@ def test_a_reply_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(read(replies, b"$9000\r\n" + b"x" * 9000 + b"\r\n", [1000, 1000, 1000])) == 1
     with pytest.raises(ConnectionError, match="100,000 bytes"):
         read(replies, b"$2000000000\r\n" + b"x" * 200_000, [5000] * 50)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="it reads what Linux says of memory")
+@pytest.mark.parametrize("end", [b"x" * 5000, b"\r\n*2147483647\r\n", b"\r\n?\r\n"])
+def test_what_was_refused_is_freed(end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The errors of all tries are kept for a while, and what was read for them must not be."""
+    monkeypatch.setattr(_resp, "LARGEST", 4_000_000)
+    value = b"x" * 3_999_000
+    data = b"*2\r\n$%d\r\n%s%s" % (len(value), value, end)
+    before, kept = _resident(), []
+    for _ in range(20):
+        with pytest.raises(ConnectionError) as caught:
+            read(Replies(), data, [50_000] * 100)
+        kept.append(caught.value)
+    assert _resident() - before < 40_000_000, "80 MB were read"
 
 
 def test_commands_of_one_word_are_packed_once() -> None:
