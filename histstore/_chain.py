@@ -54,7 +54,7 @@ def timestamp(milliseconds: int | bytes | str | None) -> datetime | None:
     """Returns the UTC time of server milliseconds; None for none, or for what is no time."""
     try:
         return _EPOCH + timedelta(0, 0, 1000 * int(milliseconds)) if milliseconds else None
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -292,9 +292,12 @@ def _read_proven(items: Sequence[Any]) -> Log | None:
 
 def since(items: Sequence[Any], version: int) -> Sequence[Any]:
     """Returns the stream entries from `version` on. The log holds older ones only until they are trimmed."""
-    if not items or items[0][0] == b"0-%d" % version:
-        return items
-    return [item for item in items if int(item[0].partition(b"-")[2]) >= version]
+    try:
+        if not items or items[0][0] == b"0-%d" % version:
+            return items
+        return [item for item in items if int(item[0].partition(b"-")[2]) >= version]
+    except (TypeError, ValueError, LookupError, AttributeError):
+        raise BrokenChainError(None, "an entry of the log is not readable") from None
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from ._protocol import (
     number,
     number_or_none,
     read_call,
+    reading,
     script_call,
     seconds,
     shown,
@@ -109,6 +110,7 @@ def acquire(where: Where, ticket: Ticket, *, queue: bool, uncounted: bool = Fals
     )
 
 
+@reading
 def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
     """Returns who has the lease; None: this acquisition was given up before."""
     match reply:
@@ -153,6 +155,7 @@ class Lost:
     reason: str | None = None
 
 
+@reading
 def read_over(where: Where, lease: Carried, reply: Any) -> Lost | None:
     """Reads the reply to `renew` or `release`; None: it was done."""
     match reply:
@@ -203,6 +206,7 @@ def occupied(where: Where) -> Call:
     )
 
 
+@reading
 def read_occupied(where: Where, reply: Any) -> Occupied:
     """Reads the reply to `occupied`."""
     if any(isinstance(part, Exception) for part in reply):

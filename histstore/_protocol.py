@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, Final, NoReturn
+from functools import partial, wraps
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 from . import _chain
 from ._chain import Base, BrokenChainError, Entry, Head, timestamp
@@ -19,6 +19,7 @@ from ._scripts import COMPARE, DELETE, PROBE, RESOLVE, SAVE, Script
 from .errors import (
     ConflictError,
     CorruptSnapshotError,
+    HistoryStoreError,
     LeaseLostError,
     LockedError,
     RevisionGoneError,
@@ -26,6 +27,9 @@ from .errors import (
 )
 from .messages import freeze_json
 from .snapshot import Attempt, LeaseInfo, Revision, RunId, RunInfo
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Command = tuple[bytes | str, ...]
 """A command and its arguments. Never an int: a signal handler that raises while hiredis packs one crashes Python."""
@@ -143,8 +147,37 @@ class Where:
         return CorruptSnapshotError(str(self.run_id), version, reason)
 
 
+NONSENSE: Final = (TypeError, ValueError, LookupError, AttributeError, OverflowError)
+"""What reading a reply raises that no script of this version, and no server that knows its commands, gives."""
+
+
+def reading(read: Callable[P, T]) -> Callable[P, T]:
+    """Lets nothing but our own errors out of a function that reads a reply. Its first argument may be the run."""
+
+    @wraps(read)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except HistoryStoreError:
+            raise
+        except NONSENSE:
+            reason = "the server answered with what no script of this version says"
+            if args and isinstance(args[0], Where):
+                raise args[0].corrupt(None, reason) from None
+            raise BrokenChainError(None, reason) from None
+
+    return run
+
+
 def as_text(value: Any) -> str:
-    return bytes(value).decode(errors="replace")
+    """Returns the text of a reply.
+
+    Raises:
+        ValueError: It is none. `bytes` of a number would be that many.
+    """
+    if type(value) is not bytes:
+        raise ValueError("not text")
+    return value.decode(errors="replace")
 
 
 SHOWN: Final = 200
@@ -153,7 +186,7 @@ SHOWN: Final = 200
 
 def shown(value: Any) -> str:
     """Returns the beginning of what a key holds, for an error's text."""
-    return as_text(bytes(value)[: 4 * SHOWN])[:SHOWN]
+    return as_text(value[: 4 * SHOWN] if type(value) is bytes else value)[:SHOWN]
 
 
 COUNTABLE: Final = 1 << 53
@@ -207,6 +240,7 @@ def _requested(revision: Revision | None) -> Revision | int:
     return 0 if revision is None else revision
 
 
+@reading
 def _refused(
     where: Where, reply: list[Any], expected: Revision | None, requested: Revision | None, lease: Carried
 ) -> NoReturn:
@@ -275,6 +309,7 @@ def compare(where: Where, expected: Revision, lease: Carried, ttl: int | None) -
     )
 
 
+@reading
 def read_compare(where: Where, expected: Revision, lease: Carried, reply: Any) -> None:
     """Returns if the run is at the expected revision; raises what it refused with otherwise."""
     match reply:
@@ -290,8 +325,16 @@ def resolve(where: Where, attempt: Attempt) -> Call:
     return script_call(RESOLVE, (keys.head, keys.etags, keys.marks), (attempt.ticket, parent), durable=True)
 
 
-def read_resolve(where: Where, attempt: Attempt, reply: Any, now: datetime) -> Revision | None:
+@reading
+def read_resolve(where: Where, attempt: Attempt, reply: Any, now: datetime, ttl: int | None) -> Revision | None:
     """Returns the attempt's revision if it was applied, None if it never will be.
+
+    Args:
+        where: The run.
+        attempt: What was asked about.
+        reply: The answer.
+        now: The time.
+        ttl: Milliseconds that a run lives after its last save; None: for ever.
 
     Raises:
         RevisionGoneError: It cannot be known any more. The server knows a write that had no parent, of a run that was
@@ -307,7 +350,9 @@ def read_resolve(where: Where, attempt: Attempt, reply: Any, now: datetime) -> R
                 revision.version, revision.etag, timestamp(saved), revision.fence, revision.length, revision.size
             )
         case [b"never", version, etag]:
-            old = attempt.made_at is None or (now - attempt.made_at).total_seconds() > RELIABLE
+            # A run that has expired is as forgotten as one whose delete is.
+            memory = RELIABLE if ttl is None else min(RELIABLE, ttl / 1000)
+            old = attempt.made_at is None or (now - attempt.made_at).total_seconds() >= memory
             if attempt.parent is None and old:
                 newest = _revision(version, etag)
                 raise RevisionGoneError(_requested(revision), newest, newest)
@@ -338,6 +383,7 @@ def peek(where: Where) -> Call:
     return read_call("delete", *types, ("HMGET", keys.head, "version", "etag"))
 
 
+@reading
 def read_peek(reply: Any) -> Peeked | None:
     """Reads the reply to `peek`; None: the run is absent."""
     *types, fields = reply
@@ -372,6 +418,7 @@ def delete(where: Where, attempt: Attempt, expected: bytes, lease: Carried, forc
     )  # fmt: skip
 
 
+@reading
 def read_delete(where: Where, attempt: Attempt, lease: Carried, reply: Any) -> bool | None:
     """Returns whether this call deleted the run; None when it was cancelled for good before it did."""
     match reply:
@@ -531,11 +578,16 @@ def read_loaded(reply: Any) -> Loaded:
         BrokenChainError: The head is not readable.
         UnsupportedVersionError: A newer format.
     """
-    fields, items = reply
-    if isinstance(fields, Exception) or isinstance(items, Exception):
-        raise BrokenChainError(None, "a key of the run holds what histstore did not put there")
-    head = _raw_head(fields[:10])
-    return Loaded(head, items if type(items) is list else [items], fields[10] if len(fields) > 10 else None)
+    try:
+        fields, items = reply
+        if isinstance(fields, Exception) or isinstance(items, Exception):
+            raise BrokenChainError(None, "a key of the run holds what histstore did not put there")
+        head = _raw_head(fields[:10])
+        return Loaded(head, items if type(items) is list else [items], fields[10] if len(fields) > 10 else None)
+    except HistoryStoreError:
+        raise
+    except NONSENSE:
+        raise BrokenChainError(None, "the server answered with what no head and no entries are") from None
 
 
 def same_head(raw: RawHead, base: Base) -> bool:
@@ -586,6 +638,7 @@ def info(where: Where) -> Call:
     )
 
 
+@reading
 def read_info(where: Where, reply: Any) -> RunInfo | None:
     """Reads the reply to `info`; None: the run is absent, and nobody holds it."""
     if any(isinstance(part, Exception) for part in reply):

@@ -1,6 +1,7 @@
 """The blocking twin of `histstore`: the same names and signatures, without async and await.
 
-Values and errors are the same classes in both. No call starts a thread or an event loop.
+Values and errors are the same classes in both. No call starts an event loop, and
+none but `lock` and `turn` a thread: leases are renewed, and waited for, in the background.
 """
 
 from ._retry import Durability, RetryPolicy

@@ -26,7 +26,7 @@ local function kind(key) return redis.call('TYPE', key).ok end
 
 -- Keys of a foreign type are damage too, and this is the command that clears it.
 local healthy = kind(head_key) == 'hash'
-local head = healthy and redis.call('HMGET', head_key, 'version', 'etag', 'fence', 'holder', 'origin') or {}
+local head = healthy and redis.call('HMGET', head_key, 'version', 'etag', 'fence', 'holder', 'origin', 'left') or {}
 local head_etag, head_fence, head_holder, origin = head[2], tonumber(head[3] or '0') or 0, head[4] or '', head[5]
 local listed = kind(etags_key) == 'list'
 local function foreign(key, own) return kind(key) ~= 'none' and kind(key) ~= own end
@@ -70,7 +70,7 @@ local fences = force and (lease[1] or head_fence > 0)
 local function fence_off()
   if fences then head_fence, head_holder = math.max(head_fence + 1, (tonumber(lease[2]) or 0) + 1, now), '' end
   if head_fence > 0 then
-    redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', head_holder)
+    redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', head_holder, 'left', head[6] or '')
     redis.call('PEXPIRE', head_key, remembered)
   end
   if fences then redis.call('DEL', lease_key) end

@@ -37,7 +37,7 @@ else
 end
 if force and (held or named) then
   head_fence = math.max(head_fence + 1, (tonumber(held and lease[2] or '0')) + 1, now())
-  redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', '')
+  redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', '', 'left', with(left, '!', holder))
   outlive(0)
 elseif named then
   -- A late copy of a renewal, or of a save that carries this lease, must not find it in force.

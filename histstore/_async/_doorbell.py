@@ -137,7 +137,11 @@ class Doorbell:
         with self._guard:
             if not self._active and not self._closing.is_set():
                 self._tried.clear()
-                self._routine.start()
+                try:
+                    self._routine.start()
+                except BaseException:
+                    self._active = False
+                    raise
                 self._active = True
         await _tasks.wait(self._tried, timeout)
 

@@ -18,7 +18,7 @@ from .._leasing import Lost
 from .._retry import Durability, RetryPolicy
 from .._settings import ConnectionSettings, connection_settings
 from ..embedded import EmbeddedServer
-from ..errors import CorruptSnapshotError, SnapshotError
+from ..errors import BackendUnavailableError, CorruptSnapshotError, SnapshotError
 from ..snapshot import ANY, RunId, RunInfo, check_name
 from . import _io
 from ._leases import DELETED, Leases
@@ -223,8 +223,11 @@ class RedisBackend:
         cursor = 0
         while True:
             reply, _ = await self._runner.run(_protocol.scan(self.namespace, prefix, cursor), retry or self.retry)
-            cursor = int(reply[0])
-            for key in reply[1]:
+            try:
+                cursor, keys = int(reply[0]), list(reply[1])
+            except (TypeError, ValueError, LookupError):
+                raise BackendUnavailableError("runs: what answers there is no Redis server") from None
+            for key in keys:
                 run_id = run_of_head(self.namespace, key)
                 # Glob characters are escaped in keys, so the match is exact; SCAN may repeat a key.
                 if run_id is None or run_id in seen:

@@ -791,7 +791,7 @@ class RedisHistoryStore(Generic[M]):
         When it is lost, `lease.lost` becomes true, and the task that entered is cancelled once; the exit raises
         LeaseLostError. A cancellation by somebody else goes before that, and another error of the body gets a note.
         Being cancelled while waiting leaves nothing behind. An asyncio body that blocks the loop keeps the lease from
-        being renewed; one that had to wait for it has a second until its first await.
+        being renewed.
 
         Args:
             ttl: Seconds that the lease lives without being renewed: how long others wait if this process dies.
@@ -889,7 +889,7 @@ class RedisHistoryStore(Generic[M]):
             if attempt is None:
                 return self._settled
             reply, acked = await self._run(_protocol.resolve(self._where, attempt), retry)
-            revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC))
+            revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC), self._backend.ttl_ms)
             if revision is not None:
                 self._check_copies(revision, acked)
             return revision
@@ -903,7 +903,7 @@ class RedisHistoryStore(Generic[M]):
         assert attempt is not None  # only what may have been written is pending
         reply, acked = await self._run(_protocol.resolve(self._where, attempt), retry)
         try:
-            revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC))
+            revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC), self._backend.ttl_ms)
         except HistoryStoreError:
             self._pending = None  # there is no more to learn
             raise
@@ -1127,6 +1127,7 @@ class RedisHistoryStore(Generic[M]):
             if there is None and not force:
                 self._seen(None)
                 return False
+            absent = there is None
             if there is None:
                 there = Peeked(b"", None)  # by force: the run's lease may have a holder to fence, run or no run
             if wanted is not ANY and there.revision != wanted:
@@ -1135,6 +1136,8 @@ class RedisHistoryStore(Generic[M]):
             ticket, now = os.urandom(16), datetime.now(UTC)
             attempt = Attempt("delete", self._where.namespace, self.run_id, there.revision, revision, ticket, now)
             call = _protocol.delete(self._where, attempt, there.etag, _carried(lease), force)
+            if absent:
+                call.write = None  # nothing whose outcome matters: it may be repeated as it is
             self._pending = _Pending(call, None, None, None, False, True, self.revision)
             reply, _ = await self._deliver(call, retry)
             try:

@@ -360,6 +360,8 @@ class GroupCommit:
             if connection is not None:
                 connection.close()
             for job in batch:
+                if connection is None:
+                    job.state.sent = False
                 job.error = error
                 job.done = True
             return

@@ -312,7 +312,8 @@ class Leases:
         try:
             lost = _leasing.read_over(where, carried, self.send(where, call, min(within, 5 * PATIENCE), delivery))
         except HistoryStoreError as error:
-            log.warning("a lease of run %r was not given up, and lapses: %s", str(where.run_id), error)
+            if not self._closed:  # who closes the backend gives all of them up
+                log.warning("a lease of run %r was not given up, and lapses: %s", str(where.run_id), error)
         self._leaving.pop(carried.holder, None)
         # An earlier copy of this may have given it up, and somebody else have it since.
         return None if delivery.ambiguous else lost

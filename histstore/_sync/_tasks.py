@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
+from ..errors import BackendError
 from . import _io
 
 T = TypeVar("T")
@@ -94,8 +95,11 @@ def _start(work: Callable[[], None], name: str) -> None:
 
 
 def _start_named(work: Callable[[], None], name: str) -> None:
-    # A daemon: a program that forgets to close must be able to end.
-    threading.Thread(target=work, name=name, daemon=True).start()
+    try:
+        # A daemon: a program that forgets to close must be able to end.
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError:  # no more threads may be started; this is one already
+        work()
 
 
 class Alarm:
@@ -128,7 +132,10 @@ class Alarm:
             if sooner:
                 self._when = when
             if not self._running.locked():
-                _start(self._run, self._name)
+                try:
+                    _start(self._run, self._name)
+                except RuntimeError as error:
+                    raise BackendError("leases need a thread, and none can be started: allow more threads") from error
             elif sooner:
                 self._changed.set()
 
@@ -136,10 +143,14 @@ class Alarm:
         if not self._running.acquire(blocking=False):
             return  # of two that were started the other was faster
         self._runner = threading.get_ident()
-        while self._due():
-            again = self._work()
-            if again is not None:
-                self.set(again)
+        try:
+            while self._due():
+                again = self._work()
+                if again is not None:
+                    self.set(again)
+        except BaseException:
+            self._running.release()  # or nobody would be renewed any more, and `close` would wait for ever
+            raise
 
     def _due(self) -> bool:
         """Waits for the next time; False: there is none for long, or it is closed."""
@@ -177,7 +188,10 @@ class Aside:
 
     def start(self, work: Callable[[], None]) -> None:
         """Starts some."""
-        _start(partial(self._run, work), self._name)
+        try:
+            _start(partial(self._run, work), self._name)
+        except RuntimeError:
+            self._run(work)  # no more threads may be started: those that wait for this one have to wait
 
     def _run(self, work: Callable[[], None]) -> None:
         over = self._under_way[threading.get_ident()] = Event()
@@ -205,7 +219,10 @@ class Routine:
 
     def start(self) -> None:
         """Starts it."""
-        _start(self._run, self._name)
+        try:
+            _start(self._run, self._name)
+        except RuntimeError as error:
+            raise BackendError("waiting for a lease needs a thread, and none can be started: allow more") from error
 
     def _run(self) -> None:
         with self._running:  # one that ends just now is waited for

@@ -592,7 +592,7 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     ),
     cut(
         "who lost or left is remembered", "release", WAS_HERE, "",
-        "who_has_left_is_remembered_by_the_head", "who_was_broken_is_no_one_who_gave_up",
+        "who_has_left_is_remembered_by_the_head",
     ),
     cut(
         "nobody does not leave", "release", WAS_HERE, WAS_HERE.replace("holder ~= '' and ", ""),
@@ -643,12 +643,13 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
     ),
     cut(
         "the fence is raised", "release",
-        "  redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', '')\n", "",
+        "  redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', '', 'left', with(left, '!', holder))\n",
+        "",
         "breaking_a_lease_fences_its_holder",
     ),
     cut(
         "who was broken is named no more", "release",
-        "text(head_fence), 'holder', '')\n", "text(head_fence))\n",
+        "text(head_fence), 'holder', '', 'left'", "text(head_fence), 'left'",
         "breaking_a_lease_fences_its_holder",
     ),
     cut(
@@ -685,6 +686,22 @@ LEASE_GUARDS: Final[tuple[Guard, ...]] = (
         "marks expire (release)", "marking",
         (("  redis.call('PEXPIRE', marks_key, MEMORY_MS)\n", ""),), ("a_late_acquire_after_its_release_is_no_ghost",),
         "release",
+    ),
+    cut(
+        "whoever is broken is remembered", "release",
+        "'holder', '', 'left', with(left, '!', holder))\n  outlive", "'holder', '')\n  outlive",
+        "a_late_acquire_after_a_break_or_a_delete_is_no_ghost",
+    ),
+    cut(
+        "whoever is broken has lost it", "release",
+        "'holder', '', 'left', with(left, '!', holder))\n  outlive",
+        "'holder', '', 'left', with(left, '+', holder))\n  outlive",
+        "a_late_acquire_after_a_break_or_a_delete_is_no_ghost",
+    ),
+    cut(
+        "a delete forgets nobody who has left", "delete",
+        ", 'left', head[6] or '')", ")",
+        "a_late_acquire_after_a_break_or_a_delete_is_no_ghost",
     ),
     cut("the next is served", "release", NEXT, "", "a_release_hands_the_run_to_the_first_waiter"),
     cut(

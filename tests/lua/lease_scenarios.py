@@ -716,11 +716,30 @@ def who_was_broken_is_no_one_who_gave_up(world: World) -> None:
     """Its own release, which comes later, says that it has lost, however often it comes."""
     world.grant("me")
     expect(world.release("me", force=True), "released")
-    assert world.head("left") is None
+    assert world.head("left") == b"!me "
     for _ in range(2):
         expect(world.release("me"), "lost")
     assert world.head("left") == b"!me "
     expect(world.acquire(Ticket("me", MINUTE_MS, "")), "cancelled")
+
+
+@scenario
+def a_late_acquire_after_a_break_or_a_delete_is_no_ghost(world: World) -> None:
+    """Whoever was broken, or had left a run that was deleted since: no copy of their acquire takes the run."""
+    for way in ("break", "delete"):
+        base = world.save(None, "a")
+        ticket = Ticket(f"holder of the {way}", MINUTE_MS, "")
+        expect(world.acquire(ticket, queue=False), "granted")
+        if way == "break":
+            expect(world.release(ticket.holder, force=True), "released")
+        else:
+            expect(world.release(ticket.holder), "released")
+            world.delete(base)
+        expect(world.acquire(ticket, queue=False), "cancelled")
+        if way == "break":
+            expect(world.release(ticket.holder), "lost")
+        assert world.leased() is None
+        world.client.delete(*world.all_keys)
 
 
 @scenario

@@ -1547,7 +1547,8 @@ GUARDS: Final = (
     ),
     cut(
         "fences survive", "delete",
-        "    redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', head_holder)\n", "",
+        "    redis.call('HSET', head_key, 'fence', text(head_fence), 'holder', head_holder, 'left', head[6] or '')\n",
+        "",
         "fences_survive_a_delete", "a_forced_delete_fences_the_holder",
     ),
     cut(
