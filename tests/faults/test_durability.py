@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 
-from histstore import BackendUnavailableError, Durability, NotReplicatedError
+from histstore import ANY, BackendError, BackendUnavailableError, Durability, NotReplicatedError, RetryPolicy
 from histstore._scripts import SAVE
 
 from ..support.history import message
@@ -168,3 +169,21 @@ async def test_a_server_without_waitaof_is_told_at_the_first_call(shell: str, ba
     with pytest.raises(BackendUnavailableError, match="WAITAOF"):
         await store.append(message("x"))
     assert await backends(shell, primary.url).store("run").load() is None
+
+
+async def test_a_durable_save_to_a_server_that_refuses_connections_wrote_nothing(
+    shell: str, backends: Make, private_server: Callable[..., Server]
+) -> None:
+    """No byte of it has left, so nothing is open."""
+    server = private_server()
+    retry = RetryPolicy(attempts=2, deadline=5.0, base=0.01, cap=0.02)
+    backend = backends(shell, server.url, durability=Durability(replicas=1, timeout=0.01), retry=retry)
+    with pytest.raises(NotReplicatedError):
+        await backend.store("run").append(message("a"))
+    server.kill()
+    with contextlib.suppress(BackendError):
+        await backend.store("run").append(message("over the old connection"), expected=ANY)
+    store = backend.store("new")
+    with pytest.raises(BackendUnavailableError):
+        await store.append(message("b"))
+    assert store.unsettled is None

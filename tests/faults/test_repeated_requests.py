@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import histstore
 import histstore.sync
 from histstore import (
     ANY,
+    BackendUnavailableError,
     ConflictError,
     ConversationSnapshot,
     CorruptSnapshotError,
@@ -233,3 +235,28 @@ async def test_a_delete_of_a_damaged_run_invents_no_revision(
         else:
             assert await store.resolve() == revision
         assert not raw.exists(keys.head, keys.log)
+
+
+async def test_never_is_not_said_of_a_run_that_may_have_expired(
+    shell: str, backends: Make, between: Proxy, namespace: str
+) -> None:
+    """A first save was applied, its answer was lost, and the run's own time is over: nobody knows any more."""
+    backend = backends(shell, between.url, namespace=namespace, run_ttl=0.2)
+    store = backend.store("run")
+    between.lose_replies(1, carries(SAVE))
+    with pytest.raises(OutcomeUnknownError):
+        await store.append(message("a"), retry=ONCE)
+    await asyncio.sleep(0.3)
+    with pytest.raises(RevisionGoneError):
+        await store.resolve()
+
+
+async def test_a_forced_delete_of_an_absent_run_has_no_outcome_to_settle(
+    shell: str, backends: Make, between: Proxy, namespace: str
+) -> None:
+    """Its answer is lost: it may be repeated as it is, and nothing is called damaged."""
+    backend = backends(shell, between.url, namespace=namespace, retry=ONCE)
+    between.lose_replies(1, carries(DELETE))
+    with pytest.raises(BackendUnavailableError):
+        await backend.delete("nobody")
+    assert await backend.delete("nobody") is False
