@@ -284,7 +284,7 @@ class Leases:
             if known:
                 self._leaving[holder] = give_up
             self._ways.discard(way)
-        self._left(holder)
+        self._no_longer_inside(holder)
         if known:
             self._jobs.start(give_up)
 
@@ -336,7 +336,7 @@ class Leases:
             # That nobody is inside any more is part of the work: whoever is interrupted before it is a stray.
             scope.finish(functools.partial(self._finish, lease, give_up), self._jobs, error)
         finally:
-            self._left(lease.holder)
+            self._no_longer_inside(lease.holder)
             lease._over.set()
 
     def _finish(self, lease: Lease, give_up: Callable[[], Lost | None]) -> None:
@@ -344,7 +344,7 @@ class Leases:
         if lost is not None:
             before = lease._lost or lost
             lease._lost = Lost(before.current or lost.current, before.reason)
-        self._left(lease.holder)
+        self._no_longer_inside(lease.holder)
         lease._over.set()
 
     def _leave(self, lease: Lease, within: float) -> Callable[[], Lost | None]:
@@ -365,12 +365,12 @@ class Leases:
             self._abandon(way)
         for lease in leases:
             self._leave(lease, PATIENCE)
-            self._left(lease.holder)
+            self._no_longer_inside(lease.holder)
             lease._over.set()
         for give_up in list(self._leaving.values()):
             give_up()
 
-    def _left(self, holder: str) -> None:
+    def _no_longer_inside(self, holder: str) -> None:
         with self._guard:
             self._inside.pop(holder, None)
             for event in self._draining:

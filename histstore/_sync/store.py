@@ -80,7 +80,6 @@ class _Pending:
         pinned: Whether an append's messages are pinned.
         seen: Whether the store has seen what the write went onto.
         before: The store's revision when it was sent.
-        grown: The content after it, once it is applied: it may be applied again, but takes what it grew from once.
     """
 
     call: Call
@@ -90,7 +89,6 @@ class _Pending:
     pinned: bool
     seen: bool
     before: Revision | None
-    grown: Base | None = None
 
 
 class RedisHistoryStore(Generic[M]):
@@ -740,9 +738,7 @@ class RedisHistoryStore(Generic[M]):
             if moves:
                 self._seen(None)
             return
-        base = write.grown
-        if base is None:
-            base = write.grown = grow(write.base, plan, revision, write.pinned)
+        base = grow(write.base, plan, revision, write.pinned)
         if write.snapshot is not None:
             add_origin(write.snapshot, self._where.key, Origin(revision, base))
         if moves:
@@ -801,6 +797,7 @@ class RedisHistoryStore(Generic[M]):
             LockError: It is already held here: by this task, or by one that started this task inside.
             LeaseLostError: At the exit: it was lost meanwhile.
             BackendUnavailableError: The server could not be used.
+            BackendError: The backend is closing, or closed.
             SnapshotError: An argument is out of range.
         """
         for name, value in (("renew", renew), ("cancel", cancel)):
