@@ -110,7 +110,6 @@ def acquire(where: Where, ticket: Ticket, *, queue: bool, uncounted: bool = Fals
     )
 
 
-@reading
 def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
     """Returns who has the lease; None: this acquisition was given up before."""
     match reply:
@@ -119,11 +118,11 @@ def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
             if held is None:
                 raise where.corrupt(None, "the head's or the lease's fence is not readable")
             return Granted(held)
-        case [b"queued" | b"held", _, pttl, *_] if not -1 < pttl <= LONGEST * 1000:
+        case [b"queued" | b"held", _, int(pttl), *_] if not -1 < pttl <= LONGEST * 1000:
             raise where.corrupt(None, "the lease never ends")
-        case [b"queued", holder, pttl, rank]:
-            return Taken(shown(holder), seconds(pttl), int(rank))
-        case [b"held", holder, pttl]:
+        case [b"queued", bytes(holder), int(pttl), int(rank)]:
+            return Taken(shown(holder), seconds(pttl), rank)
+        case [b"held", bytes(holder), int(pttl)]:
             return Taken(shown(holder), seconds(pttl))
         case [b"cancelled"]:
             return None
@@ -155,7 +154,6 @@ class Lost:
     reason: str | None = None
 
 
-@reading
 def read_over(where: Where, lease: Carried, reply: Any) -> Lost | None:
     """Reads the reply to `renew` or `release`; None: it was done."""
     match reply:

@@ -314,6 +314,8 @@ class Leases:
         except HistoryStoreError as error:
             if not self._closed:  # who closes the backend gives all of them up
                 log.warning("a lease of run %r was not given up, and lapses: %s", str(where.run_id), error)
+        # In this order: whoever is interrupted in between is repeated.
+        self._no_longer_inside(carried.holder)
         self._leaving.pop(carried.holder, None)
         # An earlier copy of this may have given it up, and somebody else have it since.
         return None if delivery.ambiguous else lost
@@ -333,19 +335,14 @@ class Leases:
         try:
             if self._closed:
                 return
-            # That nobody is inside any more is part of the work: whoever is interrupted before it is a stray.
-            scope.finish(functools.partial(self._finish, lease, give_up), self._jobs, error)
+            lost = scope.finish(give_up, self._jobs, error)
+            if lost is not None:
+                before = lease._lost or lost
+                lease._lost = Lost(before.current or lost.current, before.reason)
         finally:
-            self._no_longer_inside(lease.holder)
+            if lease._carried.holder in self._inside:
+                self._no_longer_inside(lease._carried.holder)
             lease._over.set()
-
-    def _finish(self, lease: Lease, give_up: Callable[[], Lost | None]) -> None:
-        lost = give_up()
-        if lost is not None:
-            before = lease._lost or lost
-            lease._lost = Lost(before.current or lost.current, before.reason)
-        self._no_longer_inside(lease.holder)
-        lease._over.set()
 
     def _leave(self, lease: Lease, within: float) -> Callable[[], Lost | None]:
         """Ends a lease here; returns what gives it up."""

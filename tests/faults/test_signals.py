@@ -112,9 +112,15 @@ def test_a_storm_of_signals(threads: int, private_server: Callable[..., Server])
     """
     seconds = SECONDS or ("3", "5")[threads]
     server = private_server(hz="500")  # it looks as often whether a WAIT is over
-    command = [sys.executable, "-m", "tests.support.signal_storm", server.url, "storm", seconds, SEED, str(threads)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=float(seconds) + 3 * GUARD)
-    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
-    told = json.loads(done.stdout)
+    arguments = [server.url, "storm", seconds, SEED, str(threads)]
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.support.signal_storm", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            out, problems = child.communicate(timeout=float(seconds) + 2 * GUARD)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGABRT)  # where each thread stands is what there is to know of a hang
+            out, problems = child.communicate()
+    assert child.returncode == 0, f"status {child.returncode}\n{out}\n{problems}"
+    told = json.loads(out)
     print(told)
     assert told["interrupted"] > 20
