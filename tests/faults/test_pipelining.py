@@ -35,6 +35,7 @@ from histstore import (
     RedisBackend,
     RetryPolicy,
 )
+from histstore._async import _connections
 from histstore._async._connections import DEPTH, LINES, SLOW, WEIGHT
 
 from ..support.history import History, message
@@ -365,8 +366,12 @@ async def test_a_retired_connection_is_replaced_while_others_still_wait_for_it(s
     await _all_saved_once(server.url, ["hasty", "patient", *range(5)])
 
 
-async def test_who_waits_for_room_is_saved_when_the_only_connection_fails(server: Server) -> None:
+async def test_who_waits_for_room_is_saved_when_the_only_connection_fails(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also if no other was to be had before, and nobody else asks any more."""
+    # The connection is to be full, and not slow before it is: then another would be opened too early.
+    monkeypatch.setattr(_connections, "SLOW", GUARD)
     async with proxy(server.url) as between, _pipelined(between.url, lines=2) as backend:
         between.writes = []
         between.stall(_marked)
