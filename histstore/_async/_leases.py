@@ -513,6 +513,8 @@ class Leases:
         try:
             while True:
                 event.clear()  # before the look, so that whoever leaves after it is noticed
+                if self.strays.found:
+                    self.strays.look()  # nobody waits for a body that is gone
                 with self._guard:
                     inside = [lease for lease in self._inside.values() if lease._lost is None]
                 left = end - _io.monotonic()
@@ -525,6 +527,8 @@ class Leases:
 
     async def close(self) -> None:
         """Gives up all leases and all waiting, and waits until that is done."""
+        if self.strays.found:
+            self.strays.look()
         with self._guard:
             self._closing = self._closed = True
             held = [lease for lease in self._inside.values() if lease._held]

@@ -7,6 +7,7 @@ Every bytecode takes minutes. `make test` tries a sample of them, another one fo
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import gc
 import itertools
@@ -210,6 +211,25 @@ def test_whoever_waits_later_is_heard_where_waiting_is_interrupted(
             with _holding(scene):
                 _waiting_lock(scene)
             assert not mine._leases._doorbell._waiters
+        if not tripwire.fired:
+            break
+
+
+def test_closing_gives_up_what_an_interrupted_exit_has_left(
+    scenes: Callable[[], Scene], server_url: str, namespace: str
+) -> None:
+    """The handler raises while the lease is given up, and again at once: then nobody but `close` is left to do it."""
+    for after in itertools.count(1, STEP):
+        with RedisBackend.from_url(server_url, namespace=namespace, retry=FAST) as mine:
+            scene = scenes()
+            scene.mine, scene.store = mine, mine.store(scene.run)
+            scene.store.load()
+            tripwire = Tripwire(after, 1)
+            with tripwire.armed(), contextlib.suppress(TimeLimitError):
+                # In a context of its own: this one would remember the lease.
+                tripwire.run(functools.partial(contextvars.Context().run, _lock, scene))
+        lease = keys_of(namespace, scene.run).lease
+        assert not scene.raw.exists(lease), f"bytecode {after}"
         if not tripwire.fired:
             break
 

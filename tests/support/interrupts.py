@@ -57,14 +57,16 @@ class _Traced:
 
     def __init__(self, due: Callable[[CodeType, int], bool]) -> None:
         self._due = due
+        # One object throughout: CPython 3.11 borrows it, and frees it too early where each time another one is set.
+        self._tracer = self._trace
 
     def start(self) -> None:
-        sys.settrace(self._trace)
+        sys.settrace(self._tracer)
 
     def resume(self, frame: FrameType | None) -> None:
         """Starts in the midst of a call: frames that exist are asked for their bytecodes, too."""
         while frame is not None and frame.f_code is not Tripwire.run.__code__:
-            frame.f_trace, frame.f_trace_opcodes = self._trace, True
+            frame.f_trace, frame.f_trace_opcodes = self._tracer, True
             frame = frame.f_back
         self.start()
 
@@ -77,7 +79,7 @@ class _Traced:
             frame.f_trace_lines = False
         elif event == "opcode" and self._due(frame.f_code, frame.f_lasti):
             return None
-        return self._trace
+        return self._tracer
 
 
 class _Monitored:
