@@ -266,10 +266,17 @@ class Strays:
 
     def look(self) -> None:
         """Gives their leases up, if there are any."""
-        while self.found:
+        # Other threads may look, too. What was found before some work began is done with after it, and nothing else.
+        for stray in iter(self._first, None):
             self._work()
-            with contextlib.suppress(IndexError):  # another thread has looked, too
-                self.found.popleft()
+            with contextlib.suppress(ValueError):
+                self.found.remove(stray)
+
+    def _first(self) -> object:
+        try:
+            return self.found[0]
+        except IndexError:
+            return None
 
     def look_aside(self, aside: Aside) -> None:
         """Does it in the background."""

@@ -163,6 +163,40 @@ def test_work_aside_is_waited_for() -> None:
     assert done == [1]
 
 
+def test_a_stray_that_is_found_while_two_look_is_looked_for() -> None:
+    """A look does away with what it found before its work began, not with what another's look has left to it."""
+    seen: list[list[object]] = []
+
+    def work() -> None:
+        seen.append(list(strays.found))
+        if len(seen) == 1:
+            thread = threading.Thread(target=strays.look)
+            thread.start()
+            thread.join(GUARD)
+            strays.found.append("second")
+
+    strays = Strays(work)
+    strays.found.append("first")
+    strays.look()
+    assert seen == [["first"], ["first"], ["second"]]
+    assert not strays.found
+
+
+def test_a_stray_whose_work_is_interrupted_is_looked_for_again() -> None:
+    """It stays found until the work is done."""
+    done = []
+    for after in itertools.count(1):
+        strays = Strays(lambda: done.append(1))
+        strays.found.append("stray")
+        fired = interrupted(strays.look, after)
+        strays.look()
+        assert done
+        assert not strays.found
+        done.clear()
+        if not fired:
+            return
+
+
 @pytest.fixture(autouse=True)
 def nothing_left() -> object:
     """No thread outlives a test."""
