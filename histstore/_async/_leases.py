@@ -333,14 +333,13 @@ class Leases:
         _HELD.set(tuple(held for held in _HELD.get() if held is not lease))
         try:
             if self._closed:
+                self._no_longer_inside(lease.holder)
                 return
             lost = await scope.finish(give_up, self._jobs, error)
             if lost is not None:
                 before = lease._lost or lost
                 lease._lost = Lost(before.current or lost.current, before.reason)
         finally:
-            if lease._carried.holder in self._inside:
-                self._no_longer_inside(lease._carried.holder)
             lease._over.set()
 
     def _leave(self, lease: Lease, within: float) -> Callable[[], Coroutine[Any, Any, Lost | None]]:

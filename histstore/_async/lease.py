@@ -123,7 +123,7 @@ class Lease:
         return _leasing.renew(self._where, self._carried, round(self._ttl * 1000))
 
     def _giving_up(self) -> Call:
-        return _leasing.release(self._where, self.holder, self._place, late=self._late)
+        return _leasing.release(self._where, self._carried.holder, self._place, late=self._late)
 
     def _prolonged(self, began: float) -> None:
         self._missed = False

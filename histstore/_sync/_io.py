@@ -217,16 +217,16 @@ class Connection:
             sock.settimeout(_left(end))
             sock.sendall(payload)
             return
-        rest = memoryview(payload)
-        while True:
-            try:
-                rest = rest[sock.send(rest) :]
-            except BlockingIOError:
-                room = select.poll()
-                room.register(sock, select.POLLOUT)
-                room.poll(math.ceil(_left(end) * 1000))
-            if not rest:
-                return
+        try:
+            at = sock.send(payload)
+        except BlockingIOError:
+            at = 0
+        while at < len(payload):
+            room = select.poll()
+            room.register(sock, select.POLLOUT)
+            room.poll(math.ceil(_left(end) * 1000))
+            with contextlib.suppress(BlockingIOError):
+                at += sock.send(memoryview(payload)[at:])
 
     def _receive(self, end: float) -> bytes:
         sock = self._inner._sock
