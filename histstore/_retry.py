@@ -206,7 +206,8 @@ _STALE: Final = "Can not execute the command on a stale replica"
 # Redis 6 wraps what a script raised: "ERR Error running script (call to f_4ca238): @user_script:1: -OOM command not …".
 _WRAPPED: Final = re.compile(r"user_script: ?\d+: -?([A-Z]+)\b")
 
-_QUOTED: Final = re.compile(r", with args beginning| script: [0-9a-f]{40}")
+# Valkey 9.1 leaves the digest out: "… script: on @user_script:93."
+_QUOTED: Final = re.compile(r", with args beginning| script: (?:[0-9a-f]{40}|on @user_script)")
 
 _NAMED_BY_TYPE: Final[tuple[tuple[type[Exception], str], ...]] = (
     # redis-py cuts the first word off the texts of the errors that it has classes for.

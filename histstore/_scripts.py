@@ -6,7 +6,6 @@ import functools
 import hashlib
 import re
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -63,9 +62,11 @@ def load(name: str) -> str:
     Raises:
         ImportError: The script is in none of the places; the text names them.
     """
-    package = resources.files("histstore")
     # A wheel carries the scripts inside the package. An editable install and a bare checkout have them beside it.
-    places = [package / "lua" / f"{name}.lua", Path(__file__).resolve().parent.parent / "lua" / f"{name}.lua"]
+    # importlib.resources would import modules of its own at the first call of the library: a signal's handler that
+    # raises in the midst of an import leaves the module's lock held, and all threads that read a script hang.
+    package = Path(__file__).resolve().parent
+    places = [folder / "lua" / f"{name}.lua" for folder in (package, package.parent)]
     for place in places:
         try:
             source = place.read_bytes().decode("utf-8")

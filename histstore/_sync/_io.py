@@ -12,6 +12,10 @@ whatever comes out of it.
 from __future__ import annotations
 
 import contextlib
+
+# Looking up a host's name would import it, and a signal's handler that raises in the midst of an import leaves the
+# module's lock held: each thread that looks up a name hangs from then on.
+import encodings.idna  # noqa: F401
 import functools
 import math
 import os

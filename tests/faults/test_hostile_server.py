@@ -146,15 +146,18 @@ def _tests(raw: Any) -> int:
 
 
 @pytest.mark.parametrize("flavour", SHELLS, ids=lambda shell: shell.name)
-async def test_a_full_server_is_tested_now_and_then(
+async def test_a_server_that_refuses_writes_is_tested_now_and_then(
     flavour: Shell, private_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The self-test runs before a first load, once a second at most, and before others it does not."""
+    """The self-test runs before a first load, once a second at most, and before others it does not.
+
+    The server lacks a replica. One whose memory is full refuses the self-test's script only before Valkey 9.
+    """
     server = private_server()
     with server.client() as raw:
         async with flavour.from_url(server.url) as backend:
             await backend.store("run").append(message("a"))
-        raw.config_set("maxmemory", "1")
+        raw.config_set("min-replicas-to-write", "1")
         async with flavour.from_url(server.url) as backend:
             runner = (backend.inner if flavour.name == "sync" else backend)._runner
             before = _tests(raw)
@@ -166,7 +169,7 @@ async def test_a_full_server_is_tested_now_and_then(
             assert await contents(backend.store("run")) == ["a"]
             assert _tests(raw) == before + 2
             # As soon as it is well it is tested to the end, and then no more.
-            raw.config_set("maxmemory", "0")
+            raw.config_set("min-replicas-to-write", "0")
             for _ in range(5):
                 runner._test_again = 0.0
                 await contents(backend.store("run"))

@@ -124,3 +124,46 @@ def test_a_storm_of_signals(threads: int, private_server: Callable[..., Server])
     told = json.loads(out)
     print(told)
     assert told["interrupted"] > 20
+
+
+CALLS: Final = """
+import contextlib, sys
+from histstore import ANY, Durability, HistoryStoreError, RetryPolicy
+from histstore.sync import RedisBackend
+
+url, nobody = sys.argv[1:]
+backends = [
+    RedisBackend.from_url(url),
+    RedisBackend.from_url(url, durability=Durability(replicas=1, timeout=0.01)),
+    RedisBackend.from_url(nobody, retry=RetryPolicy(attempts=3, deadline=1.0)),
+]
+before = set(sys.modules)
+for backend in backends:
+    with backend:
+        store = backend.store("run")
+        for call in (
+            lambda: store.append({"n": 1}, expected=ANY),
+            lambda: store.save(store.load().append({"n": 2})),
+            lambda: backend.store("run").append({"n": 3}),
+            lambda: store.update(lambda snapshot: snapshot.append({"n": 4})),
+            lambda: store.splice(0, 1),
+            lambda: store.load(at=1),
+            lambda: (store.read(-1), store.info(), list(store.revisions()), list(backend.runs())),
+            lambda: (store.resolve(), store.trim(), backend.break_lease("run"), store.delete()),
+        ):
+            with contextlib.suppress(HistoryStoreError):
+                call()
+        with contextlib.suppress(HistoryStoreError), store.turn(acquire_timeout=1.0) as turn:
+            turn.append({"n": 5})
+            turn.lease.renew()
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_no_call_imports_anything(private_server: Callable[..., Server]) -> None:
+    """A handler that raises in the midst of an import leaves the module's lock held: other threads hang for good."""
+    server = private_server()
+    urls = [f"redis://localhost:{server.port}/0", "redis://localhost:1/0"]
+    ran = subprocess.run([sys.executable, "-c", CALLS, *urls], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.split() == []

@@ -162,6 +162,12 @@ def test_describe_quotes_no_arguments() -> None:
     assert describe(TimeoutError()) == "TimeoutError"
 
 
+@pytest.mark.parametrize("end", [f"script: {'4ca2' * 10}, on @user_script:9.", "script: on @user_script:93."])
+def test_describe_leaves_out_which_script_it_was(end: str) -> None:
+    """The latter is how Valkey 9.1 words it."""
+    assert describe(redis_errors.ResponseError(f"READONLY You can't write. {end}")) == "READONLY You can't write."
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

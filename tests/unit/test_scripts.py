@@ -22,7 +22,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     package = tmp_path / "histstore"
     package.mkdir()
     monkeypatch.setattr(_scripts, "__file__", str(package / "_scripts.py"))
-    monkeypatch.setattr(_scripts.resources, "files", lambda name: tmp_path / name)
     load.cache_clear()
     _scripts._sha.cache_clear()
     yield tmp_path
