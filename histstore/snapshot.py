@@ -9,20 +9,36 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, TypeAlias, cast, overload
 
 from . import _json
 from .errors import SnapshotError, UnsupportedVersionError
-from .messages import TYPED, JSONValue, check_message, freeze_json, setters
+from .messages import TYPED, JSONValue, Message, check_message, freeze_json, setters
+
+AnyMessage: TypeAlias = Message | JSONValue
+"""The message type of a snapshot or a store that no annotation gives another."""
+
+NewMessage: TypeAlias = Message | JSONValue | Mapping[str, object]
+"""What such a snapshot or store takes.
+
+It is wider than what it returns. `dict` is invariant, so `dict[str, str]` is not a `dict[str, JSONValue]`, and a
+TypedDict is a `Mapping[str, object]` to type checkers and nothing narrower. What is inside is checked when it is added.
+"""
+
+_Plain: TypeAlias = Message | None | bool | int | float | str | bytes | list[Any] | dict[str, Any]
+"""`AnyMessage` for type checkers that inferred a dict's type from its items. No TypedDict is one."""
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    M = TypeVar("M", default=Any)
+    _Bound: TypeAlias = Message | None | bool | int | float | str | bytes | list[Any] | Mapping[str, object]
+    # Not the recursive union itself: with it spelled out here, mypy infers list items that do not fit together.
+    M = TypeVar("M", bound=_Bound, default=AnyMessage)
+    M_co = TypeVar("M_co", bound=_Bound, default=AnyMessage, covariant=True)
 else:
     from typing import TypeVar
 
-    M = TypeVar("M")  # defaults of type parameters are for type checkers until Python 3.13
+    M = M_co = TypeVar("M")  # defaults of type parameters are for type checkers until Python 3.13
 
 
 class RunId(str):
@@ -222,7 +238,7 @@ class RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[M]):
+class Page(Generic[M_co]):
     """A part of a run's messages. It cannot be saved: it is not the conversation.
 
     Attributes:
@@ -234,7 +250,7 @@ class Page(Generic[M]):
         revision: The revision that all this belongs to.
     """
 
-    messages: tuple[M, ...]
+    messages: tuple[M_co, ...]
     pinned: tuple[bool, ...]
     start: int
     length: int
@@ -320,7 +336,7 @@ def _check_pin(pin: Any) -> bool:
     return pin
 
 
-class _Parts(Generic[M]):
+class _Parts(Generic[M_co]):
     """What a snapshot is made of. It becomes one when it is complete: until then it may be filled in."""
 
     __slots__ = ("_grow", "_length", "_lineage", "_message_list", "_message_tuple", "_meta", "_pin_list", "_pin_tuple")
@@ -328,17 +344,17 @@ class _Parts(Generic[M]):
     # Messages and pins stand in two lists that a snapshot shares with those that grew from it; each sees
     # the first `_length` items. Only the owner of the single token in `_grow` may extend the lists in
     # place, and pop() takes it atomically, so that of two that append to one snapshot one copies.
-    _message_list: list[M]
+    _message_list: list[M_co]
     _pin_list: list[bool]
     _length: int
     _meta: Mapping[str, JSONValue]
     _grow: list[None]
-    _message_tuple: tuple[M, ...] | None
+    _message_tuple: tuple[M_co, ...] | None
     _pin_tuple: tuple[bool, ...] | None
     _lineage: _Lineage
 
 
-class ConversationSnapshot(_Parts[M]):
+class ConversationSnapshot(_Parts[M_co]):
     """A conversation at one moment: its messages, which of them are pinned, and a small mapping.
 
     A frozen value. `append`, `splice` and `with_meta` return new ones that share what is old. Typed
@@ -359,9 +375,31 @@ class ConversationSnapshot(_Parts[M]):
     VERSION: ClassVar[int] = 1
     """The version of the seed's wire format."""
 
+    @overload
     def __init__(
         self,
-        messages: Iterable[M] = _NO_MESSAGES,
+        messages: Iterable[M_co] = _NO_MESSAGES,
+        pinned: Iterable[bool] | None = None,
+        meta: Mapping[str, JSONValue] | None = None,
+    ) -> None: ...
+    # mypy takes a list of both kinds of messages, or of messages and dicts, for a list of objects.
+    @overload
+    def __init__(
+        self: ConversationSnapshot[Message],
+        messages: Iterable[Message],
+        pinned: Iterable[bool] | None = None,
+        meta: Mapping[str, JSONValue] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: ConversationSnapshot[AnyMessage],
+        messages: Iterable[NewMessage],
+        pinned: Iterable[bool] | None = None,
+        meta: Mapping[str, JSONValue] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        messages: Iterable[Any] = _NO_MESSAGES,
         pinned: Iterable[bool] | None = None,
         meta: Mapping[str, JSONValue] | None = None,
     ) -> None:
@@ -383,11 +421,11 @@ class ConversationSnapshot(_Parts[M]):
         return self.VERSION
 
     @property
-    def messages(self) -> tuple[M, ...]:
+    def messages(self) -> tuple[M_co, ...]:
         """The messages, in order."""
         if self._message_tuple is None:
             object.__setattr__(self, "_message_tuple", tuple(self._message_list[: self._length]))
-        return cast("tuple[M, ...]", self._message_tuple)
+        return cast("tuple[M_co, ...]", self._message_tuple)
 
     @property
     def pinned(self) -> tuple[bool, ...]:
@@ -406,7 +444,14 @@ class ConversationSnapshot(_Parts[M]):
         """The revision it was loaded or last saved as, or grew from; None: it was built from scratch."""
         return self._lineage.revision()
 
-    def append(self, *messages: M, pinned: bool = False) -> ConversationSnapshot[M]:
+    # Sound though M_co is covariant: it makes a new value, and any message may be added to any.
+    @overload
+    def append(self, *messages: M_co, pinned: bool = False) -> ConversationSnapshot[M_co]: ...  # type: ignore[misc]
+    @overload
+    def append(
+        self: ConversationSnapshot[_Plain], *messages: NewMessage, pinned: bool = False
+    ) -> ConversationSnapshot[AnyMessage]: ...
+    def append(self, *messages: Any, pinned: bool = False) -> ConversationSnapshot[Any]:
         """Returns a snapshot with `messages` at its end; the old ones are shared, not copied.
 
         Raises:
@@ -429,9 +474,25 @@ class ConversationSnapshot(_Parts[M]):
         length = self._length + len(messages)
         return _make(message_list, pin_list, length, self._meta, _Lineage(self._lineage, self._length))
 
+    @overload
     def splice(
-        self, start: int | None, stop: int | None, *messages: M, pinned: bool = False
-    ) -> ConversationSnapshot[M]:
+        self,
+        start: int | None,
+        stop: int | None,
+        *messages: M_co,  # type: ignore[misc]
+        pinned: bool = False,
+    ) -> ConversationSnapshot[M_co]: ...
+    @overload
+    def splice(
+        self: ConversationSnapshot[_Plain],
+        start: int | None,
+        stop: int | None,
+        *messages: NewMessage,
+        pinned: bool = False,
+    ) -> ConversationSnapshot[AnyMessage]: ...
+    def splice(
+        self, start: int | None, stop: int | None, *messages: Any, pinned: bool = False
+    ) -> ConversationSnapshot[Any]:
         """Returns a snapshot in which `messages` stand in place of those from `start` to `stop`.
 
         Args:
@@ -453,7 +514,7 @@ class ConversationSnapshot(_Parts[M]):
         pin_list = [*self._pin_list[:start], *pins, *self._pin_list[stop : self._length]]
         return _make(message_list, pin_list, len(message_list), self._meta, _Lineage(self._lineage, start))
 
-    def with_meta(self, meta: Mapping[str, JSONValue]) -> ConversationSnapshot[M]:
+    def with_meta(self, meta: Mapping[str, JSONValue]) -> ConversationSnapshot[M_co]:
         """Returns a snapshot with `meta` in place of the old mapping.
 
         Raises:
@@ -484,7 +545,7 @@ class ConversationSnapshot(_Parts[M]):
         return _json.dumps(document, indent)
 
     @classmethod
-    def from_json(cls, data: bytes | str) -> ConversationSnapshot[Any]:
+    def from_json(cls, data: bytes | str) -> ConversationSnapshot[M]:
         """Reads the seed's JSON wire format. Unknown fields of objects are ignored.
 
         Raises:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic, overload
 
-from .. import _jsonfile
 from ..errors import (
+    BackendError,
     BackendUnavailableError,
     ConflictError,
     CorruptSnapshotError,
     NotReplicatedError,
     SnapshotError,
 )
-from ..snapshot import SEEN, ConversationSnapshot, Expect, M, Origin, Revision, add_origin, find_origin
+from ..snapshot import (
+    SEEN,
+    AnyMessage,
+    ConversationSnapshot,
+    Expect,
+    M,
+    NewMessage,
+    Origin,
+    Revision,
+    add_origin,
+    find_origin,
+)
 from . import _io
 from .memory import check_save
 
@@ -31,9 +42,17 @@ class JsonFileHistoryStore(Generic[M]):
 
     Raises:
         SnapshotError: `path` is no path.
+        BackendError: This system is neither Linux nor macOS.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        try:
+            from .. import _jsonfile  # noqa: F401 (needs fcntl: told here, and not by the first save)
+        except ImportError as error:
+            raise BackendError(
+                f"JsonFileHistoryStore needs Linux or macOS ({error}): keep the conversation in a server with "
+                "RedisBackend.from_url(), or write snapshot.to_json() to a file"
+            ) from error
         try:
             self._path = Path(path)
         except TypeError:
@@ -50,7 +69,18 @@ class JsonFileHistoryStore(Generic[M]):
         """What this store last loaded or saved; None: nothing."""
         return self._revision
 
-    async def save(self, snapshot: ConversationSnapshot[M], *, expected: Revision | Expect | None = SEEN) -> Revision:
+    @overload
+    async def save(
+        self, snapshot: ConversationSnapshot[M], *, expected: Revision | Expect | None = SEEN
+    ) -> Revision: ...
+    @overload
+    async def save(
+        self: JsonFileHistoryStore[AnyMessage],
+        snapshot: ConversationSnapshot[NewMessage],
+        *,
+        expected: Revision | Expect | None = SEEN,
+    ) -> Revision: ...
+    async def save(self, snapshot: ConversationSnapshot[Any], *, expected: Revision | Expect | None = SEEN) -> Revision:
         """Writes a conversation. A caller that is cancelled leaves the old file or the new one.
 
         Args:
@@ -66,6 +96,8 @@ class JsonFileHistoryStore(Generic[M]):
                 Nothing was written; the error of the operating system is the cause.
             NotReplicatedError: The file holds the conversation, but the disk did not confirm it.
         """
+        from .. import _jsonfile
+
         check_save(snapshot, expected)
         async with self._mine():
             origin = find_origin(snapshot, self._key)
@@ -102,13 +134,15 @@ class JsonFileHistoryStore(Generic[M]):
             BackendUnavailableError: The file cannot be read, or its folder is missing: nobody knows whether there is a
                 conversation. The error of the operating system is the cause.
         """
+        from .. import _jsonfile
+
         async with self._mine():
             data = await _io.run_blocking(_jsonfile.read, self._path)
             if data is None:
                 self._revision = None
                 return None
             try:
-                snapshot = ConversationSnapshot[M].from_json(data)
+                snapshot: ConversationSnapshot[M] = ConversationSnapshot.from_json(data)
             except SnapshotError as error:
                 raise CorruptSnapshotError(str(self._path), None, str(error)) from error
             self._revision = self._see(data)
@@ -119,6 +153,8 @@ class JsonFileHistoryStore(Generic[M]):
         return _io.Held(self._lock, 1e9, BackendUnavailableError, "")
 
     def _see(self, data: bytes) -> Revision:
+        from .. import _jsonfile
+
         etag = _jsonfile.digest(data)
         if self._revision is None:
             return Revision(1, etag)

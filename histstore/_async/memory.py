@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final, Generic
+from typing import Any, Final, Generic, overload
 
 from .._chain import Base, decode_meta
 from .._plan import Target, Writer, grow, plan_save
@@ -11,9 +11,11 @@ from ..errors import ConflictError, SnapshotError
 from ..snapshot import (
     ANY,
     SEEN,
+    AnyMessage,
     ConversationSnapshot,
     Expect,
     M,
+    NewMessage,
     Origin,
     Revision,
     RunId,
@@ -42,7 +44,18 @@ class InMemoryHistoryStore(Generic[M]):
         """The conversation's revision; None: never saved."""
         return self._base.head.revision if self._base is not None else None
 
-    async def save(self, snapshot: ConversationSnapshot[M], *, expected: Revision | Expect | None = SEEN) -> Revision:
+    @overload
+    async def save(
+        self, snapshot: ConversationSnapshot[M], *, expected: Revision | Expect | None = SEEN
+    ) -> Revision: ...
+    @overload
+    async def save(
+        self: InMemoryHistoryStore[AnyMessage],
+        snapshot: ConversationSnapshot[NewMessage],
+        *,
+        expected: Revision | Expect | None = SEEN,
+    ) -> Revision: ...
+    async def save(self, snapshot: ConversationSnapshot[Any], *, expected: Revision | Expect | None = SEEN) -> Revision:
         """Keeps a conversation.
 
         Args:

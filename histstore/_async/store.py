@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
 
 from .. import _chain, _codec, _protocol
 from .._chain import Base, BrokenChainError, Entry, Head
@@ -36,11 +36,13 @@ from ..snapshot import (
     ANY,
     KEEP,
     SEEN,
+    AnyMessage,
     Attempt,
     ConversationSnapshot,
     Expect,
     Keep,
     M,
+    NewMessage,
     Origin,
     Page,
     Revision,
@@ -316,9 +318,27 @@ class RedisHistoryStore(Generic[M]):
 
     # -------------------------------------------------------------------------------------- saving
 
+    @overload
     async def save(
         self,
         snapshot: ConversationSnapshot[M],
+        *,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    @overload
+    async def save(
+        self: RedisHistoryStore[AnyMessage],
+        snapshot: ConversationSnapshot[NewMessage],
+        *,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    async def save(
+        self,
+        snapshot: ConversationSnapshot[Any],
         *,
         expected: Revision | Expect | None = SEEN,
         lease: Lease | None = None,
@@ -387,9 +407,29 @@ class RedisHistoryStore(Generic[M]):
         add_origin(snapshot, self._where.key, Origin(parent.revision, base))
         return parent.revision
 
+    @overload
     async def append(
         self,
         *messages: M,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    @overload
+    async def append(
+        self: RedisHistoryStore[AnyMessage],
+        *messages: NewMessage,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    async def append(
+        self,
+        *messages: Any,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
         expected: Revision | Expect | None = SEEN,
@@ -461,11 +501,35 @@ class RedisHistoryStore(Generic[M]):
         await self._confirm(parent, base if seen else None, lease, retry, seen=seen)
         return parent.revision
 
+    @overload
     async def splice(
         self,
         start: int | None,
         stop: int | None,
         *messages: M,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    @overload
+    async def splice(
+        self: RedisHistoryStore[AnyMessage],
+        start: int | None,
+        stop: int | None,
+        *messages: NewMessage,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    async def splice(
+        self,
+        start: int | None,
+        stop: int | None,
+        *messages: Any,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
         expected: Revision | Expect | None = SEEN,

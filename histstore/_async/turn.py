@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from .._retry import RetryPolicy
 from ..errors import BackendUnavailableError, ConflictError, NotReplicatedError, SnapshotError
-from ..snapshot import ANY, SEEN, Attempt, ConversationSnapshot, Expect, M, Revision, find_origin
+from ..snapshot import (
+    ANY,
+    SEEN,
+    AnyMessage,
+    Attempt,
+    ConversationSnapshot,
+    Expect,
+    M,
+    NewMessage,
+    Revision,
+    find_origin,
+)
 from . import _io, _tasks
 from .lease import Lease, LeaseScope
 
@@ -56,12 +67,20 @@ class Turn(Generic[M]):
         """The messages of `snapshot`."""
         return self.snapshot.messages
 
-    def append(self, *messages: M, pinned: bool = False) -> None:
+    @overload
+    def append(self, *messages: M, pinned: bool = False) -> None: ...
+    @overload
+    def append(self: Turn[AnyMessage], *messages: NewMessage, pinned: bool = False) -> None: ...
+    def append(self, *messages: Any, pinned: bool = False) -> None:
         """Adds messages at the end, to be saved with the next save."""
         with self._guard:
             self.snapshot = self.snapshot.append(*messages, pinned=pinned)
 
-    def replace(self, snapshot: ConversationSnapshot[M]) -> None:
+    @overload
+    def replace(self, snapshot: ConversationSnapshot[M]) -> None: ...
+    @overload
+    def replace(self: Turn[AnyMessage], snapshot: ConversationSnapshot[NewMessage]) -> None: ...
+    def replace(self, snapshot: ConversationSnapshot[Any]) -> None:
         """Puts another conversation in place of `snapshot`, to be saved with the next save."""
         if not isinstance(snapshot, ConversationSnapshot):
             raise SnapshotError(f"replace() takes a ConversationSnapshot, not a {type(snapshot).__name__}")

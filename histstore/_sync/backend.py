@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
@@ -16,17 +16,18 @@ from redis.backoff import NoBackoff
 from .. import _protocol
 from .._keys import run_of_head
 from .._leasing import Lost
+from .._options import DEFAULTS, Options
 from .._retry import Durability, RetryPolicy
 from .._settings import ConnectionSettings, connection_settings
-from ..embedded import EmbeddedServer
-from ..errors import BackendUnavailableError, CorruptSnapshotError, SnapshotError
-from ..snapshot import ANY, RunId, RunInfo, check_name
+from ..errors import BackendError, BackendUnavailableError, CorruptSnapshotError, SnapshotError
+from ..snapshot import ANY, M, RunId, RunInfo, check_name
 from . import _io
 from ._leases import DELETED, Leases
 from ._runner import Runner
 from .store import RedisHistoryStore
 
-MIB = 1 << 20
+if TYPE_CHECKING:
+    from ..embedded import EmbeddedServer
 
 
 class RedisBackend:
@@ -35,13 +36,14 @@ class RedisBackend:
     Args:
         client: A `redis.Redis` whose settings are copied; it is neither changed nor closed. Its own
             retries do not apply: tenacity alone decides, by `retry`.
-        namespace: What all keys start with.
-        run_ttl: Seconds that a run lives after its last save; None: for ever, and lifetimes that others
-            have set are left alone.
-        keep_revisions: Past revisions of a run that `load(at=)` surely reaches.
-        retry: When a call tries again.
-        durability: What a save waits for.
-        max_snapshot_bytes: The largest snapshot that is saved, in bytes of its encoded messages.
+        namespace: Prefix of all keys. Backends with different namespaces do not see each other's runs. Default:
+            "histstore".
+        run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which sets no lifetime and
+            leaves one that somebody else has set.
+        keep_revisions: Number of past revisions that `load(at=)` can always reach. Default: 0.
+        retry: How often, and for how many seconds, a call tries again. Default: None, which is `RetryPolicy()`.
+        durability: The confirmations that a save waits for. Default: None, which is `Durability()`.
+        max_snapshot_bytes: Size limit of a snapshot, in bytes of its encoded messages. Default: 64 MiB.
 
     Raises:
         SnapshotError: An option is of no use.
@@ -51,12 +53,12 @@ class RedisBackend:
         self,
         client: _io.Client,
         *,
-        namespace: str = "histstore",
-        run_ttl: float | None = None,
-        keep_revisions: int = 0,
+        namespace: str = DEFAULTS.namespace,
+        run_ttl: float | None = DEFAULTS.run_ttl,
+        keep_revisions: int = DEFAULTS.keep_revisions,
         retry: RetryPolicy | None = None,
         durability: Durability | None = None,
-        max_snapshot_bytes: int = 64 * MIB,
+        max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
     ) -> None:
         given: object = client
         if isinstance(given, _io.ClusterClient):
@@ -67,21 +69,21 @@ class RedisBackend:
                 f"not a {type(given).__name__}: use from_url, or the client of the same flavour "
                 "(histstore.sync has the blocking one)"
             )
-        self.namespace = check_name(namespace, "namespace")
-        self.run_ttl = run_ttl
-        self.ttl_ms = _milliseconds(run_ttl)
-        if type(keep_revisions) is not int or keep_revisions < 0:
-            raise SnapshotError("keep_revisions is a whole number from 0")
-        if type(max_snapshot_bytes) is not int or max_snapshot_bytes < 1:
-            raise SnapshotError("max_snapshot_bytes is a whole number from 1")
-        self.keep_revisions = keep_revisions
-        self.max_snapshot_bytes = max_snapshot_bytes
-        self.retry = RetryPolicy() if retry is None else retry
-        self.durability = Durability() if durability is None else durability
-        if not isinstance(self.retry, RetryPolicy):
-            raise SnapshotError("retry= is a RetryPolicy")
-        if not isinstance(self.durability, Durability):
-            raise SnapshotError("durability= is a Durability")
+        options = Options(
+            namespace,
+            run_ttl,
+            keep_revisions,
+            DEFAULTS.retry if retry is None else retry,
+            DEFAULTS.durability if durability is None else durability,
+            max_snapshot_bytes,
+        )
+        self.namespace = options.namespace
+        self.run_ttl = options.run_ttl
+        self.ttl_ms = options.ttl_ms
+        self.keep_revisions = options.keep_revisions
+        self.max_snapshot_bytes = options.max_snapshot_bytes
+        self.retry = options.retry
+        self.durability = options.durability
         pool = client.connection_pool
         self._settings: ConnectionSettings = connection_settings(
             pool.connection_class,
@@ -95,12 +97,29 @@ class RedisBackend:
         self._server: EmbeddedServer | None = None
 
     @classmethod
-    def from_url(cls, url: str = "redis://localhost:6379/0", **options: Any) -> Self:
-        """Makes a backend for the server at a URL. Costs no I/O.
+    def from_url(
+        cls,
+        url: str = "redis://localhost:6379/0",
+        *,
+        namespace: str = DEFAULTS.namespace,
+        run_ttl: float | None = DEFAULTS.run_ttl,
+        keep_revisions: int = DEFAULTS.keep_revisions,
+        retry: RetryPolicy | None = None,
+        durability: Durability | None = None,
+        max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
+    ) -> Self:
+        """Make a backend for the server at a URL. This does no I/O.
 
         Args:
             url: `redis://`, `rediss://` or `unix://`, with redis-py's query options.
-            **options: What the constructor takes.
+            namespace: Prefix of all keys. Backends with different namespaces do not see each other's runs. Default:
+                "histstore".
+            run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which sets no lifetime and
+                leaves one that somebody else has set.
+            keep_revisions: Number of past revisions that `load(at=)` can always reach. Default: 0.
+            retry: How often, and for how many seconds, a call tries again. Default: None, which is `RetryPolicy()`.
+            durability: The confirmations that a save waits for. Default: None, which is `Durability()`.
+            max_snapshot_bytes: Size limit of a snapshot, in bytes of its encoded messages. Default: 64 MiB.
 
         Raises:
             SnapshotError: The URL or an option is of no use. The text does not quote the URL.
@@ -118,22 +137,63 @@ class RedisBackend:
             raise SnapshotError(
                 "the URL is not one that redis-py can read: check host, port and query options"
             ) from None
-        return cls(_io.Client(connection_pool=pool), **options)
+        return cls(
+            _io.Client(connection_pool=pool),
+            namespace=namespace,
+            run_ttl=run_ttl,
+            keep_revisions=keep_revisions,
+            retry=retry,
+            durability=durability,
+            max_snapshot_bytes=max_snapshot_bytes,
+        )
 
     @classmethod
-    def embedded(cls, path: str | os.PathLike[str] | None = None, **options: Any) -> Self:
-        """Makes a backend that owns a local server, started at first use and stopped by `aclose`.
+    def embedded(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        namespace: str = DEFAULTS.namespace,
+        run_ttl: float | None = DEFAULTS.run_ttl,
+        keep_revisions: int = DEFAULTS.keep_revisions,
+        retry: RetryPolicy | None = None,
+        durability: Durability | None = None,
+        max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
+    ) -> Self:
+        """Make a backend that owns a local server, started at first use and stopped by `aclose`.
 
         Args:
             path: A folder for the data, which then survives kill -9 of this process and of the server.
                 Processes that open the same folder share one server. None: a temporary server.
-            **options: What the constructor takes.
+            namespace: Prefix of all keys. Backends with different namespaces do not see each other's runs. Default:
+                "histstore".
+            run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which sets no lifetime and
+                leaves one that somebody else has set.
+            keep_revisions: Number of past revisions that `load(at=)` can always reach. Default: 0.
+            retry: How often, and for how many seconds, a call tries again. Default: None, which is `RetryPolicy()`.
+            durability: The confirmations that a save waits for. Default: None, which is `Durability()`.
+            max_snapshot_bytes: Size limit of a snapshot, in bytes of its encoded messages. Default: 64 MiB.
 
         Raises:
             SnapshotError: An option is of no use.
+            BackendError: This system is neither Linux nor macOS.
         """
+        try:
+            from ..embedded import EmbeddedServer  # needs fcntl, and loads subprocess and tempfile
+        except ImportError as error:
+            raise BackendError(
+                f"embedded() needs Linux or macOS ({error}): run Redis or Valkey in Docker or WSL, and connect with "
+                'RedisBackend.from_url("redis://localhost:6379/0")'
+            ) from error
         server = EmbeddedServer(path)
-        backend = cls(_io.Client(unix_socket_path="/"), **options)
+        backend = cls(
+            _io.Client(unix_socket_path="/"),
+            namespace=namespace,
+            run_ttl=run_ttl,
+            keep_revisions=keep_revisions,
+            retry=retry,
+            durability=durability,
+            max_snapshot_bytes=max_snapshot_bytes,
+        )
         backend._server = server
         backend._runner.prepare = backend._start
         return backend
@@ -199,8 +259,14 @@ class RedisBackend:
 
     # ------------------------------------------------------------------------------------------ runs
 
-    def store(self, run_id: str | uuid.UUID) -> RedisHistoryStore[Any]:
-        """Returns a store for one run and one writer. Costs no I/O.
+    def store(self, run_id: str | uuid.UUID) -> RedisHistoryStore[M]:
+        """Return a store for one run and one writer. This does no I/O.
+
+        Its message type is `Message | JSONValue`, unless an annotation says otherwise:
+        `store: RedisHistoryStore[MessageParam] = backend.store(run_id)`.
+
+        Args:
+            run_id: The run: any non-empty text, or a UUID.
 
         Raises:
             SnapshotError: The run id is empty, or no text.
@@ -283,15 +349,6 @@ class RedisBackend:
             BackendUnavailableError: The server could not be used; repeating is safe.
         """
         return self._leases.break_lease(self.store(run_id)._where, retry)
-
-
-def _milliseconds(seconds: float | None) -> int | None:
-    if seconds is None:
-        return None
-    # The bound keeps the deadline below the 2**53 that Lua counts to.
-    if type(seconds) not in (int, float) or not 0.001 <= seconds <= 1e11:
-        raise SnapshotError("run_ttl is a number of seconds, more than 0, or None")
-    return max(1, round(seconds * 1000))
 
 
 def _limit(pool: Any) -> int | None:

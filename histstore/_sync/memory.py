@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final, Generic
+from typing import Any, Final, Generic, overload
 
 from .._chain import Base, decode_meta
 from .._plan import Target, Writer, grow, plan_save
@@ -12,9 +12,11 @@ from ..errors import ConflictError, SnapshotError
 from ..snapshot import (
     ANY,
     SEEN,
+    AnyMessage,
     ConversationSnapshot,
     Expect,
     M,
+    NewMessage,
     Origin,
     Revision,
     RunId,
@@ -43,7 +45,16 @@ class InMemoryHistoryStore(Generic[M]):
         """The conversation's revision; None: never saved."""
         return self._base.head.revision if self._base is not None else None
 
-    def save(self, snapshot: ConversationSnapshot[M], *, expected: Revision | Expect | None = SEEN) -> Revision:
+    @overload
+    def save(self, snapshot: ConversationSnapshot[M], *, expected: Revision | Expect | None = SEEN) -> Revision: ...
+    @overload
+    def save(
+        self: InMemoryHistoryStore[AnyMessage],
+        snapshot: ConversationSnapshot[NewMessage],
+        *,
+        expected: Revision | Expect | None = SEEN,
+    ) -> Revision: ...
+    def save(self, snapshot: ConversationSnapshot[Any], *, expected: Revision | Expect | None = SEEN) -> Revision:
         """Keeps a conversation.
 
         Args:

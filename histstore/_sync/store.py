@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
 
 from .. import _chain, _codec, _protocol
 from .._chain import Base, BrokenChainError, Entry, Head
@@ -37,11 +37,13 @@ from ..snapshot import (
     ANY,
     KEEP,
     SEEN,
+    AnyMessage,
     Attempt,
     ConversationSnapshot,
     Expect,
     Keep,
     M,
+    NewMessage,
     Origin,
     Page,
     Revision,
@@ -315,9 +317,27 @@ class RedisHistoryStore(Generic[M]):
 
     # -------------------------------------------------------------------------------------- saving
 
+    @overload
     def save(
         self,
         snapshot: ConversationSnapshot[M],
+        *,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    @overload
+    def save(
+        self: RedisHistoryStore[AnyMessage],
+        snapshot: ConversationSnapshot[NewMessage],
+        *,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    def save(
+        self,
+        snapshot: ConversationSnapshot[Any],
         *,
         expected: Revision | Expect | None = SEEN,
         lease: Lease | None = None,
@@ -386,9 +406,29 @@ class RedisHistoryStore(Generic[M]):
         add_origin(snapshot, self._where.key, Origin(parent.revision, base))
         return parent.revision
 
+    @overload
     def append(
         self,
         *messages: M,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    @overload
+    def append(
+        self: RedisHistoryStore[AnyMessage],
+        *messages: NewMessage,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    def append(
+        self,
+        *messages: Any,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
         expected: Revision | Expect | None = SEEN,
@@ -460,11 +500,35 @@ class RedisHistoryStore(Generic[M]):
         self._confirm(parent, base if seen else None, lease, retry, seen=seen)
         return parent.revision
 
+    @overload
     def splice(
         self,
         start: int | None,
         stop: int | None,
         *messages: M,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    @overload
+    def splice(
+        self: RedisHistoryStore[AnyMessage],
+        start: int | None,
+        stop: int | None,
+        *messages: NewMessage,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision: ...
+    def splice(
+        self,
+        start: int | None,
+        stop: int | None,
+        *messages: Any,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
         expected: Revision | Expect | None = SEEN,

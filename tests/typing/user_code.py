@@ -11,7 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Literal, TypedDict, assert_type
+from typing import Literal, TypedDict, assert_type
 
 import redis
 import redis.asyncio
@@ -82,7 +82,9 @@ def values() -> None:
     assert_type(empty.revision, Revision | None)
     assert_type(empty.version, int)
     assert_type(empty.to_json(indent=2), bytes)
-    assert_type(ConversationSnapshot.from_json(b"{}"), ConversationSnapshot[Any])
+    assert_type(ConversationSnapshot.from_json(b"{}"), ConversationSnapshot[Message | JSONValue])
+    read: ConversationSnapshot[ChatMessage] = ConversationSnapshot.from_json(b"{}")
+    assert_type(read, ConversationSnapshot[ChatMessage])
     assert_type(len(empty), int)
 
     typed: ConversationSnapshot[Message] = ConversationSnapshot([UserMessage("hi"), AssistantMessage("hello")])
@@ -96,10 +98,9 @@ def values() -> None:
     UserMessage([Text("a"), ToolResult("1", "done")])
     AssistantMessage([Text("a"), ToolCall("1", "f", {"nested": [1, None, b"x"]})])
 
-    # Without a type parameter everything goes in and comes out as Any.
-    anything: ConversationSnapshot = ConversationSnapshot([{"role": "user"}, UserMessage("hi"), "text", 3])
-    assert_type(anything.messages, tuple[Any, ...])
-    assert_type(anything.append({"a": 1}, None).messages[0], Any)
+    # Without a type parameter it is one of any messages that can be saved.
+    anything: ConversationSnapshot = ConversationSnapshot()
+    assert_type(anything.append({"a": 1}, None).messages[0], Message | JSONValue)
 
     revision = Revision.parse("1-" + "0" * 32)
     assert_type(revision, Revision)
@@ -132,7 +133,7 @@ def values_that_do_not_fit() -> None:
 async def turn(backend: RedisBackend) -> None:
     store: RedisHistoryStore[ChatMessage] = backend.store("order-4711")
     untyped = backend.store(uuid.uuid4())
-    assert_type(untyped, RedisHistoryStore[Any])
+    assert_type(untyped, RedisHistoryStore[Message | JSONValue])
     snapshot = await store.load()
     assert_type(snapshot, ConversationSnapshot[ChatMessage] | None)
     if snapshot is None:
@@ -193,6 +194,40 @@ async def backends(client: redis.asyncio.Redis) -> None:
     await backend.aclose()
     async with RedisBackend.embedded() as backend:
         await turn(backend)
+    RedisBackend.from_url(
+        "redis://localhost",
+        namespace="n",
+        run_ttl=0.5,
+        keep_revisions=3,
+        retry=RetryPolicy(),
+        durability=Durability(),
+        max_snapshot_bytes=1 << 20,
+    )
+    RedisBackend.embedded("data", run_ttl=None, retry=None, durability=None)
+
+
+def options_that_do_not_exist(client: redis.asyncio.Redis, blocking: redis.Redis) -> None:
+    RedisBackend.from_url(run_tll=3)  # type: ignore[call-arg]
+    RedisBackend.from_url(keep_revisions="many")  # type: ignore[arg-type]
+    RedisBackend.from_url("redis://localhost", "namespace")  # type: ignore[call-arg]
+    RedisBackend.from_url(retry=3)  # type: ignore[arg-type]
+    RedisBackend.from_url(durability=RetryPolicy())  # type: ignore[arg-type]
+    RedisBackend.from_url(namespace=None)  # type: ignore[arg-type]
+    RedisBackend.from_url(max_snapshot_bytes=1.5)  # type: ignore[arg-type]
+    RedisBackend.embedded(run_tll=3)  # type: ignore[call-arg]
+    RedisBackend.embedded(keep_revisions="many")  # type: ignore[arg-type]
+    RedisBackend.embedded(run_ttl="1h")  # type: ignore[arg-type]
+    RedisBackend.embedded(3)  # type: ignore[arg-type]
+    RedisBackend(client, run_tll=3)  # type: ignore[call-arg]
+    RedisBackend(client, keep_revisions="many")  # type: ignore[arg-type]
+    RedisBackend(client, "namespace")  # type: ignore[call-arg]
+    histstore.sync.RedisBackend.from_url(run_tll=3)  # type: ignore[call-arg]
+    histstore.sync.RedisBackend.from_url(keep_revisions="many")  # type: ignore[arg-type]
+    histstore.sync.RedisBackend.embedded(run_tll=3)  # type: ignore[call-arg]
+    histstore.sync.RedisBackend.embedded(keep_revisions="many")  # type: ignore[arg-type]
+    histstore.sync.RedisBackend(blocking, run_tll=3)  # type: ignore[call-arg]
+    histstore.sync.RedisBackend(blocking, keep_revisions="many")  # type: ignore[arg-type]
+    print(histstore.RedisBackendd)  # type: ignore[attr-defined]
 
 
 async def leases(store: RedisHistoryStore[ChatMessage], backend: RedisBackend) -> None:
@@ -229,7 +264,7 @@ async def turns(store: RedisHistoryStore[ChatMessage], backend: RedisBackend) ->
     async with store.turn(ttl=10, acquire_timeout=3.5, expected=turn.revision, cancel=False, retry=RetryPolicy()):
         pass
     async with store.turn(expected=SEEN), backend.store("another").turn(expected=None) as untyped:
-        assert_type(untyped, Turn[Any])
+        assert_type(untyped, Turn[Message | JSONValue])
 
 
 async def lease_mistakes(store: RedisHistoryStore[ChatMessage], blocking: histstore.sync.Lease) -> None:
@@ -263,7 +298,7 @@ async def every_store(backend: RedisBackend) -> None:
     for store in (memory, file, in_redis):
         await any_store(store)
     plain: HistoryStore = InMemoryHistoryStore()
-    assert_type(await plain.load(), ConversationSnapshot[Any] | None)
+    assert_type(await plain.load(), ConversationSnapshot[Message | JSONValue] | None)
 
 
 async def mistakes(store: RedisHistoryStore[ChatMessage], page: Page[ChatMessage], client: redis.Redis) -> None:
