@@ -1,13 +1,7 @@
 """Agent conversations in Redis or Valkey, saved exactly once. The blocking twin is `histstore.sync`."""
 
-from ._async.backend import RedisBackend
-from ._async.jsonfile import JsonFileHistoryStore
-from ._async.lease import Lease
-from ._async.memory import InMemoryHistoryStore
-from ._async.store import RedisHistoryStore
-from ._async.trait import HistoryStore
-from ._async.turn import Turn
-from ._retry import Durability, RetryPolicy
+from typing import TYPE_CHECKING
+
 from .errors import (
     BackendError,
     BackendUnavailableError,
@@ -60,6 +54,44 @@ from .snapshot import (
     RunId,
     RunInfo,
 )
+
+if TYPE_CHECKING:
+    from ._async.backend import RedisBackend
+    from ._async.jsonfile import JsonFileHistoryStore
+    from ._async.lease import Lease
+    from ._async.memory import InMemoryHistoryStore
+    from ._async.store import RedisHistoryStore
+    from ._async.trait import HistoryStore
+    from ._async.turn import Turn
+    from ._retry import Durability, RetryPolicy
+else:
+    # Imported when they are first used, because they need redis-py and asyncio, which load a hundred modules more.
+    # Whoever wants only the values, or only histstore.sync, does not load the asyncio half.
+    _WHERE = {
+        "Durability": "_retry",
+        "HistoryStore": "_async.trait",
+        "InMemoryHistoryStore": "_async.memory",
+        "JsonFileHistoryStore": "_async.jsonfile",
+        "Lease": "_async.lease",
+        "RedisBackend": "_async.backend",
+        "RedisHistoryStore": "_async.store",
+        "RetryPolicy": "_retry",
+        "Turn": "_async.turn",
+    }
+
+    def __getattr__(name):
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+        return found
+
+    def __dir__():
+        return sorted({*globals(), *_WHERE})
+
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ANY",
@@ -117,4 +149,5 @@ __all__ = [
     "UrlSource",
     "UserBlock",
     "UserMessage",
+    "__version__",
 ]

@@ -53,6 +53,7 @@ assert where.is_relative_to(pathlib.Path(sys.argv[1]).resolve()), f"imported {wh
 assert (where.parent / "py.typed").exists(), "py.typed is missing"
 for script in _scripts.ALL:
     assert script.source and len(script.sha) == 40
+assert histstore.__version__ == histstore.sync.__version__ == sys.argv[3], histstore.__version__
 inside = (where.parent / "lua").is_dir()
 assert inside == (sys.argv[2] == "inside"), f"lua inside the package: {inside}"
 
@@ -105,6 +106,7 @@ class Bench:
         self.folder = folder
         self.away = folder / "away"
         self.away.mkdir()
+        self.version = ""
 
     def build(self) -> Path:
         """Builds everything, checks what is in it, and returns the wheel that was made from the sdist."""
@@ -136,13 +138,29 @@ class Bench:
         return wheel
 
     def check_metadata(self, wheel: Path) -> None:
-        """Checks that the wheel asks for what pyproject.toml says, and for nothing else."""
+        """Checks that the wheel asks for what pyproject.toml says, and shows on the package index what it should."""
         with zipfile.ZipFile(wheel) as archive:
             [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
             metadata = archive.read(name).decode()
         required = re.findall(r"^Requires-Dist: ([^;\n]+)$", metadata, re.MULTILINE)
         if sorted(map(requirement, required)) != sorted(map(requirement, PROJECT["dependencies"])):
             raise Failure(f"{wheel.name} requires {required}")
+        header, _, text = metadata.partition("\n\n")
+        self.version = wheel.name.split("-")[1]
+        wanted = [
+            f"Version: {self.version}",
+            f"Requires-Python: {PROJECT['requires-python']}",
+            "Description-Content-Type: text/markdown",
+            *(f"Project-URL: {name}, {url}" for name, url in PROJECT["urls"].items()),
+            *(f"Classifier: {classifier}" for classifier in PROJECT["classifiers"]),
+        ]
+        missing = [line for line in wanted if line not in header.splitlines()]
+        if missing:
+            raise Failure(f"{wheel.name} lacks in its metadata: {', '.join(missing)}")
+        links = re.findall(r"\]\(([^)\s]+)\)", text)
+        relative = [link for link in links if not link.startswith(("https://", "#"))]
+        if relative or not links:
+            raise Failure(f"{wheel.name} has a README with links that lead nowhere: {', '.join(relative) or 'none'}")
 
     def venv(self, name: str, python: str | Path, *packages: str | Path) -> Path:
         """Makes a virtual environment with these packages and returns its Python."""
@@ -158,7 +176,7 @@ class Bench:
         script = self.folder / "smoke.py"
         script.write_text(SMOKE, encoding="utf-8")
         warnings = ["-W", "error"]
-        run(python, *warnings, script, origin, lua, cwd=self.away, env=env)
+        run(python, *warnings, script, origin, lua, self.version, cwd=self.away, env=env)
         usage = run(python, "-m", "histstore.demo", "--help", cwd=self.away, env=env)
         if "--input" not in usage:
             raise Failure(f"python -m histstore.demo --help does not tell of --input:\n{usage}")
