@@ -149,5 +149,4 @@ __all__ = [
     "UrlSource",
     "UserBlock",
     "UserMessage",
-    "__version__",
 ]

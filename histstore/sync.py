@@ -4,7 +4,7 @@ Values and errors are the same classes in both. No call starts an event loop, an
 none but `lock` and `turn` a thread: leases are renewed, and waited for, in the background.
 """
 
-from . import __version__
+from . import __version__ as __version__
 from ._retry import Durability, RetryPolicy
 from ._sync.backend import RedisBackend
 from ._sync.jsonfile import JsonFileHistoryStore
@@ -122,5 +122,4 @@ __all__ = [
     "UrlSource",
     "UserBlock",
     "UserMessage",
-    "__version__",
 ]

@@ -77,6 +77,25 @@ async def arguments(
         await through_the_trait(each)
 
 
+async def stores_without_an_annotation(texts: dict[str, str]) -> None:
+    memory = InMemoryHistoryStore()
+    assert_type(memory, InMemoryHistoryStore[Message | JSONValue])
+    file = JsonFileHistoryStore("run.json")
+    assert_type(file, JsonFileHistoryStore[Message | JSONValue])
+    await memory.save(ConversationSnapshot([texts]).append({"n": 3}))
+    await file.save((await memory.load() or ConversationSnapshot()).append(texts))
+
+    def grown(now: ConversationSnapshot | None) -> ConversationSnapshot:
+        return (now or ConversationSnapshot()).append(texts)
+
+    async def asked(now: ConversationSnapshot | None) -> ConversationSnapshot | None:
+        return now
+
+    store = histstore.RedisBackend.from_url().store("run")
+    await store.update(grown)
+    await store.update(asked)
+
+
 async def through_the_trait(store: HistoryStore) -> None:
     found = await store.load()
     await store.save((found or ConversationSnapshot()).append({"role": "user"}))
