@@ -18,7 +18,6 @@ from itertools import accumulate, chain, pairwise, repeat
 from typing import Any, Final, NamedTuple, cast, overload
 
 from . import _codec
-from ._collector import paused
 from .messages import JSONValue
 from .snapshot import Revision, known_revision
 
@@ -243,7 +242,6 @@ class Log(Sequence[Entry]):
         return zip(*_CLAIMS.iter_unpack(b"".join(self.headers)), strict=True)
 
 
-@paused
 def read_entries(items: Iterable[Any]) -> list[Entry]:
     """Reads stream entries in order, and proves each one and that none is missing between them."""
     return list(read_log(items))
@@ -268,7 +266,6 @@ def read_log(items: Iterable[Any]) -> Log:
     return Log.of(entries)
 
 
-@paused
 def _read_proven(items: Sequence[Any]) -> Log | None:
     """Reads and proves entries by columns; None, or any error of wrong types, when something is wrong."""
     ids, fields = zip(*items, strict=True)
@@ -407,7 +404,6 @@ def decode_meta(data: bytes) -> Mapping[str, JSONValue]:
 _HOLE: Final = -1
 
 
-@paused
 def replay(entries: Sequence[Entry], base: Base | None = None) -> Base:
     """Returns the content at the last of `entries`, which follow `base` or start at a checkpoint.
 

@@ -17,7 +17,6 @@ from typing import Any
 import cbor2
 
 from . import messages as m
-from ._collector import paused
 from .errors import SnapshotError
 
 _USER, _ASSISTANT = 0, 1
@@ -50,7 +49,6 @@ def encode(message: Any, path: str = "message") -> bytes:
     return cbor2.dumps([first[1], *[block.text if type(block) is m.Text else _pack_block(block) for block in blocks]])
 
 
-@paused
 def decode(slices: Sequence[bytes | memoryview]) -> list[Any]:
     """Decodes many messages in one pass over their joined bytes.
 

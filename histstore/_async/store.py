@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
 
 from .. import _chain, _codec, _protocol
 from .._chain import Base, BrokenChainError, Entry, Head
-from .._collector import paused
 from .._keys import run_keys
 from .._leasing import Lost
 from .._plan import Plan, Target, Writer, grow, plan_append, plan_save, worth_a_checkpoint
@@ -1262,7 +1261,6 @@ def _heard(lease: Lease | None, read: Callable[..., T], *args: Any) -> T:
         raise
 
 
-@paused
 def _replayed(head: RawHead, items: Sequence[Any]) -> Base:
     """Returns the content at a head, from the log that was read with it."""
     return _protocol.fold(head, _chain.read_log(_chain.since(items, head.checkpoint)), None)

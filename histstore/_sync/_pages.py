@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from .. import _chain, _protocol
 from .._chain import Base, BrokenChainError, Head, Log, Tail
-from .._collector import paused
 from .._protocol import Call, Loaded, RawHead, Where
 from ..snapshot import slice_bounds
 
@@ -163,7 +162,6 @@ class PageReader:
         return older
 
 
-@paused
 def _replayed(raw: RawHead, items: Sequence[Any], start: int | None, stop: int | None) -> Found:
     """Returns a part of the content at a head, from all of the log that was read with it."""
     log = _chain.read_log(_chain.since(items, raw.checkpoint))
