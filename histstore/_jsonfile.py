@@ -98,9 +98,10 @@ def _telling(path: Path, what: str) -> Iterator[None]:
         number = error.errno or 0
         advice = _MISTAKES.get(number) or _ADVICE.get(number, "mend that")
         repeat = "" if number in _MISTAKES else ", and repeat the call"
-        raise kind(f"the file {os.fspath(path)!r} {what}: {error.strerror or error}; {advice}{repeat}") from error
+        text = f"the file {what}: {error.strerror or error}; {advice}{repeat}"
+        raise kind(text, run_id=os.fspath(path)) from error
     except ValueError as error:  # a NUL, or a character that the file system's encoding has not
-        raise SnapshotError(f"{os.fspath(path)!r} is no path: {error}; choose another one") from error
+        raise SnapshotError(f"this is no path: {error}; choose another one", run_id=os.fspath(path)) from error
 
 
 def _place(path: Path) -> tuple[str, str]:

@@ -254,7 +254,7 @@ def _refused(
             raise LeaseLostError(lease.fence, number_or_none(fence) or None)
         case [b"gone", version, etag]:
             newest = _revision(version, etag)
-            raise RevisionGoneError(_requested(requested), newest, newest)
+            raise RevisionGoneError(_requested(requested), newest, newest, reason="forgotten")
         case [b"corrupt", version, reason]:
             raise where.corrupt(number_or_none(version, VERSIONS), shown(reason))
         case [b"format", found]:
@@ -355,7 +355,7 @@ def read_resolve(where: Where, attempt: Attempt, reply: Any, now: datetime, ttl:
             old = attempt.made_at is None or (now - attempt.made_at).total_seconds() >= memory
             if attempt.parent is None and old:
                 newest = _revision(version, etag)
-                raise RevisionGoneError(_requested(revision), newest, newest)
+                raise RevisionGoneError(_requested(revision), newest, newest, reason="forgotten")
             return None
     _refused(where, reply, attempt.parent, revision, NO_LEASE)
 

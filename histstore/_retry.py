@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from tenacity import retry_if_exception_type, stop_after_attempt, stop_after_del
 from tenacity.wait import wait_random_exponential
 
 from ._protocol import RELIABLE
-from .errors import BackendUnavailableError, SnapshotError
+from .errors import BackendUnavailableError, SnapshotError, one_line
 
 
 def _seconds(value: Any, name: str, minimum: float, exclusive: bool = False) -> None:
@@ -282,6 +282,22 @@ def describe(error: BaseException) -> str:
     """Returns an error's text without what it may quote of a command, and without a script's digest."""
     text = _QUOTED.split(str(error), 1)[0]
     return text or type(error).__name__
+
+
+_FOLLOWS: Final = re.compile(r"EXECABORT|ERR EXEC without MULTI|ERR DISCARD without MULTI")
+"""How servers word what is only the consequence of a refusal before it. Some quote that refusal once more."""
+
+SHOWN: Final = 170
+"""Characters that a text shows of a server's message at most, so that the advice after it is never cut."""
+
+
+def explain(problems: Sequence[Exception], sent: bool) -> str:
+    """Returns what failures that have one cause come to: the first one's text, and what to do, each of them once."""
+    causes = [problem for problem in problems if not _FOLLOWS.match(str(problem))] or problems
+    found = list(dict.fromkeys(describe(problem) for problem in causes))
+    advice = dict.fromkeys(classify(problem, sent=sent).advice for problem in causes)
+    more = f" (and {len(found) - 1} more of this kind)" if len(found) > 1 else ""
+    return ": ".join([one_line(found[0].rstrip("."), SHOWN) + more, *filter(None, advice)])
 
 
 class RetryableError(Exception):

@@ -470,13 +470,16 @@ def _log_size(folder: str) -> int:
 
 
 def _log_tail(folder: str, start: int | None) -> str:
-    """The end of what the server that was just started wrote to its log, as the end of an error's text.
+    """Return the last line that the server that was just started wrote to its log, as the end of an error's text.
 
-    Nothing from before its start: it may tell other troubles, or a crash report with a message in it.
+    Nothing from before its start: it may tell other troubles, or a crash report with a message in it. One line, since
+    an error's text is one.
     """
     if start is None:
         return ""
     with open(os.path.join(folder, _LOG), "rb") as log:
         log.seek(max(start, _log_size(folder) - _LOG_TAIL_BYTES))
         text = log.read().decode(errors="replace").strip()
-    return f"; its log ends: {text}" if text else ""
+    # A line begins with process, role, day and time: "71:M 29 Nov 2026 21:02:51.348 # Bad file format …".
+    line = text.rpartition("\n")[2]
+    return f"; its log ends: {line.partition(' # ')[2] or line}" if line else ""

@@ -7,12 +7,13 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, TypeAlias, cast, overload
+from urllib.parse import quote, unquote
 
 from . import _json
-from .errors import SnapshotError, UnsupportedVersionError
+from .errors import SnapshotError, UnsupportedVersionError, quoted
 from .messages import TYPED, JSONValue, Message, check_message, freeze_json, setters
 
 AnyMessage: TypeAlias = Message | JSONValue
@@ -113,6 +114,9 @@ class Revision:
     def __str__(self) -> str:
         return f"{self.version}-{self.etag.hex()}"
 
+    def __repr__(self) -> str:
+        return f"<Revision {brief(self)}>"
+
     @classmethod
     def parse(cls, text: str) -> Revision:
         """Reads what `str()` wrote.
@@ -124,6 +128,11 @@ class Revision:
         if match is None:
             raise SnapshotError('a revision is written as version, "-" and 32 lower-case hex digits')
         return cls(int(match[1]), bytes.fromhex(match[2]))
+
+
+def brief(revision: Revision | None) -> str:
+    """Return a revision as `repr` shows it: "3-917fa2…", or "absent"."""
+    return "absent" if revision is None else f"{revision.version}-{revision.etag[:3].hex()}…"
 
 
 _new_revision: Final = partial(object.__new__, Revision)
@@ -171,6 +180,9 @@ KEEP: Final = Keep.KEEP
 class Attempt:
     """Names one write whose outcome is open. `resolve` settles it, in this process or another.
 
+    `str(attempt)` is one line of printable ASCII, for a log, a queue or a column; `Attempt.parse` reads it. It holds no
+    secret and no content, only what `resolve` needs.
+
     Attributes:
         kind: "save" or "delete".
         namespace: The backend's namespace.
@@ -190,6 +202,77 @@ class Attempt:
     ticket: bytes
     made_at: datetime | None = field(default=None, compare=False)
 
+    def __str__(self) -> str:
+        made_at = "" if self.made_at is None else f"{self.made_at.astimezone(UTC):{_MADE_AT}}"
+        # strftime writes a year before 1000 with fewer digits than it reads.
+        made_at = made_at.rjust(23, "0") if made_at else ""
+        revision, details = self.revision, ["", "", ""]
+        if revision is not None:
+            known = (revision.fence, revision.length, revision.size)
+            details = ["" if value is None else str(value) for value in known]
+        parts = [
+            self.kind,
+            quote(self.namespace, safe=""),
+            quote(self.run_id, safe=""),
+            "" if self.parent is None else str(self.parent),
+            "" if revision is None else str(revision),
+            *details,
+            self.ticket.hex(),
+            made_at,
+        ]
+        return ":".join(parts)
+
+    def __repr__(self) -> str:
+        made = "" if self.revision is None else f" as {brief(self.revision)}"
+        if self.kind == "delete":
+            return f"<Attempt to delete run {quoted(self.run_id)} at {brief(self.parent)}>"
+        return f"<Attempt to {self.kind} run {quoted(self.run_id)}{made}, onto {brief(self.parent)}>"
+
+    @classmethod
+    def parse(cls, text: str) -> Attempt:
+        """Read what `str()` wrote. `resolve` of it says what `resolve` of the original would.
+
+        Raises:
+            SnapshotError: `text` is not an attempt.
+        """
+        match = _ATTEMPT.fullmatch(text) if isinstance(text, str) else None
+        try:
+            if match is None:
+                raise ValueError("no attempt")
+            kind, namespace, run_id, parent, revision, fence, length, size, ticket, made_at = match.groups()
+            made = Revision.parse(revision) if revision else None
+            if made is not None:
+                known = [None if digits == "" else int(digits) for digits in (fence, length, size)]
+                made = Revision(made.version, made.etag, None, *known)
+            elif fence or length or size:
+                raise ValueError("details of no revision")
+            return cls(
+                kind,
+                check_name(unquote(namespace, errors="strict"), "namespace"),
+                RunId(unquote(run_id, errors="strict")),
+                Revision.parse(parent) if parent else None,
+                made,
+                bytes.fromhex(ticket),
+                datetime.strptime(made_at, _MADE_AT).replace(tzinfo=UTC) if made_at else None,
+            )
+        except ValueError:
+            raise SnapshotError(
+                'an attempt is written as str(attempt) writes it, "save:namespace:run:…": give that text, unchanged'
+            ) from None
+
+
+_MADE_AT: Final = "%Y%m%dT%H%M%S.%fZ"
+
+_ATTEMPT: Final = re.compile(
+    # kind, namespace, run
+    r"(save|delete):([\w.~%-]+):([\w.~%-]+)"
+    # parent, revision, and the latter's fence, length and size
+    r":([0-9a-f-]*):([0-9a-f-]*):([0-9]{0,19}):([0-9]{0,19}):([0-9]{0,19})"
+    # ticket, time
+    r":([0-9a-f]{32}):([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)?",
+    re.ASCII,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LeaseInfo:
@@ -206,6 +289,9 @@ class LeaseInfo:
     fence: int
     since: datetime
     expires_in: float
+
+    def __repr__(self) -> str:
+        return f"<LeaseInfo: fence {self.fence}, held by {quoted(self.holder)}, expires in {self.expires_in:.1f} s>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +322,11 @@ class RunInfo:
     expires_at: datetime | None
     lease: LeaseInfo | None
 
+    def __repr__(self) -> str:
+        held = "" if self.lease is None else f", held by {quoted(self.lease.holder)}"
+        content = f"{self.length:,} messages, {self.size:,} bytes"
+        return f"<RunInfo of run {quoted(self.run_id)} at {brief(self.revision)}: {content}{held}>"
+
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[M_co]):
@@ -256,6 +347,10 @@ class Page(Generic[M_co]):
     length: int
     meta: Mapping[str, JSONValue]
     revision: Revision
+
+    def __repr__(self) -> str:
+        part = f"{len(self.messages):,} of {self.length:,} messages, from {self.start:,}"
+        return f"<Page of {part}, at {brief(self.revision)}>"
 
 
 RunKey = tuple[str, ...]
@@ -588,7 +683,8 @@ class ConversationSnapshot(_Parts[M_co]):
     __hash__ = None  # type: ignore[assignment]  # plain messages are mutable
 
     def __repr__(self) -> str:
-        return f"<ConversationSnapshot of {self._length} messages, revision {self.revision}>"
+        at = "" if self.revision is None else f", revision {brief(self.revision)}"
+        return f"<ConversationSnapshot of {self._length:,} messages{at}>"
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(

@@ -22,6 +22,7 @@ from .._retry import (
     UndoneError,
     classify,
     describe,
+    explain,
     is_damage,
     tenacity_options,
 )
@@ -330,10 +331,7 @@ class Runner:
         return self._failure(call, state, error)
 
     def _failure(self, call: Call, state: Delivery, error: Exception) -> Exception:
-        reason = describe(error)
-        advice = classify(error, sent=True).advice
-        if advice:
-            reason = f"{reason.rstrip('.')}: {advice}"
+        reason = explain([error], sent=True)
         if call.write is not None and state.ambiguous:
             # Also after a definite refusal of a resend: that says nothing about the earlier copy.
             return OutcomeUnknownError(call.write(), reason)
@@ -380,8 +378,7 @@ class Runner:
             problems = _problems(commands, replies)
             faults = [classify(problem, sent=False) for problem in problems]
             if any(not fault.retry for fault in faults):
-                advice = dict.fromkeys(fault.advice for fault in faults if fault.advice)
-                found = "; ".join(dict.fromkeys([*map(describe, problems), *advice]))
+                found = explain(problems, sent=False)
                 raise BackendUnavailableError(f"the server refuses what histstore needs: {found}") from problems[0]
             self._hear_role(replies[list(commands).index(_ROLE)])
             if problems:

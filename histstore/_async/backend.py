@@ -18,7 +18,14 @@ from .._leasing import Lost
 from .._options import DEFAULTS, Options
 from .._retry import Durability, RetryPolicy
 from .._settings import ConnectionSettings, connection_settings
-from ..errors import BackendError, BackendUnavailableError, CorruptSnapshotError, SnapshotError
+from ..errors import (
+    BackendError,
+    BackendUnavailableError,
+    CorruptSnapshotError,
+    HistoryStoreError,
+    SnapshotError,
+    name_run,
+)
 from ..snapshot import ANY, M, RunId, RunInfo, check_name
 from . import _io
 from ._leases import DELETED, Leases
@@ -326,13 +333,17 @@ class RedisBackend:
             OutcomeUnknownError: It may have been deleted; `store(run_id).resolve(error.attempt)` says.
         """
         store = self.store(run_id)
-        held = self._leases.here(store._where)
-        async with store._mine(retry):
-            deleted = await store._delete(ANY, None, retry, force=True)
-        for lease in held:
-            self._leases.lose(lease, Lost(None, DELETED))
-        await self._leases.serve(store._where, retry)
-        return deleted
+        try:
+            held = self._leases.here(store._where)
+            async with store._mine(retry):
+                deleted = await store._delete(ANY, None, retry, force=True)
+            for lease in held:
+                self._leases.lose(lease, Lost(None, DELETED))
+            await self._leases.serve(store._where, retry)
+            return deleted
+        except HistoryStoreError as error:
+            name_run(error, store.run_id)
+            raise
 
     async def break_lease(self, run_id: str | uuid.UUID, *, retry: RetryPolicy | None = None) -> bool:
         """Takes a run's lease from whoever holds it, and hands the run to the next who waits.
@@ -347,7 +358,12 @@ class RedisBackend:
         Raises:
             BackendUnavailableError: The server could not be used; repeating is safe.
         """
-        return await self._leases.break_lease(self.store(run_id)._where, retry)
+        store = self.store(run_id)
+        try:
+            return await self._leases.break_lease(store._where, retry)
+        except HistoryStoreError as error:
+            name_run(error, store.run_id)
+            raise
 
 
 def _limit(pool: Any) -> int | None:

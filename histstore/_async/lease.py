@@ -9,7 +9,7 @@ from .. import _leasing
 from .._leasing import Lost
 from .._protocol import Call, Carried, Where
 from .._retry import RetryPolicy
-from ..errors import LeaseLostError, LockError
+from ..errors import HistoryStoreError, LeaseLostError, LockError, name_run, quoted
 from ..snapshot import RunId
 from . import _io, _tasks
 from ._runner import Delivery
@@ -104,15 +104,19 @@ class Lease:
             LeaseLostError: It is another's, or was given up.
             BackendUnavailableError: The server could not be used; the lease may still be held, see `remaining`.
         """
-        self._refuse_if_over()
-        delivery = Delivery()
-        reply = await self._leases.send(self._where, self._renewal(), self.remaining(), delivery)
-        lost = _leasing.read_over(self._where, self._carried, reply)
-        if lost is not None:
-            self._leases.lose(self, lost)
-            raise self._error()
-        self._leases.prolonged(self, delivery.began)
-        self._refuse_if_over()
+        try:
+            self._refuse_if_over()
+            delivery = Delivery()
+            reply = await self._leases.send(self._where, self._renewal(), self.remaining(), delivery)
+            lost = _leasing.read_over(self._where, self._carried, reply)
+            if lost is not None:
+                self._leases.lose(self, lost)
+                raise self._error()
+            self._leases.prolonged(self, delivery.began)
+            self._refuse_if_over()
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     @property
     def _held(self) -> bool:
@@ -137,11 +141,11 @@ class Lease:
 
     def _error(self) -> LeaseLostError:
         lost = self._lost or Lost(None, "it was given up")
-        return LeaseLostError(self.fence, lost.current, lost.reason)
+        return LeaseLostError(self.fence, lost.current, lost.reason, run_id=self.run_id)
 
     def __repr__(self) -> str:
         state = "lost" if self._lost is not None else "given up" if self._ended else f"{self.remaining():.1f} s left"
-        return f"<Lease of run {str(self.run_id)!r} with fence {self.fence}: {state}>"
+        return f"<Lease of run {quoted(self.run_id)} with fence {self.fence}: {state}>"
 
 
 class LeaseScope:
@@ -171,21 +175,25 @@ class LeaseScope:
         self._lease: Lease | None = None
 
     async def __aenter__(self) -> Lease:
-        if self._lease is not None:
-            raise LockError("this lock() was entered before: call lock() anew each time")
-        if self._leases.of(self._where) is not None:
-            raise LockError(f"run {str(self._where.run_id)!r} is already leased here: use that lease, or leave it")
-        self._scope.begin(self)
-        self._lease = await self._leases.acquire(
-            self._where, self._ttl, self._timeout, self._renew, self._policy, self._scope
-        )
-        self._scope.enter()
-        self._leases.carry(self._lease)
-        if self._lease._lost is not None:
-            lost = self._lease._error()  # before there was a body to cancel
-            await self.give_up(lost)
-            raise lost
-        return self._lease
+        try:
+            if self._lease is not None:
+                raise LockError("this lock() was entered before: call lock() anew each time")
+            if self._leases.of(self._where) is not None:
+                raise LockError("the run is already leased here: use that lease, or leave it")
+            self._scope.begin(self)
+            self._lease = await self._leases.acquire(
+                self._where, self._ttl, self._timeout, self._renew, self._policy, self._scope
+            )
+            self._scope.enter()
+            self._leases.carry(self._lease)
+            if self._lease._lost is not None:
+                lost = self._lease._error()  # before there was a body to cancel
+                await self.give_up(lost)
+                raise lost
+            return self._lease
+        except HistoryStoreError as error:
+            name_run(error, self._where.run_id)
+            raise
 
     def leave(self) -> None:
         """The body has ended: a loss cancels nothing any more."""

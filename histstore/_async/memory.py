@@ -20,6 +20,7 @@ from ..snapshot import (
     Revision,
     RunId,
     add_origin,
+    brief,
     find_origin,
     from_parts,
     parts,
@@ -38,6 +39,9 @@ class InMemoryHistoryStore(Generic[M]):
     def __init__(self) -> None:
         self._key = ("memory", "", str(RunId.new()))
         self._base: Base | None = None
+
+    def __repr__(self) -> str:
+        return f"<InMemoryHistoryStore at {brief(self.revision)}>"
 
     @property
     def revision(self) -> Revision | None:

@@ -14,6 +14,9 @@ from ..errors import (
     CorruptSnapshotError,
     NotReplicatedError,
     SnapshotError,
+    UnsupportedVersionError,
+    name_run,
+    quoted,
 )
 from ..snapshot import (
     SEEN,
@@ -25,6 +28,7 @@ from ..snapshot import (
     Origin,
     Revision,
     add_origin,
+    brief,
     find_origin,
 )
 from . import _io
@@ -111,14 +115,15 @@ class JsonFileHistoryStore(Generic[M]):
                 if isinstance(wanted, Expect):
                     return
                 if (_jsonfile.digest(current) if current is not None else None) != (wanted.etag if wanted else None):
-                    raise ConflictError(wanted, None if current is None else self._see(current))
+                    actual = None if current is None else self._see(current)
+                    raise ConflictError(wanted, actual, run_id=str(self._path))
 
             unsure = _io.run_blocking(_jsonfile.replace, self._path, data, check)
             revision = self._see(data)
             self._revision = revision
             add_origin(snapshot, self._key, Origin(revision))
             if unsure is not None:
-                error = NotReplicatedError(revision, 0, 1)
+                error = NotReplicatedError(revision, 0, 1, run_id=str(self._path))
                 error.add_note(f"the disk did not confirm the file ({unsure.strerror}): mend that, and save again")
                 raise error from unsure
             return revision
@@ -144,9 +149,15 @@ class JsonFileHistoryStore(Generic[M]):
                 snapshot: ConversationSnapshot[M] = ConversationSnapshot.from_json(data)
             except SnapshotError as error:
                 raise CorruptSnapshotError(str(self._path), None, str(error)) from error
+            except UnsupportedVersionError as error:
+                name_run(error, str(self._path))
+                raise
             self._revision = self._see(data)
             add_origin(snapshot, self._key, Origin(self._revision))
             return snapshot
+
+    def __repr__(self) -> str:
+        return f"<JsonFileHistoryStore at {quoted(str(self._path))}, {brief(self._revision)}>"
 
     def _mine(self) -> _io.Held:
         return _io.Held(self._lock, 1e9, BackendUnavailableError, "")

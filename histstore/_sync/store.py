@@ -30,6 +30,9 @@ from ..errors import (
     OutcomeUnknownError,
     RevisionGoneError,
     SnapshotError,
+    name_run,
+    one_line,
+    quoted,
 )
 from ..messages import JSONValue, check_message, freeze_json
 from ..snapshot import (
@@ -49,6 +52,7 @@ from ..snapshot import (
     RunId,
     RunInfo,
     add_origin,
+    brief,
     find_origin,
     from_parts,
     parts,
@@ -130,7 +134,7 @@ class RedisHistoryStore(Generic[M]):
         return self._pending.call.attempt if self._pending is not None else None
 
     def __repr__(self) -> str:
-        return f"<RedisHistoryStore of run {str(self.run_id)!r} at {self.revision}>"
+        return f"<RedisHistoryStore of run {quoted(self.run_id)} at {brief(self.revision)}>"
 
     def _mine(self, retry: RetryPolicy | None) -> _io.Held:
         """Returns the lock that lets the calls take turns. Whoever may not use the backend must not wait for it."""
@@ -158,12 +162,16 @@ class RedisHistoryStore(Generic[M]):
             UnsupportedVersionError: The run was written by a newer format.
             BackendUnavailableError: The server could not be used within the deadline.
         """
-        if at is not None:
-            return self._load_at(at, retry)
-        with self._mine(retry):
-            base = self._fetch(retry)
-            self._seen(base)
-            return self._give(base) if base is not None else None
+        try:
+            if at is not None:
+                return self._load_at(at, retry)
+            with self._mine(retry):
+                base = self._fetch(retry)
+                self._seen(base)
+                return self._give(base) if base is not None else None
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def _load_at(self, at: int | Revision, retry: RetryPolicy | None) -> ConversationSnapshot[Any]:
         version = at.version if isinstance(at, Revision) else at
@@ -198,7 +206,7 @@ class RedisHistoryStore(Generic[M]):
         if isinstance(at, Revision) and last.etag != at.etag:
             raise RevisionGoneError(at, head.first, head.version)
         if last.checkpoint < head.first:
-            raise RevisionGoneError(at, head.first, head.version)
+            raise RevisionGoneError(at, head.first, head.version, reason="trimmed")
         if len(items) < version - last.checkpoint + 1:
             raise BrokenChainError(version, "an entry is missing")
         return _chain.replay(_chain.read_log(items[last.checkpoint - version - 1 :]))
@@ -370,20 +378,24 @@ class RedisHistoryStore(Generic[M]):
             OutcomeUnknownError: It may have been saved; `resolve()` says.
         """
         self._settled = None
-        if not isinstance(snapshot, ConversationSnapshot):
-            hint = ": a Page is not the whole conversation, load() it" if isinstance(snapshot, Page) else ""
-            raise SnapshotError(f"save() takes a ConversationSnapshot, not a {type(snapshot).__name__}{hint}")
-        _check_expected(expected)
-        lease = self._carrying(lease)
-        with self._mine(retry):
-            if self._pending is not None:
-                self._settle(retry)
-            origin = find_origin(snapshot, self._where.key)
-            if expected is ANY:
-                return self._whatever(lambda head: self._save_onto(head, origin, snapshot, lease, retry), retry)
-            newest = self.revision if origin is None else origin[0].revision
-            wanted = newest if isinstance(expected, Expect) else expected
-            return self._save_onto(self._head_at(wanted, origin, retry), origin, snapshot, lease, retry)
+        try:
+            if not isinstance(snapshot, ConversationSnapshot):
+                hint = ": a Page is not the whole conversation, load() it" if isinstance(snapshot, Page) else ""
+                raise SnapshotError(f"save() takes a ConversationSnapshot, not a {type(snapshot).__name__}{hint}")
+            _check_expected(expected)
+            lease = self._carrying(lease)
+            with self._mine(retry):
+                if self._pending is not None:
+                    self._settle(retry)
+                origin = find_origin(snapshot, self._where.key)
+                if expected is ANY:
+                    return self._whatever(lambda head: self._save_onto(head, origin, snapshot, lease, retry), retry)
+                newest = self.revision if origin is None else origin[0].revision
+                wanted = newest if isinstance(expected, Expect) else expected
+                return self._save_onto(self._head_at(wanted, origin, retry), origin, snapshot, lease, retry)
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def _save_onto(
         self,
@@ -452,23 +464,27 @@ class RedisHistoryStore(Generic[M]):
             Exception: What `save` raises.
         """
         self._settled = None
-        for index, message in enumerate(messages):
-            check_message(message, f"messages[{index}]")
-        if type(pinned) is not bool:
-            raise SnapshotError("pinned is True or False")
-        encoded = None if isinstance(meta, Keep) else _codec.encode_meta(_frozen_meta(meta))
-        _check_expected(expected)
-        lease = self._carrying(lease)
-        with self._mine(retry):
-            if self._pending is not None:
-                self._settle(retry)
-            if expected is ANY:
-                return self._whatever(
-                    lambda head: self._append_onto(head, messages, pinned, encoded, lease, retry), retry
-                )
-            wanted = self.revision if isinstance(expected, Expect) else expected
-            parent = self._head_at(wanted, None, retry)
-            return self._append_onto(parent, messages, pinned, encoded, lease, retry, seen=True)
+        try:
+            for index, message in enumerate(messages):
+                check_message(message, f"messages[{index}]")
+            if type(pinned) is not bool:
+                raise SnapshotError("pinned is True or False")
+            encoded = None if isinstance(meta, Keep) else _codec.encode_meta(_frozen_meta(meta))
+            _check_expected(expected)
+            lease = self._carrying(lease)
+            with self._mine(retry):
+                if self._pending is not None:
+                    self._settle(retry)
+                if expected is ANY:
+                    return self._whatever(
+                        lambda head: self._append_onto(head, messages, pinned, encoded, lease, retry), retry
+                    )
+                wanted = self.revision if isinstance(expected, Expect) else expected
+                parent = self._head_at(wanted, None, retry)
+                return self._append_onto(parent, messages, pinned, encoded, lease, retry, seen=True)
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def _append_onto(
         self,
@@ -556,34 +572,38 @@ class RedisHistoryStore(Generic[M]):
             Exception: What `save` raises.
         """
         self._settled = None
-        frozen = None if isinstance(meta, Keep) else _frozen_meta(meta)
-        slice_bounds(start, stop, 0)
-        _check_expected(expected)
-        lease = self._carrying(lease)
+        try:
+            frozen = None if isinstance(meta, Keep) else _frozen_meta(meta)
+            slice_bounds(start, stop, 0)
+            _check_expected(expected)
+            lease = self._carrying(lease)
 
-        def onto(head: Head | None, seen: bool = False) -> Revision:
-            base = self._base_of(head, retry)
-            before = self._snapshot_of(base) if base is not None else ConversationSnapshot[Any]()
-            after = before.splice(start, stop, *messages, pinned=pinned)
-            if frozen is not None:
-                after = after.with_meta(frozen)
-            values, pins, length = parts(after)
-            target = Target(values, pins, length, after.meta)
-            seen = seen or head is None or head.revision == self.revision
-            plan = plan_save(head, base, target, self._writer(lease))
-            revision = self._commit(plan, head, base, lease, retry, seen=seen)
-            if revision is None:
-                assert head is not None
-                self._confirm(head, base, lease, retry, seen=seen)
-                return head.revision
-            return revision
+            def onto(head: Head | None, seen: bool = False) -> Revision:
+                base = self._base_of(head, retry)
+                before = self._snapshot_of(base) if base is not None else ConversationSnapshot[Any]()
+                after = before.splice(start, stop, *messages, pinned=pinned)
+                if frozen is not None:
+                    after = after.with_meta(frozen)
+                values, pins, length = parts(after)
+                target = Target(values, pins, length, after.meta)
+                seen = seen or head is None or head.revision == self.revision
+                plan = plan_save(head, base, target, self._writer(lease))
+                revision = self._commit(plan, head, base, lease, retry, seen=seen)
+                if revision is None:
+                    assert head is not None
+                    self._confirm(head, base, lease, retry, seen=seen)
+                    return head.revision
+                return revision
 
-        with self._mine(retry):
-            self._settle(retry)
-            if expected is ANY:
-                return self._whatever(onto, retry)
-            wanted = self.revision if isinstance(expected, Expect) else expected
-            return onto(self._head_at(wanted, None, retry), seen=True)
+            with self._mine(retry):
+                self._settle(retry)
+                if expected is ANY:
+                    return self._whatever(onto, retry)
+                wanted = self.revision if isinstance(expected, Expect) else expected
+                return onto(self._head_at(wanted, None, retry), seen=True)
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def update(
         self,
@@ -615,9 +635,13 @@ class RedisHistoryStore(Generic[M]):
         policy = self._policy(retry)
         deadline = _io.monotonic() + policy.deadline
         races = 0
-        self._carrying(lease)  # before `fn` works in vain
-        with self._mine(retry):
-            self._settle(retry)
+        try:
+            self._carrying(lease)  # before `fn` works in vain
+            with self._mine(retry):
+                self._settle(retry)
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
         while True:
             before = self.load(retry=retry)
             # Now, since `fn` may save the snapshot elsewhere, which gives it that run's revision.
@@ -635,7 +659,8 @@ class RedisHistoryStore(Generic[M]):
                 if revision is not None:
                     return revision
                 why = error.reason or "no answer in time"
-                lost: Exception = BackendUnavailableError(f"update: {why}; nothing was written, repeating is safe")
+                text = f"update: {one_line(why, 150)}; nothing was written, repeating is safe"
+                lost: Exception = BackendUnavailableError(text, run_id=self.run_id)
             except ConflictError as error:
                 lost = error
             pause = _pause(races, policy)
@@ -644,7 +669,7 @@ class RedisHistoryStore(Generic[M]):
             races += 1
             _io.sleep(pause)
 
-    def _whatever(self, write: Callable[[Head | None], Revision], retry: RetryPolicy | None) -> Revision:
+    def _whatever(self, write: Callable[[Head | None], T], retry: RetryPolicy | None) -> T:
         """Writes onto whatever is there: reads the head, compares and sets, again when a rival was faster."""
         policy = self._policy(retry)
         for tries in range(policy.attempts):
@@ -712,7 +737,7 @@ class RedisHistoryStore(Generic[M]):
         elif not isinstance(given, Lease):
             raise SnapshotError(f"lease= is what `store.lock()` gives when it is entered, not a {type(given).__name__}")
         elif given._where.key != self._where.key:
-            raise SnapshotError(f"the lease is of run {str(given.run_id)!r}, and the store of {str(self.run_id)!r}")
+            raise SnapshotError(f"the lease is of run {quoted(given.run_id)}, and the store of {quoted(self.run_id)}")
         else:
             lease = given
         if lease is not None:
@@ -863,17 +888,21 @@ class RedisHistoryStore(Generic[M]):
             BackendError: The backend is closing, or closed.
             SnapshotError: An argument is out of range.
         """
-        for name, value in (("renew", renew), ("cancel", cancel)):
-            if type(value) is not bool:
-                raise SnapshotError(f"{name} is True or False")
-        if type(ttl) not in (int, float) or not 0.01 <= ttl <= 86400 * 365:
-            raise SnapshotError("ttl is a number of seconds, from 0.01 to a year")
-        if acquire_timeout is not None and (
-            type(acquire_timeout) not in (int, float) or not 0 <= acquire_timeout <= 86400 * 365
-        ):
-            raise SnapshotError("acquire_timeout is a number of seconds from 0 to a year, or None")
-        self._backend._runner.check_owner()
-        return LeaseScope(self._backend._leases, self._where, ttl, acquire_timeout, renew, cancel, retry)
+        try:
+            for name, value in (("renew", renew), ("cancel", cancel)):
+                if type(value) is not bool:
+                    raise SnapshotError(f"{name} is True or False")
+            if type(ttl) not in (int, float) or not 0.01 <= ttl <= 86400 * 365:
+                raise SnapshotError("ttl is a number of seconds, from 0.01 to a year")
+            if acquire_timeout is not None and (
+                type(acquire_timeout) not in (int, float) or not 0 <= acquire_timeout <= 86400 * 365
+            ):
+                raise SnapshotError("acquire_timeout is a number of seconds from 0 to a year, or None")
+            self._backend._runner.check_owner()
+            return LeaseScope(self._backend._leases, self._where, ttl, acquire_timeout, renew, cancel, retry)
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def turn(
         self,
@@ -902,9 +931,13 @@ class RedisHistoryStore(Generic[M]):
             Exception: What `lock`, `load` and `save` raise.
         """
         self._settled = None
-        _check_expected(expected)
-        scope = self.lock(ttl=ttl, acquire_timeout=acquire_timeout, cancel=cancel, retry=retry)
-        return TurnScope(self, scope, expected, retry)
+        try:
+            _check_expected(expected)
+            scope = self.lock(ttl=ttl, acquire_timeout=acquire_timeout, cancel=cancel, retry=retry)
+            return TurnScope(self, scope, expected, retry)
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def _pends(self, snapshot: ConversationSnapshot[Any], at: Revision | None) -> bool:
         """Whether saving `snapshot` at a revision that this store has seen would write something. No I/O."""
@@ -924,7 +957,8 @@ class RedisHistoryStore(Generic[M]):
         """Settles a write whose outcome is open, for good.
 
         Args:
-            attempt: What an OutcomeUnknownError, or `unsettled`, named; None: this store's own.
+            attempt: What an OutcomeUnknownError, or `unsettled`, named, here or in another process (`Attempt.parse`
+                reads its text); None: this store's own.
             retry: The policy for this call.
 
         Returns:
@@ -936,18 +970,26 @@ class RedisHistoryStore(Generic[M]):
             NotReplicatedError: It was applied, but `Durability` is not reached.
             SnapshotError: The attempt is another run's.
         """
-        if attempt is not None and (attempt.namespace, attempt.run_id) != self._where.key:
-            raise SnapshotError(f"the attempt belongs to run {str(attempt.run_id)!r}: resolve it with that run's store")
-        with self._mine(retry):
-            if self._pending is not None and attempt in (None, self.unsettled):
-                return self._settle(retry, durably=True)
-            if attempt is None:
-                return self._settled
-            reply, acked = self._run(_protocol.resolve(self._where, attempt), retry)
-            revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC), self._backend.ttl_ms)
-            if revision is not None:
-                self._check_copies(revision, acked)
-            return revision
+        try:
+            if attempt is not None and not isinstance(attempt, Attempt):
+                raise SnapshotError("attempt= is an Attempt, or None (Attempt.parse reads one from text)")
+            if attempt is not None and (attempt.namespace, attempt.run_id) != self._where.key:
+                raise SnapshotError(
+                    f"the attempt is that of run {quoted(attempt.run_id)}: resolve it with that run's store"
+                )
+            with self._mine(retry):
+                if self._pending is not None and attempt in (None, self.unsettled):
+                    return self._settle(retry, durably=True)
+                if attempt is None:
+                    return self._settled
+                reply, acked = self._run(_protocol.resolve(self._where, attempt), retry)
+                revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC), self._backend.ttl_ms)
+                if revision is not None:
+                    self._check_copies(revision, acked)
+                return revision
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def _settle(self, retry: RetryPolicy | None, *, durably: bool = False) -> Revision | None:
         """Settles what is open. What comes next waits for the copies itself, unless `durably`."""
@@ -993,15 +1035,19 @@ class RedisHistoryStore(Generic[M]):
             CorruptSnapshotError: Stored bytes are not what was saved.
             BackendUnavailableError: It was not done within the deadline.
         """
-        slice_bounds(start, stop, 0)
-        budget = self._budget("read", retry)
-        with self._mine(retry):
-            # Once a page has shown that rivals are far ahead, what is remembered only costs a request.
-            if self._base is not None and self._base.head.revision == self.revision:
-                base = self._grown(self._base, budget)
-                if base is not None:
-                    return self._page_of(part_of(base, start, stop))
-            return self._page(start, stop, budget)
+        try:
+            slice_bounds(start, stop, 0)
+            budget = self._budget("read", retry)
+            with self._mine(retry):
+                # Once a page has shown that rivals are far ahead, what is remembered only costs a request.
+                if self._base is not None and self._base.head.revision == self.revision:
+                    base = self._grown(self._base, budget)
+                    if base is not None:
+                        return self._page_of(part_of(base, start, stop))
+                return self._page(start, stop, budget)
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def _page(self, start: int | None, stop: int | None, budget: Budget) -> Page[Any] | None:
         at_once = self._backend.keep_revisions == 0  # else the log may hold far more than the page needs
@@ -1044,8 +1090,12 @@ class RedisHistoryStore(Generic[M]):
         Raises:
             CorruptSnapshotError: The run's head is damaged.
         """
-        reply, _ = self._run(_protocol.info(self._where), retry)
-        return _protocol.read_info(self._where, reply)
+        try:
+            reply, _ = self._run(_protocol.info(self._where), retry)
+            return _protocol.read_info(self._where, reply)
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def revisions(self, *, limit: int | None = None, retry: RetryPolicy | None = None) -> Iterator[Revision]:
         """Yields revisions that `load(at=)` reaches, newest first.
@@ -1062,35 +1112,39 @@ class RedisHistoryStore(Generic[M]):
             RevisionGoneError: The run was deleted, or trimmed past what was yielded, and goes on without it.
             BackendUnavailableError: A step was not done within the deadline.
         """
-        if limit is not None and (type(limit) is not int or limit < 0):
-            raise SnapshotError("limit is a whole number from 0, or None")
-        left = limit
-        after: Entry | None = None
-        while left is None or left > 0:
-            count = 64 if left is None else min(left, 64)
-            before = after.version if after is not None else None
-            budget = self._budget("revisions", retry)
-            try:
-                loaded = self._ask(budget, _protocol.newest(self._where, before, count))
-                found = _chain.read_entries(loaded.items[::-1])[::-1]
-                if (
-                    found
-                    and after is not None
-                    and (found[0].version, found[0].etag) != (after.version - 1, after.parent)
-                ):
-                    self._still(after, budget)
-                    raise BrokenChainError(after.version, "an entry is missing or out of order")
-            except BrokenChainError as error:
-                raise self._corrupt(error) from error
-            first = loaded.head.first if loaded.head is not None else 0
-            for entry in found:
-                if entry.checkpoint < first:
+        try:
+            if limit is not None and (type(limit) is not int or limit < 0):
+                raise SnapshotError("limit is a whole number from 0, or None")
+            left = limit
+            after: Entry | None = None
+            while left is None or left > 0:
+                count = 64 if left is None else min(left, 64)
+                before = after.version if after is not None else None
+                budget = self._budget("revisions", retry)
+                try:
+                    loaded = self._ask(budget, _protocol.newest(self._where, before, count))
+                    found = _chain.read_entries(loaded.items[::-1])[::-1]
+                    if (
+                        found
+                        and after is not None
+                        and (found[0].version, found[0].etag) != (after.version - 1, after.parent)
+                    ):
+                        self._still(after, budget)
+                        raise BrokenChainError(after.version, "an entry is missing or out of order")
+                except BrokenChainError as error:
+                    raise self._corrupt(error) from error
+                first = loaded.head.first if loaded.head is not None else 0
+                for entry in found:
+                    if entry.checkpoint < first:
+                        return
+                    yield entry.revision()
+                if len(found) < count:
                     return
-                yield entry.revision()
-            if len(found) < count:
-                return
-            after = found[-1]
-            left = None if left is None else left - len(found)
+                after = found[-1]
+                left = None if left is None else left - len(found)
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def _still(self, entry: Entry, budget: Budget) -> None:
         """Raises RevisionGoneError if the log does not hold `entry` any more: the run was made anew meanwhile."""
@@ -1113,27 +1167,31 @@ class RedisHistoryStore(Generic[M]):
             Exception: What `save` raises.
         """
         self._settled = None
-        lease = self._carrying(None)
-        with self._mine(retry):
-            self._settle(retry)
-            head = self._read_raw_head(retry)
-            if head is None:
-                return None
-            if head.first == head.version:
-                return Revision(head.version, head.etag, _chain.timestamp(head.saved), None, head.length, head.size)
+        try:
+            lease = self._carrying(None)
+            with self._mine(retry):
+                self._settle(retry)
+                head = self._read_raw_head(retry)
+                if head is None:
+                    return None
+                if head.first == head.version:
+                    return Revision(head.version, head.etag, _chain.timestamp(head.saved), None, head.length, head.size)
 
-            def rewrite(_head: Head | None) -> Revision:
-                base = self._fetch(retry)
-                if base is None:
-                    raise ConflictError(None, None)
-                target = Target(base.messages(), base.pins, base.length, self._meta_of(base.head))
-                plan = plan_save(base.head, base, target, self._writer(lease), full=True)
-                seen = base.head.revision == self.revision
-                revision = self._commit(plan, base.head, base, lease, retry, seen=seen, keep=0)
-                assert revision is not None  # a full checkpoint is always written
-                return revision
+                def rewrite(_head: Head | None) -> Revision:
+                    base = self._fetch(retry)
+                    if base is None:
+                        raise ConflictError(None, None)
+                    target = Target(base.messages(), base.pins, base.length, self._meta_of(base.head))
+                    plan = plan_save(base.head, base, target, self._writer(lease), full=True)
+                    seen = base.head.revision == self.revision
+                    revision = self._commit(plan, base.head, base, lease, retry, seen=seen, keep=0)
+                    assert revision is not None  # a full checkpoint is always written
+                    return revision
 
-            return self._whatever(rewrite, retry)
+                return self._whatever(rewrite, retry)
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def delete(
         self,
@@ -1158,10 +1216,14 @@ class RedisHistoryStore(Generic[M]):
             OutcomeUnknownError: It may have been deleted; `resolve()` says.
         """
         self._settled = None
-        _check_expected(expected)
-        lease = self._carrying(lease)
-        with self._mine(retry):
-            return self._delete(expected, lease, retry, force=False)
+        try:
+            _check_expected(expected)
+            lease = self._carrying(lease)
+            with self._mine(retry):
+                return self._delete(expected, lease, retry, force=False)
+        except HistoryStoreError as error:
+            name_run(error, self.run_id)
+            raise
 
     def _delete(
         self, expected: Revision | Expect | None, lease: Lease | None, retry: RetryPolicy | None, *, force: bool

@@ -7,7 +7,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from .._retry import RetryPolicy
-from ..errors import BackendUnavailableError, ConflictError, NotReplicatedError, SnapshotError
+from ..errors import (
+    BackendUnavailableError,
+    ConflictError,
+    HistoryStoreError,
+    NotReplicatedError,
+    SnapshotError,
+    name_run,
+    quoted,
+)
 from ..snapshot import (
     ANY,
     SEEN,
@@ -18,6 +26,7 @@ from ..snapshot import (
     M,
     NewMessage,
     Revision,
+    brief,
     find_origin,
 )
 from . import _io, _tasks
@@ -74,8 +83,12 @@ class Turn(Generic[M]):
     def append(self: Turn[AnyMessage], *messages: NewMessage, pinned: bool = False) -> None: ...
     def append(self, *messages: Any, pinned: bool = False) -> None:
         """Adds messages at the end, to be saved with the next save."""
-        with self._guard:
-            self.snapshot = self.snapshot.append(*messages, pinned=pinned)
+        try:
+            with self._guard:
+                self.snapshot = self.snapshot.append(*messages, pinned=pinned)
+        except HistoryStoreError as error:
+            name_run(error, self._store.run_id)
+            raise
 
     @overload
     def replace(self, snapshot: ConversationSnapshot[M]) -> None: ...
@@ -83,10 +96,14 @@ class Turn(Generic[M]):
     def replace(self: Turn[AnyMessage], snapshot: ConversationSnapshot[NewMessage]) -> None: ...
     def replace(self, snapshot: ConversationSnapshot[Any]) -> None:
         """Puts another conversation in place of `snapshot`, to be saved with the next save."""
-        if not isinstance(snapshot, ConversationSnapshot):
-            raise SnapshotError(f"replace() takes a ConversationSnapshot, not a {type(snapshot).__name__}")
-        with self._guard:
-            self.snapshot = snapshot
+        try:
+            if not isinstance(snapshot, ConversationSnapshot):
+                raise SnapshotError(f"replace() takes a ConversationSnapshot, not a {type(snapshot).__name__}")
+            with self._guard:
+                self.snapshot = snapshot
+        except HistoryStoreError as error:
+            name_run(error, self._store.run_id)
+            raise
 
     def save(self) -> Revision | None:
         """Saves what is pending, and goes on.
@@ -101,14 +118,18 @@ class Turn(Generic[M]):
             LeaseLostError: The lease is not held any more. Nothing was written.
             Exception: What `RedisHistoryStore.save` raises.
         """
-        self.lease._refuse_if_over()
-        self._store._backend._runner.check_owner()
-        changes = self._at[2]
-        deadline = self._store._policy(self._retry).deadline
-        text = "another save of this turn was under way until the deadline; this one wrote nothing, repeat it"
-        # All else is decided inside: what another save does meanwhile moves the turn on.
-        with _io.Held(self._saving, deadline, BackendUnavailableError, text):
-            return self._save(changes)
+        try:
+            self.lease._refuse_if_over()
+            self._store._backend._runner.check_owner()
+            changes = self._at[2]
+            deadline = self._store._policy(self._retry).deadline
+            text = "another save of this turn was under way until the deadline; this one wrote nothing, repeat it"
+            # All else is decided inside: what another save does meanwhile moves the turn on.
+            with _io.Held(self._saving, deadline, BackendUnavailableError, text):
+                return self._save(changes)
+        except HistoryStoreError as error:
+            name_run(error, self._store.run_id)
+            raise
 
     def _save(self, changes: int) -> Revision | None:
         """Saves, as the only one. `changes` is how often the turn had moved on when it was asked for."""
@@ -175,7 +196,7 @@ class Turn(Generic[M]):
         self._sending = None
 
     def __repr__(self) -> str:
-        return f"<Turn of run {str(self._store.run_id)!r} at {self.revision}>"
+        return f"<Turn of run {quoted(self._store.run_id)} at {brief(self.revision)}>"
 
 
 class TurnScope(Generic[M]):
@@ -204,7 +225,8 @@ class TurnScope(Generic[M]):
             actual = snapshot.revision if snapshot is not None else None
             wanted = seen if self._expected is SEEN else self._expected
             if wanted is not ANY and wanted != actual:
-                raise ConflictError(wanted if isinstance(wanted, Revision) else None, actual)
+                named = wanted if isinstance(wanted, Revision) else None
+                raise ConflictError(named, actual, run_id=self._store.run_id)
         except BaseException as error:
             self._scope.__exit__(type(error), error, error.__traceback__)
             raise

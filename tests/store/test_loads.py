@@ -58,8 +58,8 @@ async def test_plain_messages_of_every_load_are_the_callers(backend: Any) -> Non
 
 
 @pytest.mark.parametrize("typed", [True, False], ids=["typed", "plain"])
-async def test_a_large_load_runs_few_collections(backends: Backends, typed: bool) -> None:
-    """10,000 messages: a handful of the young while the answer is read, none of what lives long."""
+async def test_a_large_load_leaves_the_collector_on(backends: Backends, typed: bool) -> None:
+    """10,000 messages: it runs meanwhile, as for any other code, and other threads are never without one."""
     backend = backends()
     run = await run_of(backend, 10_000, typed)
     found: Counter[int] = Counter()
@@ -76,6 +76,5 @@ async def test_a_large_load_runs_few_collections(backends: Backends, typed: bool
     finally:
         gc.callbacks.remove(note)
     assert len(snapshot) == 10_000
-    assert found[1] + found[2] == 0
-    assert found[0] <= 5
+    assert found[0] > 5
     assert gc.isenabled()

@@ -376,9 +376,11 @@ async def errors(store: RedisHistoryStore[ChatMessage], snapshot: ConversationSn
         await store.save(snapshot)
     except ConflictError as error:
         assert_type(error.expected, Revision | None)
+        assert_type(error.run_id, str | None)
         assert_type(error.actual, Revision | None)
     except OutcomeUnknownError as error:
         assert_type(await store.resolve(error.attempt), Revision | None)
+        assert_type(Attempt.parse(str(error.attempt)), Attempt)
     except NotReplicatedError as error:
         assert_type(error.revision, Revision)
         assert_type(error.acked + error.wanted, int)

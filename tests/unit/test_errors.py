@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import histstore
 from histstore import (
@@ -29,8 +33,10 @@ from histstore import (
     SnapshotTooLargeError,
     UnsupportedVersionError,
 )
+from histstore.errors import quoted
 
 ONE, TWO = Revision(1, bytes(16)), Revision(2, bytes(15) + b"\x01")
+LONG = Revision(12_345_678, b"\xff" * 16)
 ATTEMPT = Attempt("save", "histstore", RunId("run"), ONE, TWO, b"t" * 16)
 
 ERRORS: list[tuple[HistoryStoreError, dict[str, Any], list[str]]] = [
@@ -55,7 +61,22 @@ ERRORS: list[tuple[HistoryStoreError, dict[str, Any], list[str]]] = [
         {"requested": ONE, "oldest": 3, "newest": 7},
         [str(ONE), "3 to 7", "keep_revisions"],
     ),
-    (RevisionGoneError(1, None, None), {"requested": 1, "oldest": None, "newest": None}, ["absent", "load()"]),
+    (
+        RevisionGoneError(1, None, None),
+        {"requested": 1, "oldest": None, "newest": None, "reason": "absent"},
+        ["absent", "load()"],
+    ),
+    (RevisionGoneError(ONE, 3, 7), {"reason": "trimmed"}, ["trimmed", "keep_revisions"]),
+    (RevisionGoneError(4, 3, TWO, reason="trimmed"), {"reason": "trimmed"}, ["trimmed", str(TWO)]),
+    (RevisionGoneError(99, 1, TWO), {"reason": "never"}, ["never had version 99", f"newest is {TWO}", "load()"]),
+    (RevisionGoneError(TWO, 1, ONE), {"reason": "lost"}, ["failover", f"at {ONE} now", "load()"]),
+    (RevisionGoneError(ONE, 1, TWO), {"reason": "lost"}, ["failover", "load()"]),
+    (
+        RevisionGoneError(ONE, TWO, TWO, reason="forgotten"),
+        {"reason": "forgotten"},
+        ["told any more", f"at {TWO}", "load()"],
+    ),
+    (RevisionGoneError(0, None, None, reason="forgotten"), {"reason": "forgotten"}, ["the run is absent", "load()"]),
     (
         CorruptSnapshotError("run", 3, "why"),
         {"run_id": "run", "version": 3, "reason": "why"},
@@ -66,8 +87,35 @@ ERRORS: list[tuple[HistoryStoreError, dict[str, Any], list[str]]] = [
     (NotReplicatedError(TWO, 0, 1), {"revision": TWO, "acked": 0, "wanted": 1}, [str(TWO), "0 of 1", "do not repeat"]),
     (BackendError("this backend is closed: make a new one"), {}, ["make a new one"]),
     (BackendUnavailableError("load: no answer"), {}, ["no answer"]),
-    (OutcomeUnknownError(ATTEMPT), {"attempt": ATTEMPT}, ["'run'", str(TWO), "resolve()"]),
+    (OutcomeUnknownError(ATTEMPT), {"attempt": ATTEMPT, "run_id": "run"}, ["'run'", str(TWO), "resolve()"]),
 ]
+ABOUT_A_RUN: list[Callable[[str], HistoryStoreError]] = [
+    lambda run: SnapshotError("messages[0] is a list", run_id=run),
+    lambda run: SnapshotTooLargeError(2_000_000_000, 1_000_000_000, run_id=run),
+    lambda run: ConflictError(LONG, LONG, run_id=run),
+    lambda run: ConflictError(None, LONG, run_id=run),
+    lambda run: ConflictError(LONG, None, run_id=run),
+    lambda run: LockError("the run is already leased here: use that lease, or leave it", run_id=run),
+    lambda run: LockTimeoutError(run, 86400 * 365.0, run_id=run),
+    lambda run: LockTimeoutError(None, None, run_id=run),
+    lambda run: LockedError(run, 86400 * 365.0, run_id=run),
+    lambda run: LeaseLostError(2**40, 2**40 + 1, run_id=run),
+    lambda run: LeaseLostError(2**40, None, "the backend was closed", run_id=run),
+    lambda run: RevisionGoneError(LONG, None, None, run_id=run),
+    lambda run: RevisionGoneError(LONG, 12_345_679, LONG, run_id=run),
+    lambda run: RevisionGoneError(LONG, 1, LONG, reason="trimmed", run_id=run),
+    lambda run: RevisionGoneError(12_345_679, 1, LONG, run_id=run),
+    lambda run: RevisionGoneError(LONG, 1, LONG, run_id=run),
+    lambda run: RevisionGoneError(LONG, LONG, LONG, reason="forgotten", run_id=run),
+    lambda run: RevisionGoneError(0, LONG, LONG, reason="forgotten", run_id=run),
+    lambda run: CorruptSnapshotError(run, 12_345_678, run),
+    lambda run: UnsupportedVersionError(run, 1, run_id=run),
+    lambda run: NotReplicatedError(LONG, 0, 3, run_id=run),
+    lambda run: BackendError("this backend is closed: make a new one", run_id=run),
+    lambda run: BackendUnavailableError(f"save: {run}; nothing was written, repeating is safe", run_id=run),
+    lambda run: OutcomeUnknownError(Attempt("delete", run, RunId(run), LONG, LONG, b"t" * 16), run),
+]
+RUNS = ["run", "x" * 5_000, "two\nlines\r\x1b[31m\x00", "\u2028\u202e\x85" * 40, "日本語🎉" * 50, "'\"\\" * 100]
 
 
 @pytest.mark.parametrize(("error", "data", "texts"), ERRORS, ids=lambda value: type(value).__name__)
@@ -94,9 +142,63 @@ def test_errors_survive_pickle(error: HistoryStoreError, data: dict[str, Any], t
         assert getattr(twin, name) == value
 
 
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: ascii(run[:10]))
+@pytest.mark.parametrize("make", ABOUT_A_RUN)
+def test_an_error_about_a_run_names_it(make: Callable[[str], HistoryStoreError], run: str) -> None:
+    """As an attribute, whole, and in its text, short; so does the twin in another process."""
+    error = make(run)
+    for twin in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert twin.run_id == run
+        shown = quoted(run)
+        assert shown in str(twin) or (len(shown) == 48 and shown[:31] in str(twin) and shown[-15:] in str(twin))
+        assert str(twin) == str(error)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.integers(1, 300))
+def test_a_text_is_one_short_line_whatever_it_quotes(run: str, times: int) -> None:
+    """Run ids and holders of any length and any characters, servers that are talkative."""
+    for make in ABOUT_A_RUN:
+        text = str(make(run * times))
+        assert len(text) < 300
+        assert text.isprintable()
+        assert "\n" not in text
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: ascii(run[:10]))
+@pytest.mark.parametrize("make", ABOUT_A_RUN)
+def test_what_to_do_is_never_cut_off(make: Callable[[str], HistoryStoreError], run: str) -> None:
+    """What is cut is what a name or a server's message fills a text with, not our own words."""
+    error, short = make(run), make("r")
+    advice = re.split(r"[:;]", str(short))[-1].strip()
+    assert len(advice) > 10
+    assert str(error).endswith(advice)
+
+
+def test_errors_without_a_run_say_so() -> None:
+    """One about a whole backend has None, and so have those that users made without one, as before."""
+    assert BackendError("closed").run_id is None
+    assert str(BackendError("closed")) == "closed"
+    assert repr(BackendError("closed")) == "BackendError('closed')"
+    for error, data, _ in ERRORS:
+        if "run_id" not in data:
+            assert error.run_id is None
+            assert not str(error).startswith("run ")
+
+
+@pytest.mark.parametrize("name", sorted(name for name in histstore.__all__ if name.endswith("Error")))
+def test_every_error_documents_what_it_carries(name: str) -> None:
+    """Each attribute that an error of a class has, its run among them."""
+    kind = getattr(histstore, name)
+    documented = set(re.findall(r"^        (\w+): ", kind.__doc__, re.MULTILINE))
+    errors = [*(row[0] for row in ERRORS), *(make("r") for make in ABOUT_A_RUN)]
+    carried = {key for each in errors if type(each) is kind for key in vars(each)} | {"run_id"}
+    assert documented == carried
+
+
 def test_every_error_is_tested_here() -> None:
     """A new error class needs a row above."""
     public = {name for name in histstore.__all__ if name.endswith("Error")}
+    assert public - {"HistoryStoreError"} == {type(make("r")).__name__ for make in ABOUT_A_RUN}
     assert public - {"HistoryStoreError"} == {type(error).__name__ for error, _, _ in ERRORS}
 
 
