@@ -762,6 +762,17 @@ def slice_bounds(start: int | None, stop: int | None, length: int) -> tuple[int,
     return low, max(low, high)
 
 
+def with_meta(snapshot: ConversationSnapshot[M], meta: object) -> ConversationSnapshot[M]:
+    """Return `snapshot` with another mapping; to clear one, it has to be empty, not None.
+
+    Raises:
+        SnapshotError: `meta` is not a mapping of str to JSON values.
+    """
+    if not isinstance(meta, Mapping):
+        raise SnapshotError(f"meta is a mapping of str to JSON values, not a {type(meta).__name__}")
+    return snapshot.with_meta(meta)
+
+
 def from_parts(messages: list[Any], pinned: list[bool], meta: Mapping[str, JSONValue]) -> ConversationSnapshot[Any]:
     """Makes a snapshot of lists that the caller gives away and has checked."""
     return _make(messages, pinned, len(messages), meta, _Lineage(None, 0))

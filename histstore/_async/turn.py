@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, overload
 
@@ -15,18 +16,22 @@ from ..errors import (
     name_run,
     quoted,
 )
+from ..messages import JSONValue
 from ..snapshot import (
     ANY,
+    KEEP,
     SEEN,
     AnyMessage,
     Attempt,
     ConversationSnapshot,
     Expect,
+    Keep,
     M,
     NewMessage,
     Revision,
     brief,
     find_origin,
+    with_meta,
 )
 from . import _io, _tasks
 from .lease import Lease, LeaseScope
@@ -76,15 +81,43 @@ class Turn(Generic[M]):
         """The messages of `snapshot`."""
         return self.snapshot.messages
 
+    @property
+    def meta(self) -> Mapping[str, JSONValue]:
+        """The read-only mapping of `snapshot`. Set it to save another one with the next save.
+
+        Raises:
+            SnapshotError: The new value is not a mapping of str to JSON values.
+        """
+        return self.snapshot.meta
+
+    @meta.setter
+    def meta(self, meta: Mapping[str, JSONValue]) -> None:
+        self.append(meta=meta)
+
     @overload
-    def append(self, *messages: M, pinned: bool = False) -> None: ...
+    def append(self, *messages: M, pinned: bool = False, meta: Mapping[str, JSONValue] | Keep = KEEP) -> None: ...
     @overload
-    def append(self: Turn[AnyMessage], *messages: NewMessage, pinned: bool = False) -> None: ...
-    def append(self, *messages: Any, pinned: bool = False) -> None:
-        """Adds messages at the end, to be saved with the next save."""
+    def append(
+        self: Turn[AnyMessage],
+        *messages: NewMessage,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+    ) -> None: ...
+    def append(self, *messages: Any, pinned: bool = False, meta: Mapping[str, JSONValue] | Keep = KEEP) -> None:
+        """Add messages at the end, to be saved with the next save.
+
+        Args:
+            *messages: The messages; none, if only `meta` is to change.
+            pinned: Whether they are pinned.
+            meta: The run's meta from now on; KEEP: as it is.
+
+        Raises:
+            SnapshotError: A message or `meta` cannot be saved. Nothing was added.
+        """
         try:
             with self._guard:
-                self.snapshot = self.snapshot.append(*messages, pinned=pinned)
+                grown = self.snapshot.append(*messages, pinned=pinned)
+                self.snapshot = grown if meta is KEEP else with_meta(grown, meta)
         except HistoryStoreError as error:
             name_run(error, self._store.run_id)
             raise
