@@ -299,22 +299,25 @@ def read_save(where: Where, plan: Plan, expected: Revision | None, lease: Carrie
     _refused(where, reply, expected, plan.entry.revision(), lease)
 
 
-def compare(where: Where, expected: Revision, lease: Carried, ttl: int | None) -> Call:
-    """Builds the save of content that did not change."""
+def compare(where: Where, expected: Revision | None, lease: Carried, ttl: int | None) -> Call:
+    """Build the save of content that did not change; `expected` None: of none, to a run that is absent."""
     keys = where.keys
+    etag = b"" if expected is None else expected.etag
     return script_call(
         COMPARE,
         (keys.head, keys.log, keys.etags, keys.lease),
-        (expected.etag, str(lease.fence) if lease.holder else "", lease.holder, "" if ttl is None else b"%d" % ttl),
+        (etag, str(lease.fence) if lease.holder else "", lease.holder, "" if ttl is None else b"%d" % ttl),
     )
 
 
 @reading
-def read_compare(where: Where, expected: Revision, lease: Carried, reply: Any) -> None:
+def read_compare(where: Where, expected: Revision | None, lease: Carried, reply: Any) -> None:
     """Returns if the run is at the expected revision; raises what it refused with otherwise."""
     match reply:
         case [b"same", _]:
             return
+        case [b"conflict", b"", b""] if expected is None:
+            return  # an absent run has no etag, not even an empty one: all else was checked before
     _refused(where, reply, expected, expected, lease)
 
 

@@ -423,6 +423,8 @@ class RedisHistoryStore(Generic[M]):
     @overload
     async def append(
         self,
+        message: M,
+        /,
         *messages: M,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -433,6 +435,8 @@ class RedisHistoryStore(Generic[M]):
     @overload
     async def append(
         self: RedisHistoryStore[AnyMessage],
+        message: NewMessage,
+        /,
         *messages: NewMessage,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -440,6 +444,16 @@ class RedisHistoryStore(Generic[M]):
         lease: Lease | None = None,
         retry: RetryPolicy | None = None,
     ) -> Revision: ...
+    @overload
+    async def append(
+        self,
+        *,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision | None: ...
     async def append(
         self,
         *messages: Any,
@@ -448,7 +462,7 @@ class RedisHistoryStore(Generic[M]):
         expected: Revision | Expect | None = SEEN,
         lease: Lease | None = None,
         retry: RetryPolicy | None = None,
-    ) -> Revision:
+    ) -> Revision | None:
         """Adds messages at the end. Only they travel, and the conversation need not be at hand.
 
         Args:
@@ -461,7 +475,7 @@ class RedisHistoryStore(Generic[M]):
             retry: The policy for this call.
 
         Returns:
-            The run's new revision.
+            The run's new revision; None: the run is absent, and there was nothing to write.
 
         Raises:
             Exception: What `save` raises.
@@ -498,7 +512,10 @@ class RedisHistoryStore(Generic[M]):
         lease: Lease | None,
         retry: RetryPolicy | None,
         seen: bool = False,
-    ) -> Revision:
+    ) -> Revision | None:
+        if parent is None and not messages and meta in (None, _codec.NO_META):
+            await self._nothing(lease, retry)
+            return None
         base, _ = self._base_at(parent, None)
         if base is not None and parent is not None and worth_a_checkpoint(parent):
             target = Target(
@@ -523,6 +540,8 @@ class RedisHistoryStore(Generic[M]):
         self,
         start: int | None,
         stop: int | None,
+        message: M,
+        /,
         *messages: M,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -535,6 +554,8 @@ class RedisHistoryStore(Generic[M]):
         self: RedisHistoryStore[AnyMessage],
         start: int | None,
         stop: int | None,
+        message: NewMessage,
+        /,
         *messages: NewMessage,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -542,6 +563,18 @@ class RedisHistoryStore(Generic[M]):
         lease: Lease | None = None,
         retry: RetryPolicy | None = None,
     ) -> Revision: ...
+    @overload
+    async def splice(
+        self,
+        start: int | None,
+        stop: int | None,
+        *,
+        pinned: bool = False,
+        meta: Mapping[str, JSONValue] | Keep = KEEP,
+        expected: Revision | Expect | None = SEEN,
+        lease: Lease | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Revision | None: ...
     async def splice(
         self,
         start: int | None,
@@ -552,7 +585,7 @@ class RedisHistoryStore(Generic[M]):
         expected: Revision | Expect | None = SEEN,
         lease: Lease | None = None,
         retry: RetryPolicy | None = None,
-    ) -> Revision:
+    ) -> Revision | None:
         """Puts `messages` in place of those from `start` to `stop`: list-slice indices.
 
         Only the cut and the new messages travel (and, if some are put into the middle, what stands after
@@ -569,7 +602,7 @@ class RedisHistoryStore(Generic[M]):
             retry: The policy for this call.
 
         Returns:
-            The run's new revision.
+            The run's new revision; None: the run is absent, and there was nothing to write.
 
         Raises:
             Exception: What `save` raises.
@@ -581,13 +614,16 @@ class RedisHistoryStore(Generic[M]):
             _check_expected(expected)
             lease = self._carrying(lease)
 
-            async def onto(head: Head | None, seen: bool = False) -> Revision:
+            async def onto(head: Head | None, seen: bool = False) -> Revision | None:
                 base = await self._base_of(head, retry)
                 before = self._snapshot_of(base) if base is not None else ConversationSnapshot[Any]()
                 after = before.splice(start, stop, *messages, pinned=pinned)
                 if frozen is not None:
                     after = after.with_meta(frozen)
                 values, pins, length = parts(after)
+                if head is None and not length and not after.meta:
+                    await self._nothing(lease, retry)
+                    return None
                 target = Target(values, pins, length, after.meta)
                 seen = seen or head is None or head.revision == self.revision
                 plan = plan_save(head, base, target, self._writer(lease))
@@ -624,7 +660,8 @@ class RedisHistoryStore(Generic[M]):
             fn: Gets the snapshot, or None when the run is absent, and returns the one to save. It may be
                 async, and may run again. Returning what it was given saves nothing.
             lease: As for `save`.
-            retry: The policy for this call; its deadline also bounds the tries after lost races.
+            retry: The policy for this call. Its deadline also bounds the tries after lost races; the time that `fn`
+                takes does not count.
 
         Returns:
             The run's revision; None when `fn` left an absent run absent.
@@ -649,7 +686,9 @@ class RedisHistoryStore(Generic[M]):
             before = await self.load(retry=retry)
             # Now, since `fn` may save the snapshot elsewhere, which gives it that run's revision.
             seen = before.revision if before is not None else None
+            began = _io.monotonic()
             after = await _io.maybe_await(fn(before))
+            deadline += _io.monotonic() - began
             if after is before:
                 return seen
             try:
@@ -855,6 +894,12 @@ class RedisHistoryStore(Generic[M]):
             self._settled = parent.revision
             self._head = parent
             self._base = base if base is not None else self._base
+
+    async def _nothing(self, lease: Lease | None, retry: RetryPolicy | None) -> None:
+        """Proves that the run is absent, for a write that adds nothing to it: that makes no empty run."""
+        reply, _ = await self._run(_protocol.compare(self._where, None, _carried(lease), None), retry)
+        _heard(lease, _protocol.read_compare, self._where, None, _carried(lease), reply)
+        self._seen(None)
 
     # ------------------------------------------------------------------------------ leases and turns
 

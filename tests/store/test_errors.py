@@ -10,6 +10,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -46,7 +47,7 @@ from histstore._scripts import ALL
 
 from ..support.samples import plain, user
 from ..support.servers import Server
-from ..support.shells import Shell, threaded_proxy
+from ..support.shells import SHELLS, Shell, threaded_proxy
 from .conftest import Backends
 
 RUN = "tenant\n42/\x1b[31m" + "x" * 2_000 + "/end"
@@ -115,6 +116,7 @@ FORMS: dict[str, Call] = {
     "save any": lambda store: store.save(ConversationSnapshot([user(1)]), expected=ANY),
     "append any": lambda store: store.append(user(1), expected=ANY),
     "splice any": lambda store: store.splice(0, 0, user(1), expected=ANY),
+    "splice nothing": lambda store: store.splice(-1, None),
     "lock and wait": lambda store: entered(store.lock(acquire_timeout=0.05)),
     "backend.delete": lambda store: store.test_backend.delete(RUN),
     "backend.break_lease": lambda store: store.test_backend.break_lease(RUN),
@@ -387,7 +389,9 @@ async def test_what_a_turn_and_a_lease_raise_names_the_run(backend: Any) -> None
             for wrong in (
                 lambda: turn.append(object()),
                 lambda: turn.append(user(0), pinned=3),
+                lambda: turn.append(meta=object()),
                 lambda: turn.replace(object()),
+                lambda: set_meta(turn, object()),
             ):
                 with pytest.raises(SnapshotError) as refused:
                     wrong()
@@ -576,3 +580,189 @@ async def test_another_process_settles_what_a_text_names(
     assert process.returncode == 0, process.stderr
     made = caught.value.attempt.revision
     assert process.stdout.strip() == (f"{made} 2 {made.size} {made.fence}" if applied else "never")
+
+
+# ---------------------------------------------------------------------------------- turns and their meta
+
+
+async def test_a_turn_saves_meta(backend: Any) -> None:
+    """With messages, without them, set or given; read-only as it will be saved."""
+    store = backend.store("run")
+    given = {"job": [1]}
+    async with store.turn() as turn:
+        assert turn.meta == {}
+        turn.append(user(0), meta=given)
+        given["job"].append(2)
+        assert turn.meta == turn.snapshot.meta == {"job": [1]}
+        with pytest.raises(TypeError):
+            turn.meta["job"] = 2
+        turn.append(user(1))
+        assert turn.meta == {"job": [1]}
+    assert (await backend.store("run").load()).meta == {"job": [1]}
+    async with store.turn() as turn:
+        assert turn.meta == {"job": [1]}
+        set_meta(turn, {"job": 2})
+        assert turn.meta == {"job": 2}
+        assert turn.messages == (user(0), user(1))
+        revision = await turn.save()
+        assert (revision, turn.revision) == (turn.revision, revision)
+        assert revision.version == 2
+        assert await turn.save() is None
+        turn.append(meta={"job": 3})
+    found = await backend.store("run").load()
+    assert (found.meta, found.messages, found.revision.version) == ({"job": 3}, (user(0), user(1)), 3)
+    async with store.turn() as turn:
+        set_meta(turn, {})
+    assert (await backend.store("run").load()).meta == {}
+
+
+def set_meta(turn: Any, meta: Any) -> None:
+    getattr(turn, "inner", turn).meta = meta
+
+
+async def test_a_first_turn_may_save_meta_alone(backend: Any) -> None:
+    """It counts as pending, at the exit, too."""
+    async with backend.store("run").turn() as turn:
+        set_meta(turn, {"title": "x"})
+    found = await backend.store("run").load()
+    assert (found.messages, found.meta) == ((), {"title": "x"})
+
+
+@pytest.mark.parametrize("meta", [None, 3, "text", [("a", 1)], {1: 2}, {"a": object()}, {"a": float("nan")}], ids=repr)
+async def test_meta_that_cannot_be_saved_changes_nothing(backend: Any, meta: Any) -> None:
+    """Neither the meta nor the messages that came with it."""
+    async with backend.store("run").turn() as turn:
+        turn.append(user(0), meta={"a": 1})
+        for wrong in (lambda: set_meta(turn, meta), lambda: turn.append(user(1), meta=meta)):
+            with pytest.raises(SnapshotError, match="meta") as caught:
+                wrong()
+            check(caught.value, "run")
+        assert (turn.messages, turn.meta) == ((user(0),), {"a": 1})
+
+
+# ----------------------------------------------------------------------------------- nothing to write
+
+NOTHING: dict[str, Call] = {
+    "splice": lambda store: store.splice(-1, None),
+    "splice any": lambda store: store.splice(-1, None, expected=ANY),
+    "splice none": lambda store: store.splice(0, 5, expected=None),
+    "splice meta": lambda store: store.splice(0, 5, meta={}),
+    "append": lambda store: store.append(),
+    "append any": lambda store: store.append(expected=ANY),
+    "append none": lambda store: store.append(expected=None),
+    "append meta": lambda store: store.append(meta={}),
+}
+
+
+@pytest.mark.parametrize("call", NOTHING)
+async def test_nothing_makes_no_empty_run(backend: Any, raw: redis.Redis, namespace: str, call: str) -> None:
+    """To drop what is not there, or to add nothing, writes nothing and returns None."""
+    store = backend.store("run")
+    assert await NOTHING[call](store) is None
+    assert store.revision is None
+    assert store.unsettled is None
+    assert list(raw.scan_iter(match=f"{namespace}:*")) == []
+    assert await store.load() is None
+    revision = await store.append(user(0))
+    assert revision.version == 1
+
+
+@pytest.mark.parametrize("call", ["splice", "append", "splice none", "append none"])
+async def test_nothing_is_still_compared(backend: Any, call: str) -> None:
+    """A store that takes a run for absent hears that it is not, and by whom it is held before that."""
+    rival = backend.store("run")
+    revision = await rival.append(user(0))
+    store = backend.store("run")
+    with pytest.raises(ConflictError) as caught:
+        await NOTHING[call](store)
+    assert (caught.value.expected, caught.value.actual) == (None, revision)
+    check(caught.value, "run")
+    await rival.delete()
+
+
+@pytest.mark.parametrize("call", NOTHING)
+async def test_nothing_obeys_leases(backends: Backends, shell: Shell, call: str) -> None:
+    """As a save of what did not change does."""
+    async with backends().store("run").lock():
+        with pytest.raises(LockedError):
+            await NOTHING[call](backends().store("run"))
+
+
+@pytest.mark.parametrize("call", ["splice", "append"])
+async def test_nothing_onto_a_run_returns_its_revision(backend: Any, call: str) -> None:
+    """A tail that is not there is dropped from a run that is."""
+    store = backend.store("run")
+    revision = await store.save(ConversationSnapshot())
+    assert await NOTHING[call](store) == revision
+    assert (await backend.store("run").load()).revision == revision
+
+
+async def test_meta_alone_makes_a_run(backend: Any) -> None:
+    """That is something to write."""
+    revision = await backend.store("run").splice(-1, None, meta={"a": 1})
+    assert revision.version == 1
+    assert (await backend.store("run").load()).meta == {"a": 1}
+
+
+# ------------------------------------------------------------------------------------ a slow update(fn)
+
+
+@pytest.mark.parametrize("shell_name", [shell.name for shell in SHELLS])
+async def test_update_does_not_count_the_time_of_its_function(server_url: str, namespace: str, shell_name: str) -> None:
+    """A model call takes minutes: a race that is lost after it is tried again all the same."""
+    policy, runs = RetryPolicy(deadline=0.05), []
+    if shell_name == "sync":
+        with histstore.sync.RedisBackend.from_url(server_url, namespace=namespace) as backend:
+
+            def slow(before: Any) -> Any:
+                runs.append(before)
+                if len(runs) == 1:
+                    backend.store("run").append(user(0))
+                time.sleep(0.3)
+                return (before or ConversationSnapshot()).append(user(1))
+
+            backend.store("run").update(slow, retry=policy)
+            found = backend.store("run").load()
+    else:
+        async with histstore.RedisBackend.from_url(server_url, namespace=namespace) as other:
+
+            async def model(before: Any) -> Any:
+                runs.append(before)
+                if len(runs) == 1:
+                    await other.store("run").append(user(0))
+                await asyncio.sleep(0.3)
+                return (before or ConversationSnapshot()).append(user(1))
+
+            await other.store("run").update(model, retry=policy)
+            found = await other.store("run").load()
+    assert len(runs) == 2
+    assert found is not None
+    assert found.messages == (user(0), user(1))
+
+
+async def test_update_that_always_loses_ends(backend: Any, shell: Shell) -> None:
+    """However long the function takes: what is between its runs is bounded."""
+    runs = []
+    rival = backend.store("run")
+    await rival.append(user(0))
+    inner = getattr(rival, "inner", rival)
+
+    def lose(before: Any) -> Any:
+        runs.append(before)
+        assert len(runs) < 10_000
+        return before.append(user(1))
+
+    async def loses(before: Any) -> Any:
+        await inner.append(user(2), expected=ANY)
+        return lose(before)
+
+    def loses_too(before: Any) -> Any:
+        inner.append(user(2), expected=ANY)
+        return lose(before)
+
+    with pytest.raises(ConflictError) as caught:
+        await backend.store("run").update(
+            loses if shell.name == "async" else loses_too, retry=RetryPolicy(deadline=0.1)
+        )
+    check(caught.value, "run")
+    assert len(runs) > 1

@@ -74,8 +74,14 @@ class Run(RuleBasedStateMachine):
     def current(self) -> Any:
         return self.history[self.now] if self.now is not None else None
 
-    def saved(self, which: int, revision: Revision, snapshot: Any, *, sees: bool = True, blind: bool = False) -> None:
+    def saved(
+        self, which: int, revision: Revision | None, snapshot: Any, *, sees: bool = True, blind: bool = False
+    ) -> None:
         """Notes what a save that went through made of the run. A blind one cannot tell that nothing changed."""
+        if revision is None:
+            assert self.now is self.stores[which].revision is None
+            assert content(snapshot) == content(Snapshot()), "what was to be written was not"
+            return
         if content(snapshot) == content(self.current) and not (blind and revision != self.now):
             assert revision == self.now, "unchanged content made a new revision"
         else:
