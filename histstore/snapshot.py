@@ -253,7 +253,7 @@ class Attempt:
                 Revision.parse(parent) if parent else None,
                 made,
                 bytes.fromhex(ticket),
-                datetime.strptime(made_at, _MADE_AT).replace(tzinfo=UTC) if made_at else None,
+                datetime.fromisoformat(made_at) if made_at else None,
             )
         except ValueError:
             raise SnapshotError(

@@ -423,8 +423,6 @@ class RedisHistoryStore(Generic[M]):
     @overload
     async def append(
         self,
-        message: M,
-        /,
         *messages: M,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -435,8 +433,6 @@ class RedisHistoryStore(Generic[M]):
     @overload
     async def append(
         self: RedisHistoryStore[AnyMessage],
-        message: NewMessage,
-        /,
         *messages: NewMessage,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -444,16 +440,6 @@ class RedisHistoryStore(Generic[M]):
         lease: Lease | None = None,
         retry: RetryPolicy | None = None,
     ) -> Revision: ...
-    @overload
-    async def append(
-        self,
-        *,
-        pinned: bool = False,
-        meta: Mapping[str, JSONValue] | Keep = KEEP,
-        expected: Revision | Expect | None = SEEN,
-        lease: Lease | None = None,
-        retry: RetryPolicy | None = None,
-    ) -> Revision | None: ...
     async def append(
         self,
         *messages: Any,
@@ -475,7 +461,8 @@ class RedisHistoryStore(Generic[M]):
             retry: The policy for this call.
 
         Returns:
-            The run's new revision; None: the run is absent, and there was nothing to write.
+            The run's new revision. Without messages and meta, a run that is absent stays absent: None, which the type
+            leaves out, since no other call returns it.
 
         Raises:
             Exception: What `save` raises.
@@ -540,8 +527,6 @@ class RedisHistoryStore(Generic[M]):
         self,
         start: int | None,
         stop: int | None,
-        message: M,
-        /,
         *messages: M,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -554,8 +539,6 @@ class RedisHistoryStore(Generic[M]):
         self: RedisHistoryStore[AnyMessage],
         start: int | None,
         stop: int | None,
-        message: NewMessage,
-        /,
         *messages: NewMessage,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -563,18 +546,6 @@ class RedisHistoryStore(Generic[M]):
         lease: Lease | None = None,
         retry: RetryPolicy | None = None,
     ) -> Revision: ...
-    @overload
-    async def splice(
-        self,
-        start: int | None,
-        stop: int | None,
-        *,
-        pinned: bool = False,
-        meta: Mapping[str, JSONValue] | Keep = KEEP,
-        expected: Revision | Expect | None = SEEN,
-        lease: Lease | None = None,
-        retry: RetryPolicy | None = None,
-    ) -> Revision | None: ...
     async def splice(
         self,
         start: int | None,
@@ -602,7 +573,8 @@ class RedisHistoryStore(Generic[M]):
             retry: The policy for this call.
 
         Returns:
-            The run's new revision; None: the run is absent, and there was nothing to write.
+            The run's new revision. Without messages and meta, a run that is absent stays absent: None, which the type
+            leaves out, since no other call returns it.
 
         Raises:
             Exception: What `save` raises.

@@ -420,8 +420,6 @@ class RedisHistoryStore(Generic[M]):
     @overload
     def append(
         self,
-        message: M,
-        /,
         *messages: M,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -432,8 +430,6 @@ class RedisHistoryStore(Generic[M]):
     @overload
     def append(
         self: RedisHistoryStore[AnyMessage],
-        message: NewMessage,
-        /,
         *messages: NewMessage,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -441,16 +437,6 @@ class RedisHistoryStore(Generic[M]):
         lease: Lease | None = None,
         retry: RetryPolicy | None = None,
     ) -> Revision: ...
-    @overload
-    def append(
-        self,
-        *,
-        pinned: bool = False,
-        meta: Mapping[str, JSONValue] | Keep = KEEP,
-        expected: Revision | Expect | None = SEEN,
-        lease: Lease | None = None,
-        retry: RetryPolicy | None = None,
-    ) -> Revision | None: ...
     def append(
         self,
         *messages: Any,
@@ -472,7 +458,8 @@ class RedisHistoryStore(Generic[M]):
             retry: The policy for this call.
 
         Returns:
-            The run's new revision; None: the run is absent, and there was nothing to write.
+            The run's new revision. Without messages and meta, a run that is absent stays absent: None, which the type
+            leaves out, since no other call returns it.
 
         Raises:
             Exception: What `save` raises.
@@ -537,8 +524,6 @@ class RedisHistoryStore(Generic[M]):
         self,
         start: int | None,
         stop: int | None,
-        message: M,
-        /,
         *messages: M,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -551,8 +536,6 @@ class RedisHistoryStore(Generic[M]):
         self: RedisHistoryStore[AnyMessage],
         start: int | None,
         stop: int | None,
-        message: NewMessage,
-        /,
         *messages: NewMessage,
         pinned: bool = False,
         meta: Mapping[str, JSONValue] | Keep = KEEP,
@@ -560,18 +543,6 @@ class RedisHistoryStore(Generic[M]):
         lease: Lease | None = None,
         retry: RetryPolicy | None = None,
     ) -> Revision: ...
-    @overload
-    def splice(
-        self,
-        start: int | None,
-        stop: int | None,
-        *,
-        pinned: bool = False,
-        meta: Mapping[str, JSONValue] | Keep = KEEP,
-        expected: Revision | Expect | None = SEEN,
-        lease: Lease | None = None,
-        retry: RetryPolicy | None = None,
-    ) -> Revision | None: ...
     def splice(
         self,
         start: int | None,
@@ -599,7 +570,8 @@ class RedisHistoryStore(Generic[M]):
             retry: The policy for this call.
 
         Returns:
-            The run's new revision; None: the run is absent, and there was nothing to write.
+            The run's new revision. Without messages and meta, a run that is absent stays absent: None, which the type
+            leaves out, since no other call returns it.
 
         Raises:
             Exception: What `save` raises.

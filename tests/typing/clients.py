@@ -23,7 +23,7 @@ async def with_openai(backend: RedisBackend, client: AsyncOpenAI) -> None:
     for message in snapshot.messages:
         if message["role"] == "tool":
             print(message["tool_call_id"])
-    await store.append({"role": "user"})  # type: ignore[call-overload]
+    await store.append({"role": "user"})  # type: ignore[typeddict-item]
 
 
 async def with_anthropic(backend: RedisBackend, client: AsyncAnthropic) -> None:
@@ -32,7 +32,7 @@ async def with_anthropic(backend: RedisBackend, client: AsyncAnthropic) -> None:
         turn.append({"role": "user", "content": "hi"})
         answer = await client.messages.create(model="claude", max_tokens=100, messages=turn.messages)
         turn.append({"role": "assistant", "content": [{"type": "text", "text": str(answer.content)}]})
-    await store.append({"role": "nobody", "content": "hi"})  # type: ignore[call-overload]
+    await store.append({"role": "nobody", "content": "hi"})  # type: ignore[misc,arg-type]
 
 
 async def without_an_annotation(
@@ -55,4 +55,4 @@ async def without_an_annotation(
 def blocking(backend: histstore.sync.RedisBackend) -> None:
     store: histstore.sync.RedisHistoryStore[MessageParam] = backend.store("run")
     store.append({"role": "user", "content": "hi"})
-    store.append({"role": "nobody", "content": "hi"})  # type: ignore[call-overload]
+    store.append({"role": "nobody", "content": "hi"})  # type: ignore[misc,arg-type]

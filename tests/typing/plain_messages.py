@@ -217,9 +217,9 @@ async def mistakes(
     ConversationSnapshot([object()])  # type: ignore[type-var]
     ConversationSnapshot([{"role": "user"}, object()])  # type: ignore[type-var]
     ConversationSnapshot([model])  # type: ignore[type-var]
-    await typed.append({"role": "user"})  # type: ignore[call-overload]
+    await typed.append({"role": "user"})  # type: ignore[arg-type]
     await typed.save(ConversationSnapshot([UserMessage("hi")]).append({"a": 1}))  # type: ignore[arg-type]
-    await chats.append({"role": "nobody", "content": ""})  # type: ignore[call-overload]
+    await chats.append({"role": "nobody", "content": ""})  # type: ignore[typeddict-item]
     await chats.save(ConversationSnapshot([UserMessage("hi")]))  # type: ignore[arg-type]
     wrong: ConversationSnapshot[ChatMessage] = ConversationSnapshot(["text"])  # type: ignore[assignment]
     await chats.save(wrong)

@@ -145,7 +145,7 @@ async def turn(backend: RedisBackend) -> None:
     await store.save(snapshot, expected=Revision.parse("1-" + "0" * 32))
     assert_type(await store.append(user("hi"), pinned=True, meta={"n": 1}), Revision)
     assert_type(await store.splice(0, -1, user("hi"), expected=Expect.ANY), Revision)
-    assert_type(await store.splice(-1, None), Revision | None)
+    assert_type(await store.splice(1, 3), Revision)
     assert_type(await store.append(*snapshot.messages), Revision)
     assert_type(await store.load(at=3), ConversationSnapshot[ChatMessage] | None)
     assert_type(await store.read(-10), Page[ChatMessage] | None)
@@ -277,8 +277,8 @@ async def lease_mistakes(store: RedisHistoryStore[ChatMessage], blocking: histst
     store.lock(ttl="10")  # type: ignore[arg-type]
     store.turn(renew=False)  # type: ignore[call-arg]
     store.turn(expected="any")  # type: ignore[arg-type]
-    await store.append(user("hi"), lease=store.lock())  # type: ignore[call-overload]
-    await store.append(user("hi"), lease=blocking)  # type: ignore[call-overload]
+    await store.append(user("hi"), lease=store.lock())  # type: ignore[arg-type]
+    await store.append(user("hi"), lease=blocking)  # type: ignore[arg-type]
     with store.lock():  # type: ignore[attr-defined]
         pass
     async with store.lock() as lease:
@@ -307,8 +307,8 @@ async def every_store(backend: RedisBackend) -> None:
 
 
 async def mistakes(store: RedisHistoryStore[ChatMessage], page: Page[ChatMessage], client: redis.Redis) -> None:
-    await store.append("text")  # type: ignore[call-overload]
-    await store.append([user("hi")])  # type: ignore[call-overload]
+    await store.append("text")  # type: ignore[arg-type]
+    await store.append([user("hi")])  # type: ignore[arg-type]
     await store.save(page)  # type: ignore[arg-type]
     await store.save(ConversationSnapshot(), "any")  # type: ignore[call-arg,arg-type]
     await store.save(ConversationSnapshot(), expected="any")  # type: ignore[arg-type]
@@ -368,7 +368,7 @@ def every_blocking_store(backend: histstore.sync.RedisBackend) -> None:
 
 
 def blocking_mistakes(store: histstore.sync.RedisHistoryStore[ChatMessage], client: redis.asyncio.Redis) -> None:
-    store.append("text")  # type: ignore[call-overload]
+    store.append("text")  # type: ignore[arg-type]
     histstore.sync.RedisBackend(client)  # type: ignore[arg-type]
     blocking_store(histstore.InMemoryHistoryStore())  # type: ignore[arg-type]
 
