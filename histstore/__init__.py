@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from ._async.store import RedisHistoryStore
     from ._async.trait import HistoryStore
     from ._async.turn import Turn
+    from ._jsonable import jsonable
     from ._retry import Durability, RetryPolicy
 else:
     # Imported when they are first used, because they need redis-py and asyncio, which load a hundred modules more.
@@ -77,6 +78,7 @@ else:
         "RedisHistoryStore": "_async.store",
         "RetryPolicy": "_retry",
         "Turn": "_async.turn",
+        "jsonable": "_jsonable",
     }
 
     def __getattr__(name):
@@ -149,4 +151,5 @@ __all__ = [
     "UrlSource",
     "UserBlock",
     "UserMessage",
+    "jsonable",
 ]

@@ -10,9 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable
 from typing import Any
 
+from . import _schemas as schemas
 from . import messages as m
+from ._forms import JsonObject, JSONValueForm, register
 from .errors import SnapshotError
 
 
@@ -86,10 +89,7 @@ def _block_to_json(block: Any) -> dict[str, Any]:
         case m.Text(text):
             return {"Text": {"text": text}}
         case m.ToolResult(call_id, content):
-            body: dict[str, Any] = {"blocks": [_result_to_json(part) for part in content.blocks]}
-            if content.is_error:
-                body["is_error"] = True
-            return {"ToolResult": {"call_id": call_id, "content": body}}
+            return {"ToolResult": {"call_id": call_id, "content": _content_to_json(content)}}
         case m.Image(source):
             return {"Image": {"source": _source_to_json(source)}}
         case m.Document(source):
@@ -101,6 +101,13 @@ def _block_to_json(block: Any) -> dict[str, Any]:
         case m.RedactedReasoning(data):
             return {"RedactedReasoning": {"data": data}}
     raise AssertionError(f"no JSON form for {type(block).__name__}")
+
+
+def _content_to_json(content: m.ToolResultContent) -> dict[str, Any]:
+    body: dict[str, Any] = {"blocks": [_result_to_json(part) for part in content.blocks]}
+    if content.is_error:
+        body["is_error"] = True
+    return body
 
 
 def _result_to_json(part: m.ToolResultBlock) -> dict[str, Any]:
@@ -128,13 +135,17 @@ def _tool_call(body: Any, path: str) -> m.ToolCall:
 
 
 def _tool_result(body: Any, path: str) -> m.ToolResult:
-    content = _field(body, "content", path)
-    blocks = _field(content, "blocks", f"{path}.content")
+    content = _content_from_json(_field(body, "content", path), f"{path}.content")
+    return m.ToolResult(_string(body, "call_id", path), content)
+
+
+def _content_from_json(content: Any, path: str) -> m.ToolResultContent:
+    blocks = _array(_field(content, "blocks", path), f"{path}.blocks")
     is_error = content.get("is_error", False)
     if type(is_error) is not bool:
-        raise SnapshotError(f"{path}.content.is_error is not true or false")
-    parts = [_result_from_json(part, f"{path}.content.blocks[{i}]") for i, part in enumerate(_array(blocks, path))]
-    return m.ToolResult(_string(body, "call_id", path), m.ToolResultContent(parts, is_error))
+        raise SnapshotError(f"{path}.is_error is not true or false")
+    parts = [_result_from_json(part, f"{path}.blocks[{i}]") for i, part in enumerate(blocks)]
+    return m.ToolResultContent(parts, is_error)
 
 
 def _result_from_json(part: Any, path: str) -> m.ToolResultBlock:
@@ -279,3 +290,68 @@ def _array(value: Any, path: str) -> list[Any]:
     if not isinstance(value, list):
         raise SnapshotError(f"{path} is not an array")
     return value
+
+
+# ------------------------------------------------------------------------ to_dict and from_dict
+
+
+def _reader(kind: type, read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    """Returns what reads a form and takes values of one type only."""
+
+    def checked(data: Any, path: str) -> Any:
+        found = _named(read, data, path)
+        if type(found) is kind:
+            return found
+        name = type(found).__name__
+        if isinstance(found, JsonObject):
+            raise SnapshotError(f"{path}: this is the form of a {name}: read it with {name}.from_dict()")
+        raise SnapshotError(f'{path}: this is the form of a plain message: take what stands under "Json"')
+
+    return checked
+
+
+def _named(read: Callable[[Any, str], Any], data: Any, path: str) -> Any:
+    try:
+        return read(data, path)
+    except SnapshotError as error:
+        # The values' own checks know their class and field, but not where they stand.
+        text = str(error)
+        raise error if text.startswith(path) else SnapshotError(f"{path}: {text}") from None
+
+
+def _block_from_json(data: Any, path: str) -> Any:
+    tag, body = _tagged(data, path)
+    if tag not in _BLOCKS:
+        raise SnapshotError(f"{path} has the unknown tag {tag[:40]!r}: {', '.join(_BLOCKS)} are known")
+    return _BLOCKS[tag](body, f"{path}.{tag}")
+
+
+_BLOCKS: dict[str, Any] = {**_USER, **_ASSISTANT}
+
+
+def _json_from_form(data: Any, path: str) -> Any:
+    # A body that nests without end must not be followed before it is checked.
+    m.check_json(data, path)
+    return value_from_json(data, _BYTES_ONLY)
+
+
+_KINDS: list[tuple[type, Callable[[Any], Any], Callable[[Any, str], Any], dict[str, Any]]] = [
+    (m.UserMessage, message_to_json, message_from_json, schemas.USER),
+    (m.AssistantMessage, message_to_json, message_from_json, schemas.ASSISTANT),
+    (m.Text, _block_to_json, _block_from_json, schemas.TEXT),
+    (m.Image, _block_to_json, _block_from_json, schemas.IMAGE),
+    (m.Document, _block_to_json, _block_from_json, schemas.DOCUMENT),
+    (m.ToolResult, _block_to_json, _block_from_json, schemas.TOOL_RESULT),
+    (m.ToolCall, _block_to_json, _block_from_json, schemas.TOOL_CALL),
+    (m.Reasoning, _block_to_json, _block_from_json, schemas.REASONING),
+    (m.RedactedReasoning, _block_to_json, _block_from_json, schemas.REDACTED_REASONING),
+    (m.ToolResultContent, _content_to_json, _content_from_json, schemas.RESULT_CONTENT),
+    (m.ToolResultText, _result_to_json, _result_from_json, schemas.RESULT_TEXT),
+    (m.ToolResultImage, _result_to_json, _result_from_json, schemas.RESULT_IMAGE),
+    (m.Base64Source, _source_to_json, _source_from_json, schemas.BASE64_SOURCE),
+    (m.UrlSource, _source_to_json, _source_from_json, schemas.URL_SOURCE),
+    (m.FileSource, _source_to_json, _source_from_json, schemas.FILE_SOURCE),
+]
+for _kind, _write, _read, _schema in _KINDS:
+    register(_kind, _write, _reader(_kind, _read), _schema)
+register(JSONValueForm, _args_to_json, _json_from_form, schemas.ANYTHING)

@@ -122,10 +122,12 @@ class ConflictError(HistoryStoreError):
     def __init__(self, expected: Revision | None, actual: Revision | None, *, run_id: str | None = None) -> None:
         self.expected = expected
         self.actual = actual
+        advice = "load again, redo the change on what was loaded and save, or let update() do that"
+        if expected is None:
+            # A new store, or a snapshot built from scratch, has seen no revision.
+            advice = "load() first, or let update() do that, or append(…, expected=ANY) to what is there"
         super().__init__(
-            f"expected {_at(expected)}, but the run is {_at(actual)}; nothing was written: "
-            "load again, redo the change on what was loaded and save, or let update() do that",
-            run_id=run_id,
+            f"expected {_at(expected)}, but the run is {_at(actual)}; nothing was written: {advice}", run_id=run_id
         )
 
 

@@ -7,13 +7,23 @@ content has not changed. That is what lets a save skip the old messages of a con
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, TypeAlias
 
+from ._forms import JsonObject, JSONValueForm, frozen
+from ._forms import type_name as _name
 from .errors import SnapshotError
 
-JSONValue: TypeAlias = None | bool | int | float | str | bytes | list["JSONValue"] | dict[str, "JSONValue"]
+if TYPE_CHECKING:
+    JSONValue: TypeAlias = None | bool | int | float | str | bytes | list["JSONValue"] | dict[str, "JSONValue"]
+else:
+    # An alias that names itself sends pydantic, and so FastAPI, round for ever. `type` is Python 3.12's, and
+    # TypeAliasType is in typing_extensions, which nothing else here needs.
+    JSONValue = Annotated[
+        None | bool | int | float | str | bytes | list[Any] | dict[str, Any],
+        JSONValueForm(),
+    ]
 
 MAX_DEPTH = 100
 """Levels that a JSON value may nest. Rust readers of the JSON format stop at 128, and the CBOR encoder
@@ -122,44 +132,65 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
+_SURROGATE = (
+    "has a lone surrogate, which UTF-8 cannot hold: join the chunks of a stream first, "
+    'then use text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
+)
+
+
 def _explain(value: Any, path: str, depth: int) -> None:
     """Finds the first value that is not JSON and raises for it. The slow half of `is_json`."""
     kind = type(value)
     if kind in (dict, FrozenDict, list, FrozenList) and depth == 0:
-        raise SnapshotError(f"{path[:200]}… nests more than {MAX_DEPTH} levels, or contains itself: flatten it")
+        raise SnapshotError(f"{_clip(path)} nests more than {MAX_DEPTH} levels, or contains itself: flatten it")
     if kind in (dict, FrozenDict):
         for key, item in value.items():
             if type(key) is not str:
-                raise SnapshotError(f"{path} has a key of type {type(key).__name__}: make the keys plain str")
+                raise SnapshotError(f"{_clip(path)} has a key of type {_name(type(key))}: {_mend_key(key)}")
             if not _is_utf8(key):
-                raise SnapshotError(f"{path} has a key with a lone surrogate, which UTF-8 cannot hold: replace it")
+                raise SnapshotError(f"a key of {_clip(path)} {_SURROGATE}")
             _explain(item, f"{path}[{key!r}]", depth - 1)
     elif kind in (list, FrozenList):
         for index, item in enumerate(value):
             _explain(item, f"{path}[{index}]", depth - 1)
     elif kind is str:
         if not _is_utf8(value):
-            raise SnapshotError(f"{path} has a lone surrogate, which UTF-8 cannot hold: replace it")
+            raise SnapshotError(f"{_clip(path)} {_SURROGATE}")
     elif kind is float:
         if not math.isfinite(value):
-            raise SnapshotError(f"{path} is {value}, which JSON cannot hold: use None or a str")
+            raise SnapshotError(f"{_clip(path)} is {value}, which JSON cannot hold: use None or a str")
     elif kind not in (int, bool, bytes, type(None)):
-        raise SnapshotError(f"{path} is a {_name(kind)}, not a JSON value: {_mend(value)}")
+        raise SnapshotError(f"{_clip(path)} is a {_name(kind)}, not a JSON value: {_mend(value)}")
+
+
+def _clip(path: str) -> str:
+    return path if len(path) <= 100 else f"{path[:99]}…"
+
+
+_CONVERTIBLE = frozenset({
+    "array", "collections", "datetime", "decimal", "enum", "fractions", "ipaddress", "numpy", "pathlib", "re", "uuid",
+})  # fmt: skip
+"""Modules whose types `jsonable` converts, and so those derived from them."""
+
+
+def _converts(value: Any) -> bool:
+    """Tells whether `jsonable` makes a JSON value of it, as far as can be seen from its type."""
+    kind = type(value)
+    known = (JsonObject, str, int, float, complex, bytes, bytearray, memoryview, Mapping, Sequence, Set)
+    if isinstance(value, known) or is_dataclass(kind) or hasattr(kind, "__pydantic_serializer__"):
+        return True
+    return any(base.__module__.partition(".")[0] in _CONVERTIBLE for base in kind.__mro__)
 
 
 def _mend(value: Any) -> str:
-    if hasattr(value, "model_dump"):
-        return "call .model_dump() on it"
-    if isinstance(value, (tuple, set, frozenset)):
-        return "make it a list"
-    for base in (dict, list, str, bool, int, float, bytes):
-        if isinstance(value, base):
-            return f"convert it with {base.__name__}(...)"
+    if _converts(value):
+        return "pass the whole value through histstore.jsonable(...)"
     return "convert it to dict, list, str, int, float, bool, bytes or None"
 
 
-def _name(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+def _mend_key(key: Any) -> str:
+    more = ", or pass the whole value through histstore.jsonable(...)" if key is None or _converts(key) else ""
+    return f"make the keys plain str{more}"
 
 
 # ---------------------------------------------------------------------------------- typed messages
@@ -167,13 +198,14 @@ def _name(kind: type) -> str:
 
 def _text(value: Any, path: str) -> str:
     if type(value) is not str:
-        raise SnapshotError(f"{path} is a {_name(type(value))}: give a plain str")
+        more = ", which histstore.jsonable(...) makes of it" if isinstance(value, str) else ""
+        raise SnapshotError(f"{path} is a {_name(type(value))}: give a plain str{more}")
     if not (value.isascii() or _is_utf8(value)):
-        raise SnapshotError(f"{path} has a lone surrogate, which UTF-8 cannot hold: replace it")
+        raise SnapshotError(f"{path} {_SURROGATE}")
     return value
 
 
-class _Texts:
+class _Texts(JsonObject):
     """Checks, once and at construction, that every field is a str. Frozen values stay valid."""
 
     __slots__ = ()
@@ -183,7 +215,7 @@ class _Texts:
             _text(getattr(self, name), f"{type(self).__name__}.{name}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Base64Source(_Texts):
     """Data in place: its media type and its base64 text."""
 
@@ -191,14 +223,14 @@ class Base64Source(_Texts):
     data: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class UrlSource(_Texts):
     """Data behind a URL."""
 
     url: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class FileSource(_Texts):
     """Data in a file that the model's provider holds under this id."""
 
@@ -215,15 +247,15 @@ def _source(value: Any, owner: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Text(_Texts):
     """Plain text, from the user or from the model."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+@frozen()
+class Image(JsonObject):
     """An image from the user."""
 
     source: Source
@@ -232,8 +264,8 @@ class Image:
         _source(self.source, "Image")
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+@frozen()
+class Document(JsonObject):
     """A document from the user."""
 
     source: Source
@@ -242,15 +274,15 @@ class Document:
         _source(self.source, "Document")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class ToolResultText(_Texts):
     """Text that a tool returned."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolResultImage:
+@frozen()
+class ToolResultImage(JsonObject):
     """An image that a tool returned."""
 
     source: Source
@@ -262,8 +294,8 @@ class ToolResultImage:
 ToolResultBlock: TypeAlias = ToolResultText | ToolResultImage
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class ToolResultContent:
+@frozen(init=False)
+class ToolResultContent(JsonObject):
     """What a tool returned. A str stands for one text block."""
 
     blocks: tuple[ToolResultBlock, ...]
@@ -276,8 +308,8 @@ class ToolResultContent:
         object.__setattr__(self, "is_error", is_error)
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class ToolResult:
+@frozen(init=False)
+class ToolResult(JsonObject):
     """The answer to a tool call. A str as content stands for one text block."""
 
     call_id: str
@@ -292,8 +324,8 @@ class ToolResult:
         object.__setattr__(self, "content", content)
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class ToolCall:
+@frozen(init=False)
+class ToolCall(JsonObject):
     """A tool call of the model. `args` is any JSON value, and is read-only here, to the bottom."""
 
     id: str
@@ -306,8 +338,8 @@ class ToolCall:
         object.__setattr__(self, "args", freeze_json(args, "ToolCall.args"))
 
 
-@dataclass(frozen=True, slots=True)
-class Reasoning:
+@frozen()
+class Reasoning(JsonObject):
     """The model's reasoning, and the provider's signature over it, if any."""
 
     text: str
@@ -319,7 +351,7 @@ class Reasoning:
             _text(self.signature, "Reasoning.signature")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class RedactedReasoning(_Texts):
     """Reasoning that the provider encrypted."""
 
@@ -350,9 +382,11 @@ def _blocks(blocks: Any, text: type, allowed: frozenset[type], owner: str) -> tu
     return found
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class UserMessage:
+@frozen(init=False)
+class UserMessage(JsonObject):
     """A message to the model: text, tool results, images, documents. A str stands for one Text."""
+
+    role: ClassVar[Literal["user"]] = "user"
 
     blocks: tuple[UserBlock, ...]
 
@@ -360,9 +394,11 @@ class UserMessage:
         object.__setattr__(self, "blocks", _blocks(blocks, Text, _USER_BLOCKS, "UserMessage"))
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class AssistantMessage:
+@frozen(init=False)
+class AssistantMessage(JsonObject):
     """A message from the model: text, tool calls, reasoning. A str stands for one Text."""
+
+    role: ClassVar[Literal["assistant"]] = "assistant"
 
     blocks: tuple[AssistantBlock, ...]
 

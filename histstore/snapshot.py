@@ -6,15 +6,27 @@ import enum
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, TypeAlias, cast, overload
 from urllib.parse import quote, unquote
 
 from . import _json
+from . import _schemas as schemas
+from ._forms import Formed, FormedValue, JsonObject, frozen, iso, register
 from .errors import SnapshotError, UnsupportedVersionError, quoted
-from .messages import TYPED, JSONValue, Message, check_message, freeze_json, setters
+from .messages import (
+    TYPED,
+    AssistantMessage,
+    JSONValue,
+    Message,
+    UserMessage,
+    check_json,
+    check_message,
+    freeze_json,
+    setters,
+)
 
 AnyMessage: TypeAlias = Message | JSONValue
 """The message type of a snapshot or a store that no annotation gives another."""
@@ -42,7 +54,7 @@ else:
     M = M_co = TypeVar("M")  # defaults of type parameters are for type checkers until Python 3.13
 
 
-class RunId(str):
+class RunId(Formed, str):
     """The id of a run: any non-empty text. `RunId.new()` makes a random one (UUID version 4)."""
 
     __slots__ = ()
@@ -76,15 +88,15 @@ def check_name(text: object, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise SnapshotError(f"the {what} has a lone surrogate, which UTF-8 cannot hold") from None
+        raise SnapshotError(f"the {what} has a lone surrogate, which UTF-8 cannot hold: replace it") from None
     return text
 
 
 _REVISION = re.compile(r"([1-9][0-9]{0,15})-([0-9a-f]{32})")
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
+@frozen()
+class Revision(FormedValue):
     """One state of a run: the how-manieth save it is, and that save's etag.
 
     Two revisions are equal when version and etag are; `str(revision)` is `"3-917fa2…"`.
@@ -176,8 +188,8 @@ class Keep(enum.Enum):
 KEEP: Final = Keep.KEEP
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+@frozen()
+class Attempt(JsonObject):
     """Names one write whose outcome is open. `resolve` settles it, in this process or another.
 
     `str(attempt)` is one line of printable ASCII, for a log, a queue or a column; `Attempt.parse` reads it. It holds no
@@ -274,8 +286,8 @@ _ATTEMPT: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseInfo:
+@frozen()
+class LeaseInfo(JsonObject):
     """Who holds a run, as the server sees it.
 
     Attributes:
@@ -294,8 +306,8 @@ class LeaseInfo:
         return f"<LeaseInfo: fence {self.fence}, held by {quoted(self.holder)}, expires in {self.expires_in:.1f} s>"
 
 
-@dataclass(frozen=True, slots=True)
-class RunInfo:
+@frozen()
+class RunInfo(JsonObject):
     """What is known about a run without its messages.
 
     A run that is absent has one while somebody holds its lease: in its first turn, say.
@@ -328,8 +340,8 @@ class RunInfo:
         return f"<RunInfo of run {quoted(self.run_id)} at {brief(self.revision)}: {content}{held}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[M_co]):
+@frozen()
+class Page(JsonObject, Generic[M_co]):
     """A part of a run's messages. It cannot be saved: it is not the conversation.
 
     Attributes:
@@ -431,7 +443,7 @@ def _check_pin(pin: Any) -> bool:
     return pin
 
 
-class _Parts(Generic[M_co]):
+class _Parts(JsonObject, Generic[M_co]):
     """What a snapshot is made of. It becomes one when it is complete: until then it may be filled in."""
 
     __slots__ = ("_grow", "_length", "_lineage", "_message_list", "_message_tuple", "_meta", "_pin_list", "_pin_tuple")
@@ -498,8 +510,10 @@ class ConversationSnapshot(_Parts[M_co]):
         pinned: Iterable[bool] | None = None,
         meta: Mapping[str, JSONValue] | None = None,
     ) -> None:
-        if isinstance(messages, (str, bytes, Mapping)):
+        if isinstance(messages, (str, bytes, Mapping, UserMessage, AssistantMessage)):
             raise SnapshotError("messages is an iterable of messages: put the one message into [...]")
+        if not isinstance(messages, Iterable):
+            raise SnapshotError(f"messages is an iterable of messages, not a {type(messages).__name__}: give a list")
         found = list(messages)
         for index, message in enumerate(found):
             check_message(message, f"messages[{index}]")
@@ -628,16 +642,7 @@ class ConversationSnapshot(_Parts[M_co]):
         Raises:
             SnapshotError: A plain message was changed into something that is no JSON value.
         """
-        for index, message in enumerate(self.messages):
-            check_message(message, f"messages[{index}]")
-        document: dict[str, Any] = {
-            "version": self.VERSION,
-            "messages": [_json.message_to_json(message) for message in self.messages],
-            "pinned": list(self.pinned),
-        }
-        if self._meta:
-            document["meta"] = _json.value_to_json(self._meta)
-        return _json.dumps(document, indent)
+        return _json.dumps(self.to_dict(), indent)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> ConversationSnapshot[M]:
@@ -647,27 +652,7 @@ class ConversationSnapshot(_Parts[M_co]):
             SnapshotError: `data` is not that format; the text names the path.
             UnsupportedVersionError: It names a version other than 1.
         """
-        document = _json.loads(data)
-        if not isinstance(document, dict):
-            raise SnapshotError('a snapshot is a JSON object with "version", "messages" and "pinned"')
-        version = document.get("version")
-        if type(version) is not int:
-            raise SnapshotError("version is missing, or is not a number")
-        if version != cls.VERSION:
-            raise UnsupportedVersionError(version, cls.VERSION)
-        for name in ("messages", "pinned"):
-            if not isinstance(document.get(name), list):
-                raise SnapshotError(f"{name} is missing, or is not an array")
-        if len(document["messages"]) != len(document["pinned"]):
-            raise SnapshotError(
-                f"length mismatch: {len(document['messages'])} messages, {len(document['pinned'])} pins; "
-                "give one pin a message"
-            )
-        messages = [_json.message_from_json(item, f"messages[{i}]") for i, item in enumerate(document["messages"])]
-        meta = _json.value_from_json(document.get("meta", {}))
-        if not isinstance(meta, dict):
-            raise SnapshotError("meta is a mapping: write it as an object")
-        return ConversationSnapshot(messages, document["pinned"], meta)
+        return _snapshot_from_json(_json.loads(data), "")
 
     def __len__(self) -> int:
         return self._length
@@ -797,3 +782,206 @@ def saved_as(snapshot: ConversationSnapshot[Any], key: RunKey) -> Revision | Non
 def add_origin(snapshot: ConversationSnapshot[Any], key: RunKey, origin: Origin) -> None:
     """Notes that `snapshot` is run `key` at a revision."""
     snapshot._lineage.add(key, origin)
+
+
+# ---------------------------------------------------------------------------------------- JSON forms
+
+
+def _optional(value: Any, convert: Callable[[Any], Any]) -> Any:
+    return None if value is None else convert(value)
+
+
+def _meta_to_json(meta: Mapping[str, JSONValue]) -> Any:
+    return _json.value_to_json(dict(meta))
+
+
+class _Fields:
+    """Reads the fields of a value's JSON form; errors name the path."""
+
+    def __init__(self, data: Any, path: str) -> None:
+        if not isinstance(data, Mapping):
+            raise SnapshotError(f"{path} is not an object: give what to_dict() returned")
+        self._data = data
+        self._path = path
+
+    def read(self, name: str, *kinds: type, convert: Callable[[Any], Any] | None = None) -> Any:
+        if name not in self._data:
+            raise SnapshotError(f"{self._path}.{name} is missing")
+        value = self._data[name]
+        if type(value) not in kinds:
+            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise SnapshotError(f"{self._path}.{name} is a {type(value).__name__}, and not {names}")
+        if convert is None or value is None:
+            return value
+        try:
+            return convert(value)
+        except ValueError as error:
+            raise SnapshotError(f"{self._path}.{name}: {error}") from None
+
+    def meta(self) -> Mapping[str, JSONValue]:
+        return cast("Mapping[str, JSONValue]", self.read("meta", dict, convert=self._meta))
+
+    def _meta(self, data: Any) -> Any:
+        check_json(data, "meta")
+        return _check_meta(_json.value_from_json(data))
+
+
+def _moment(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError("the time has no time zone")
+    return found
+
+
+_NULL: Final = type(None)
+
+
+def _lease_to_json(lease: LeaseInfo) -> dict[str, Any]:
+    return {
+        "holder": lease.holder,
+        "fence": lease.fence,
+        "since": iso(lease.since),
+        "expires_in": lease.expires_in,
+    }
+
+
+def _lease_from_json(data: Any, path: str) -> LeaseInfo:
+    fields = _Fields(data, path)
+    return LeaseInfo(
+        fields.read("holder", str),
+        fields.read("fence", int),
+        fields.read("since", str, convert=_moment),
+        float(fields.read("expires_in", float, int)),
+    )
+
+
+def _info_to_json(info: RunInfo) -> dict[str, Any]:
+    return {
+        "run_id": str(info.run_id),
+        "revision": _optional(info.revision, str),
+        "length": info.length,
+        "size": info.size,
+        "meta": _meta_to_json(info.meta),
+        "created_at": _optional(info.created_at, iso),
+        "saved_at": _optional(info.saved_at, iso),
+        "expires_at": _optional(info.expires_at, iso),
+        "lease": _optional(info.lease, _lease_to_json),
+    }
+
+
+def _info_from_json(data: Any, path: str) -> RunInfo:
+    fields = _Fields(data, path)
+    return RunInfo(
+        fields.read("run_id", str, RunId, convert=RunId),
+        fields.read("revision", str, _NULL, convert=Revision.parse),
+        fields.read("length", int),
+        fields.read("size", int),
+        fields.meta(),
+        fields.read("created_at", str, _NULL, convert=_moment),
+        fields.read("saved_at", str, _NULL, convert=_moment),
+        fields.read("expires_at", str, _NULL, convert=_moment),
+        _optional(fields.read("lease", dict, _NULL), lambda lease: _lease_from_json(lease, f"{path}.lease")),
+    )
+
+
+def _snapshot_to_json(snapshot: ConversationSnapshot[Any]) -> dict[str, Any]:
+    for index, message in enumerate(snapshot.messages):
+        check_message(message, f"messages[{index}]")
+    document: dict[str, Any] = {
+        "version": snapshot.VERSION,
+        "messages": [_json.message_to_json(message) for message in snapshot.messages],
+        "pinned": list(snapshot.pinned),
+    }
+    if snapshot.meta:
+        document["meta"] = _json.value_to_json(snapshot.meta)
+    return document
+
+
+def _snapshot_from_json(document: Any, _path: str) -> ConversationSnapshot[Any]:
+    if not isinstance(document, dict):
+        raise SnapshotError('a snapshot is a JSON object with "version", "messages" and "pinned"')
+    version = document.get("version")
+    if type(version) is not int:
+        raise SnapshotError("version is missing, or is not a number")
+    if version != ConversationSnapshot.VERSION:
+        raise UnsupportedVersionError(version, ConversationSnapshot.VERSION)
+    for name in ("messages", "pinned"):
+        if not isinstance(document.get(name), list):
+            raise SnapshotError(f"{name} is missing, or is not an array")
+    if len(document["messages"]) != len(document["pinned"]):
+        raise SnapshotError(
+            f"length mismatch: {len(document['messages'])} messages, {len(document['pinned'])} pins; "
+            "give one pin a message"
+        )
+    messages = [_json.message_from_json(item, f"messages[{i}]") for i, item in enumerate(document["messages"])]
+    meta = _json.value_from_json(document.get("meta", {}))
+    if not isinstance(meta, dict):
+        raise SnapshotError("meta is a mapping: write it as an object")
+    return ConversationSnapshot(messages, document["pinned"], meta)
+
+
+def _page_to_json(page: Page[Any]) -> dict[str, Any]:
+    return {
+        "messages": [_json.message_to_json(message) for message in page.messages],
+        "pinned": list(page.pinned),
+        "start": page.start,
+        "length": page.length,
+        "meta": _meta_to_json(page.meta),
+        "revision": str(page.revision),
+    }
+
+
+def _page_from_json(data: Any, path: str) -> Page[Any]:
+    fields = _Fields(data, path)
+    messages = [
+        _json.message_from_json(message, f"{path}.messages[{index}]")
+        for index, message in enumerate(fields.read("messages", list))
+    ]
+    pinned = tuple(map(_check_pin, fields.read("pinned", list)))
+    if len(pinned) != len(messages):
+        raise SnapshotError(f"{path} has {len(messages)} messages and {len(pinned)} pins; give one pin a message")
+    return Page(
+        tuple(messages),
+        pinned,
+        fields.read("start", int),
+        fields.read("length", int),
+        fields.meta(),
+        fields.read("revision", str, convert=Revision.parse),
+    )
+
+
+def _attempt_to_json(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "kind": attempt.kind,
+        "namespace": attempt.namespace,
+        "run_id": str(attempt.run_id),
+        "parent": _optional(attempt.parent, str),
+        "revision": _optional(attempt.revision, str),
+        "ticket": attempt.ticket.hex(),
+        "made_at": _optional(attempt.made_at, iso),
+    }
+
+
+def _attempt_from_json(data: Any, path: str) -> Attempt:
+    fields = _Fields(data, path)
+    kind = fields.read("kind", str)
+    if kind not in ("save", "delete"):
+        raise SnapshotError(f'{path}.kind is "save" or "delete"')
+    return Attempt(
+        kind,
+        fields.read("namespace", str),
+        fields.read("run_id", str, RunId, convert=RunId),
+        fields.read("parent", str, _NULL, convert=Revision.parse),
+        fields.read("revision", str, _NULL, convert=Revision.parse),
+        fields.read("ticket", str, convert=bytes.fromhex),
+        fields.read("made_at", str, _NULL, convert=_moment),
+    )
+
+
+register(RunId, str, lambda data, _path: RunId(data), schemas.RUN_ID)
+register(Revision, str, lambda data, _path: Revision.parse(data), schemas.REVISION)
+register(LeaseInfo, _lease_to_json, _lease_from_json, schemas.LEASE_INFO)
+register(RunInfo, _info_to_json, _info_from_json, schemas.RUN_INFO)
+register(ConversationSnapshot, _snapshot_to_json, _snapshot_from_json, schemas.SNAPSHOT)
+register(Page, _page_to_json, _page_from_json, schemas.PAGE)
+register(Attempt, _attempt_to_json, _attempt_from_json, schemas.ATTEMPT)

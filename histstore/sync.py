@@ -5,6 +5,7 @@ none but `lock` and `turn` a thread: leases are renewed, and waited for, in the 
 """
 
 from . import __version__ as __version__
+from ._jsonable import jsonable
 from ._retry import Durability, RetryPolicy
 from ._sync.backend import RedisBackend
 from ._sync.jsonfile import JsonFileHistoryStore
@@ -122,4 +123,5 @@ __all__ = [
     "UrlSource",
     "UserBlock",
     "UserMessage",
+    "jsonable",
 ]

@@ -186,7 +186,7 @@ def test_the_head_is_proven() -> None:
     for name, value in [("length", 9), ("size", 9), ("checkpoint", 2), ("logged", 1), ("meta", b"\xa0")]:
         checks.add(dataclasses.replace(head, **{name: value}).check())
     for name, value in [("version", 9), ("etag", bytes(16))]:
-        checks.add(dataclasses.replace(head, revision=dataclasses.replace(head.revision, **{name: value})).check())
+        checks.add(dataclasses.replace(head, revision=head.revision.__replace__(**{name: value})).check())
     assert len(checks) == 8
 
 
