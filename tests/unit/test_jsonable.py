@@ -46,7 +46,7 @@ from histstore.messages import MAX_DEPTH
 from ..support.samples import PLAIN, TYPED, faithful
 
 
-class Role(str, enum.Enum):
+class Role(str, enum.Enum):  # noqa: UP042  (what the issue is about)
     USER = "user"
 
 
