@@ -98,6 +98,20 @@ def values() -> None:
     UserMessage([Text("a"), ToolResult("1", "done")])
     AssistantMessage([Text("a"), ToolCall("1", "f", {"nested": [1, None, b"x"]})])
 
+    for message in typed.messages:
+        if message.role == "user":
+            assert_type(message, UserMessage)
+        else:
+            assert_type(message, AssistantMessage)
+        assert_type(message.to_dict(), dict[str, Any])
+        print([block for block in message])  # type: ignore[union-attr]
+    assert_type(UserMessage.from_dict({}), UserMessage)
+    assert_type(RunInfo.from_dict({}), RunInfo)
+    assert_type(histstore.jsonable(object()), JSONValue)
+    assert_type(histstore.sync.jsonable(object()), JSONValue)
+    ConversationSnapshot([histstore.jsonable(object())])
+    UserMessage("hi").blocks = ()  # type: ignore[misc]
+
     # Without a type parameter it is one of any messages that can be saved.
     anything: ConversationSnapshot = ConversationSnapshot()
     assert_type(anything.append({"a": 1}, None).messages[0], Message | JSONValue)
