@@ -9,6 +9,7 @@ import math
 import pickle
 from typing import Any
 
+import pydantic
 import pytest
 
 from histstore import (
@@ -123,27 +124,45 @@ class Colour(enum.StrEnum):
     RED = "red"
 
 
-class Model:
-    def model_dump(self) -> dict[str, Any]:
-        return {}
+class Model(pydantic.BaseModel):
+    role: Colour = Colour.RED
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ({"a": [1, (2,)]}, r"m\['a'\]\[1\] is a tuple, not a JSON value: make it a list"),
-        ({"a": {1, 2}}, r"m\['a'\] is a set, not a JSON value: make it a list"),
-        ({"a": Model()}, r"m\['a'\] is a .*Model, not a JSON value: call .model_dump\(\) on it"),
-        (Colour.RED, r"m is a .*Colour, not a JSON value: convert it with str\(\.\.\.\)"),
-        (collections.OrderedDict(a=1), r"m is a collections.OrderedDict.*convert it with dict\(\.\.\.\)"),
+        (
+            {"a": [1, (2,)]},
+            r"m\['a'\]\[1\] is a tuple, not a JSON value: pass the whole value through histstore\.jsonable\(\.\.\.\)",
+        ),
+        (
+            {"a": {1, 2}},
+            r"m\['a'\] is a set, not a JSON value: pass the whole value through histstore\.jsonable\(\.\.\.\)",
+        ),
+        (
+            {"a": Model()},
+            r"m\['a'\] is a .*Model, not a JSON value: pass the whole value through histstore\.jsonable\(\.\.\.\)",
+        ),
+        (Colour.RED, r"m is a .*Colour, not a JSON value: pass the whole value through histstore\.jsonable\(\.\.\.\)"),
+        (
+            collections.OrderedDict(a=1),
+            r"m is a collections.OrderedDict.*pass the whole value through histstore\.jsonable\(\.\.\.\)",
+        ),
         ({"a": math.nan}, r"m\['a'\] is nan, which JSON cannot hold"),
         ([1, [-math.inf]], r"m\[1\]\[0\] is -inf, which JSON cannot hold"),
-        ({1: "a"}, r"m has a key of type int: make the keys plain str"),
-        ({Colour.RED: 1}, r"m has a key of type Colour: make the keys plain str"),
-        ({"a": "\ud800"}, r"m\['a'\] has a lone surrogate"),
-        ({"\udfff": 1}, r"m has a key with a lone surrogate"),
+        (
+            {1: "a"},
+            r"m has a key of type int: make the keys plain str, or pass the whole value through histstore\.jsonable\(\.\.\.\)",
+        ),
+        (
+            {Colour.RED: 1},
+            r"m has a key of type .*Colour: make the keys plain str, or pass the whole value through histstore\.jsonable\(\.\.\.\)",
+        ),
+        ({"a": "\ud800"}, r"m\['a'\] has a lone surrogate.*join.*surrogatepass"),
+        ({"\udfff": 1}, r"a key of m has a lone surrogate.*surrogatepass"),
         (bytearray(b"x"), r"m is a bytearray"),
-        (1j, r"m is a complex, not a JSON value: convert it to dict"),
+        (object(), r"m is a object, not a JSON value: convert it to dict"),
+        (1j, r"m is a complex, not a JSON value: pass the whole value through histstore\.jsonable\(\.\.\.\)"),
         (object(), r"m is a object, not a JSON value"),
     ],
     ids=repr,
