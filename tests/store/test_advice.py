@@ -194,7 +194,7 @@ def not_numbers(world: World) -> None:
             make({"a": None, "b": str(bad)})
     numpy = pytest.importorskip("numpy")
     with world.tells("is NaT, which JSON cannot hold: use None or a str"):
-        jsonable([numpy.datetime64("NaT")])
+        jsonable([numpy.datetime64("NaT", "s")])
     assert jsonable([None]) == [None]
 
 

@@ -104,7 +104,7 @@ def values() -> None:
         else:
             assert_type(message, AssistantMessage)
         assert_type(message.to_dict(), dict[str, Any])
-        print([block for block in message])  # type: ignore[union-attr]
+        print(list(message))  # type: ignore[call-overload]
     assert_type(UserMessage.from_dict({}), UserMessage)
     assert_type(RunInfo.from_dict({}), RunInfo)
     assert_type(histstore.jsonable(object()), JSONValue)

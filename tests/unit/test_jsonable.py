@@ -487,7 +487,7 @@ def loop(kind: Any) -> Any:
         (numpy.array([1.0, math.inf]), r"^value\[1\] is inf"),
         (Loose(held=[1.5, math.nan]), r"^value\['held'\]\[1\] is nan"),
         (Loose(ratio=-math.inf), r"^value\['ratio'\] is -inf"),
-        ([numpy.datetime64("NaT")], r"^value\[0\] is NaT"),
+        ([numpy.datetime64("NaT", "s")], r"^value\[0\] is NaT"),
         (numpy.timedelta64(1, "M"), "no timedelta can hold"),
         (numpy.longdouble("0.1"), "no float can hold"),
         ({"a": ("\ud83d",)}, r"^value\['a'\]\[0\] has a lone surrogate"),
