@@ -24,20 +24,18 @@ class Form(NamedTuple):
     Attributes:
         write: Returns the JSON form of a value.
         read: Takes the JSON form and the path that errors name; raises SnapshotError.
-        schema: The JSON schema of the form.
+        schema: The name of the form's JSON schema in `_schemas`, which is loaded when pydantic asks for one.
     """
 
     write: Callable[[Any], Any]
     read: Callable[[Any, str], Any]
-    schema: dict[str, Any]
+    schema: str
 
 
 _FORMS: dict[object, Form] = {}
 
 
-def register(
-    kind: object, writer: Callable[[Any], Any], reader: Callable[[Any, str], Any], schema: dict[str, Any]
-) -> None:
+def register(kind: object, writer: Callable[[Any], Any], reader: Callable[[Any, str], Any], schema: str) -> None:
     """Sets the JSON form of the values of a type."""
     _FORMS[kind] = Form(writer, reader, schema)
 
@@ -120,6 +118,12 @@ def _core_schema(kind: Any, name: str, is_one: Callable[[Any], bool], ref: str |
     return core_schema.no_info_plain_validator_function(validate, ref=ref, serialization=written)
 
 
+def _json_schema(kind: object) -> dict[str, Any]:
+    from . import _schemas
+
+    return dict(getattr(_schemas, _FORMS[kind].schema))
+
+
 class _Serializer:
     """pydantic's serializer of a value that stands where a model says `Any`. Made when pydantic asks for it."""
 
@@ -149,7 +153,7 @@ class Formed:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _core_schema: Any, _handler: Any) -> dict[str, Any]:
-        return {"title": cls.__name__, **_FORMS[cls].schema}
+        return {"title": cls.__name__, **_json_schema(cls)}
 
 
 class FormedValue(Formed):
@@ -201,7 +205,7 @@ class JSONValueForm:
         return _core_schema(JSONValueForm, "value", lambda found: isinstance(found, plain), None)
 
     def __get_pydantic_json_schema__(self, _core_schema: Any, _handler: Any) -> dict[str, Any]:
-        return dict(_FORMS[JSONValueForm].schema)
+        return _json_schema(JSONValueForm)
 
     def __repr__(self) -> str:
         return "JSONValueForm()"

@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from . import _schemas as schemas
 from . import messages as m
 from ._forms import JsonObject, JSONValueForm, register
 from .errors import SnapshotError
@@ -335,23 +334,23 @@ def _json_from_form(data: Any, path: str) -> Any:
     return value_from_json(data, _BYTES_ONLY)
 
 
-_KINDS: list[tuple[type, Callable[[Any], Any], Callable[[Any, str], Any], dict[str, Any]]] = [
-    (m.UserMessage, message_to_json, message_from_json, schemas.USER),
-    (m.AssistantMessage, message_to_json, message_from_json, schemas.ASSISTANT),
-    (m.Text, _block_to_json, _block_from_json, schemas.TEXT),
-    (m.Image, _block_to_json, _block_from_json, schemas.IMAGE),
-    (m.Document, _block_to_json, _block_from_json, schemas.DOCUMENT),
-    (m.ToolResult, _block_to_json, _block_from_json, schemas.TOOL_RESULT),
-    (m.ToolCall, _block_to_json, _block_from_json, schemas.TOOL_CALL),
-    (m.Reasoning, _block_to_json, _block_from_json, schemas.REASONING),
-    (m.RedactedReasoning, _block_to_json, _block_from_json, schemas.REDACTED_REASONING),
-    (m.ToolResultContent, _content_to_json, _content_from_json, schemas.RESULT_CONTENT),
-    (m.ToolResultText, _result_to_json, _result_from_json, schemas.RESULT_TEXT),
-    (m.ToolResultImage, _result_to_json, _result_from_json, schemas.RESULT_IMAGE),
-    (m.Base64Source, _source_to_json, _source_from_json, schemas.BASE64_SOURCE),
-    (m.UrlSource, _source_to_json, _source_from_json, schemas.URL_SOURCE),
-    (m.FileSource, _source_to_json, _source_from_json, schemas.FILE_SOURCE),
+_KINDS: list[tuple[type, Callable[[Any], Any], Callable[[Any, str], Any], str]] = [
+    (m.UserMessage, message_to_json, message_from_json, "USER"),
+    (m.AssistantMessage, message_to_json, message_from_json, "ASSISTANT"),
+    (m.Text, _block_to_json, _block_from_json, "TEXT"),
+    (m.Image, _block_to_json, _block_from_json, "IMAGE"),
+    (m.Document, _block_to_json, _block_from_json, "DOCUMENT"),
+    (m.ToolResult, _block_to_json, _block_from_json, "TOOL_RESULT"),
+    (m.ToolCall, _block_to_json, _block_from_json, "TOOL_CALL"),
+    (m.Reasoning, _block_to_json, _block_from_json, "REASONING"),
+    (m.RedactedReasoning, _block_to_json, _block_from_json, "REDACTED_REASONING"),
+    (m.ToolResultContent, _content_to_json, _content_from_json, "RESULT_CONTENT"),
+    (m.ToolResultText, _result_to_json, _result_from_json, "RESULT_TEXT"),
+    (m.ToolResultImage, _result_to_json, _result_from_json, "RESULT_IMAGE"),
+    (m.Base64Source, _source_to_json, _source_from_json, "BASE64_SOURCE"),
+    (m.UrlSource, _source_to_json, _source_from_json, "URL_SOURCE"),
+    (m.FileSource, _source_to_json, _source_from_json, "FILE_SOURCE"),
 ]
 for _kind, _write, _read, _schema in _KINDS:
     register(_kind, _write, _reader(_kind, _read), _schema)
-register(JSONValueForm, _args_to_json, _json_from_form, schemas.ANYTHING)
+register(JSONValueForm, _args_to_json, _json_from_form, "ANYTHING")

@@ -5,21 +5,15 @@ The standard library's types have a table of their own, so they come out the sam
 
 from __future__ import annotations
 
-import array
 import dataclasses
 import inspect
-import ipaddress
 import re
 import sys
-import uuid
-from collections import UserString, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, MappingView, Sequence, Set
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from enum import Enum
-from fractions import Fraction
 from math import isfinite
-from pathlib import PurePath
 from typing import Any, Final, cast
 
 from ._forms import Formed, iso, type_name, write
@@ -27,12 +21,19 @@ from .errors import SnapshotError
 from .messages import MAX_DEPTH, JSONValue, check_json
 
 _AS_THEY_ARE: Final = frozenset({str, int, float, bool, bytes, type(None)})
-_LISTS: Final = (list, tuple, deque, array.array, Sequence, MappingView)
-_TEXTS: Final = (
-    uuid.UUID, Decimal, Fraction, PurePath, UserString, ipaddress.IPv4Address, ipaddress.IPv4Network,
-    ipaddress.IPv6Address, ipaddress.IPv6Network,
-)  # fmt: skip
+_LISTS: Final = (list, tuple, deque, Sequence, MappingView)
+_ARRAYS: Final = {"array": ("array",)}
+_TEXTS: Final = {
+    "collections": ("UserString",),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "ipaddress": ("IPv4Address", "IPv4Network", "IPv6Address", "IPv6Network"),
+    "pathlib": ("PurePath",),
+    "uuid": ("UUID",),
+}
 """Types whose JSON form is str(). Enums are not among them: their str() is not their value."""
+_NUMPY_SCALARS: Final = {"numpy": ("generic",)}
+_NUMPY_ARRAYS: Final = {"numpy": ("ndarray",)}
 
 
 class _RefusedError(Exception):
@@ -104,11 +105,21 @@ def _plain(value: Any, depth: int) -> Any:
         return _items(value.items(), depth)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _items([(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)], depth)
-    if isinstance(value, _LISTS):
+    if isinstance(value, _LISTS) or _is_a(value, _ARRAYS):
         return _list(value, depth)
     if isinstance(value, Set):
         return _sorted(_list(value, depth))
     return _foreign(value, depth)
+
+
+def _is_a(value: Any, types: Mapping[str, tuple[str, ...]]) -> bool:
+    """Tells whether a value is of one of these types: of none of a module that nobody has loaded."""
+    return any(
+        isinstance(value, getattr(sys.modules[module], name))
+        for module, names in types.items()
+        if module in sys.modules
+        for name in names
+    )
 
 
 def _leaf(value: Any) -> Any:
@@ -129,7 +140,7 @@ def _leaf(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, timedelta):
         return _duration(value)
-    if isinstance(value, _TEXTS):
+    if _is_a(value, _TEXTS):
         return str(value)
     if isinstance(value, complex):
         return str(value).strip("()")
@@ -177,7 +188,7 @@ def _key(key: Any) -> str:
         return "true" if key else "false"
     if not isinstance(key, (bytes, bytearray, memoryview, complex)):
         found = _leaf(key)
-        if found is None and _is_numpy_scalar(key):
+        if found is None and _is_a(key, _NUMPY_SCALARS):
             return _key(_from_numpy_scalar(key))
         if isinstance(found, str):
             return found
@@ -247,11 +258,6 @@ def _loses(value: Any) -> bool:
     return isinstance(value, (list, tuple, Set, deque)) and any(map(_loses, value))
 
 
-def _is_numpy_scalar(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.generic)
-
-
 def _from_numpy_scalar(value: Any) -> Any:
     numpy: Any = sys.modules["numpy"]
     if isinstance(value, (numpy.datetime64, numpy.timedelta64)) and numpy.isnat(value):
@@ -270,10 +276,9 @@ def _from_numpy_scalar(value: Any) -> Any:
 
 def _foreign(value: Any, depth: int) -> Any:
     """Converts a value of a library that need not be installed."""
-    if _is_numpy_scalar(value):
+    if _is_a(value, _NUMPY_SCALARS):
         return _plain(_from_numpy_scalar(value), depth)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.ndarray):
+    if _is_a(value, _NUMPY_ARRAYS):
         if value.ndim == 0:
             return _plain(value[()], depth)
         # tolist() makes numbers of nanosecond times.

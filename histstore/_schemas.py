@@ -83,6 +83,9 @@ ATTEMPT: Final = record(
     run_id=RUN_ID,
     parent=optional(REVISION),
     revision=optional(REVISION),
+    fence=optional(NUMBER),
+    length=optional(NUMBER),
+    size=optional(NUMBER),
     ticket={"type": "string", "pattern": "^[0-9a-f]{32}$"},
     made_at=optional(TIME),
 )

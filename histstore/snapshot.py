@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, TypeA
 from urllib.parse import quote, unquote
 
 from . import _json
-from . import _schemas as schemas
 from ._forms import Formed, FormedValue, JsonObject, frozen, iso, register
 from .errors import SnapshotError, UnsupportedVersionError, quoted
 from .messages import (
@@ -957,6 +956,7 @@ def _attempt_to_json(attempt: Attempt) -> dict[str, Any]:
         "run_id": str(attempt.run_id),
         "parent": _optional(attempt.parent, str),
         "revision": _optional(attempt.revision, str),
+        **{name: getattr(attempt.revision, name, None) for name in ("fence", "length", "size")},
         "ticket": attempt.ticket.hex(),
         "made_at": _optional(attempt.made_at, iso),
     }
@@ -967,21 +967,26 @@ def _attempt_from_json(data: Any, path: str) -> Attempt:
     kind = fields.read("kind", str)
     if kind not in ("save", "delete"):
         raise SnapshotError(f'{path}.kind is "save" or "delete"')
+    revision = fields.read("revision", str, _NULL, convert=Revision.parse)
+    fence, length, size = (fields.read(name, int, _NULL) for name in ("fence", "length", "size"))
+    if revision is not None:
+        # What resolve() returns says them too.
+        revision = Revision(revision.version, revision.etag, None, fence, length, size)
     return Attempt(
         kind,
         fields.read("namespace", str),
         fields.read("run_id", str, RunId, convert=RunId),
         fields.read("parent", str, _NULL, convert=Revision.parse),
-        fields.read("revision", str, _NULL, convert=Revision.parse),
+        revision,
         fields.read("ticket", str, convert=bytes.fromhex),
         fields.read("made_at", str, _NULL, convert=_moment),
     )
 
 
-register(RunId, str, lambda data, _path: RunId(data), schemas.RUN_ID)
-register(Revision, str, lambda data, _path: Revision.parse(data), schemas.REVISION)
-register(LeaseInfo, _lease_to_json, _lease_from_json, schemas.LEASE_INFO)
-register(RunInfo, _info_to_json, _info_from_json, schemas.RUN_INFO)
-register(ConversationSnapshot, _snapshot_to_json, _snapshot_from_json, schemas.SNAPSHOT)
-register(Page, _page_to_json, _page_from_json, schemas.PAGE)
-register(Attempt, _attempt_to_json, _attempt_from_json, schemas.ATTEMPT)
+register(RunId, str, lambda data, _path: RunId(data), "RUN_ID")
+register(Revision, str, lambda data, _path: Revision.parse(data), "REVISION")
+register(LeaseInfo, _lease_to_json, _lease_from_json, "LEASE_INFO")
+register(RunInfo, _info_to_json, _info_from_json, "RUN_INFO")
+register(ConversationSnapshot, _snapshot_to_json, _snapshot_from_json, "SNAPSHOT")
+register(Page, _page_to_json, _page_from_json, "PAGE")
+register(Attempt, _attempt_to_json, _attempt_from_json, "ATTEMPT")

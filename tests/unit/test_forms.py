@@ -59,7 +59,9 @@ LEASE = LeaseInfo("worker", 7, NOW, 12.5)
 INFO = RunInfo(RunId("run"), THREE, 2, 300, META, NOW, NOW, None, LEASE)
 ABSENT = RunInfo(RunId("run"), None, 0, 0, {}, None, None, NOW, LEASE)
 PAGE: Page[Any] = Page((*TYPED, *PLAIN), (True,) * (len(TYPED) + len(PLAIN)), 3, 99, META, FOUR)
-ATTEMPT = Attempt("save", "histstore", RunId("run"), THREE, FOUR, b"\xff" * 16, NOW)
+MADE = Revision(4, bytes(range(16)), None, 7, 2, 300)
+ATTEMPT = Attempt("save", "histstore", RunId("run"), THREE, MADE, b"\xff" * 16, NOW)
+DELETE = Attempt("delete", "histstore", RunId("run"), THREE, None, b"\xff" * 16)
 SNAPSHOT: ConversationSnapshot[Any] = ConversationSnapshot([*TYPED, *PLAIN], meta=META)
 
 BLOCKS: list[Any] = [
@@ -68,7 +70,7 @@ BLOCKS: list[Any] = [
     Reasoning("r"), Reasoning("r", "s"), RedactedReasoning("d"), ToolResultContent("x"), ToolResultText("x"),
     ToolResultImage(UrlSource("u")), Base64Source("m", "d"), UrlSource("u"), FileSource("f"),
 ]  # fmt: skip
-OBJECTS: list[Any] = [*TYPED, *BLOCKS, LEASE, INFO, ABSENT, PAGE, ATTEMPT, SNAPSHOT]
+OBJECTS: list[Any] = [*TYPED, *BLOCKS, LEASE, INFO, ABSENT, PAGE, ATTEMPT, DELETE, SNAPSHOT]
 VALUES: list[Any] = [*OBJECTS, THREE]
 
 
@@ -116,6 +118,9 @@ def test_the_forms() -> None:
         "run_id": "run",
         "parent": str(THREE),
         "revision": str(FOUR),
+        "fence": 7,
+        "length": 2,
+        "size": 300,
         "ticket": "ff" * 16,
         "made_at": "2026-01-02T03:04:05.678000Z",
     }
@@ -143,6 +148,14 @@ def test_from_dict_reads_what_to_dict_wrote(value: Any) -> None:
             assert faithful(twin) == faithful(value)
     data.clear()
     assert value.to_dict() == json.loads(text)
+
+
+def test_an_attempts_form_keeps_what_resolve_returns() -> None:
+    """Fence, length and size are not compared, so they are looked at one by one."""
+    twin = Attempt.from_dict(json.loads(json.dumps(ATTEMPT.to_dict())))
+    assert twin.made_at == NOW
+    assert twin.revision is not None
+    assert (twin.revision.fence, twin.revision.length, twin.revision.size) == (7, 2, 300)
 
 
 def test_the_ailoop_form_of_a_renamed_field_is_read() -> None:
