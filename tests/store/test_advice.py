@@ -28,6 +28,7 @@ import histstore
 from histstore import (
     ANY,
     AssistantMessage,
+    Attempt,
     ConversationSnapshot,
     Durability,
     HistoryStoreError,
@@ -494,7 +495,7 @@ async def a_large_snapshot(world: World) -> None:
     assert (await larger.load()).messages == ("y" * 200, "z" * 200)
 
 
-@follows("load() what is there now, and set keep_revisions to keep past revisions reachable")
+@follows("load() what is there now, and set keep_revisions to keep past ones reachable")
 async def a_revision_that_is_gone(world: World) -> None:
     for keep in (0, 10):
         store = world.backends(keep_revisions=keep).store(f"run{keep}")
@@ -503,13 +504,38 @@ async def a_revision_that_is_gone(world: World) -> None:
         await store.trim()
         for number in range(40):
             await store.splice(0, None, f"c{number}" * 100)
-        with world.tells("load() what is there now, and set keep_revisions to keep past revisions reachable"):
+        with world.tells("load() what is there now, and set keep_revisions to keep past ones reachable"):
             await store.load(at=first)
         assert (await store.load()).messages == ("c39" * 100,)
     store = world.backends(keep_revisions=10).store("kept")
     first = await store.append("a")
     await store.splice(0, None, "b")
     assert (await store.load(at=first)).messages == ("a",)
+
+
+@follows(
+    "load() returns None, and a save begins it anew", "load() the newest",
+    "or the run was deleted and begun anew; load() what is there",
+    "give that text, unchanged",
+)  # fmt: skip
+async def a_revision_that_is_not_there(world: World) -> None:
+    store = world.backends().store("run")
+    first = await store.append("a")
+    with world.tells("load() the newest"):
+        await store.load(at=99)
+    assert (await store.load()).messages == ("a",)
+    await store.delete()
+    with world.tells("load() returns None, and a save begins it anew"):
+        await store.load(at=first)
+    assert await store.load() is None
+    await store.append("b")
+    with world.tells("or the run was deleted and begun anew; load() what is there"):
+        await store.load(at=first)
+    assert (await store.load()).messages == ("b",)
+    attempt = Attempt("save", "n", RunId("run"), None, first, b"t" * 16)
+    with world.tells("give that text, unchanged"):
+        Attempt.parse(repr(attempt))
+    assert Attempt.parse(str(attempt)) == attempt
 
 
 @follows("do not repeat the save; check the replicas, or raise Durability.timeout")
@@ -883,6 +909,8 @@ ELSEWHERE = {
 
 UNTESTED = {
     "nothing was acquired, repeat it": "a release that overtakes its own acquire, which tests/lua delivers",
+    "it cannot be told any more what became of the write": "a server that has forgotten: tests/faults",
+    "and it will not be from now on: load() what is there": "a server that has forgotten: tests/faults",
     "set TMPDIR to a short one": "a machine whose /tmp has a long path",
     "the lease that was taken is given up again": "a fact, no advice",
     "what answers there is no Redis server": "a fact, no advice",
