@@ -324,15 +324,13 @@ class Head:
 class Base:
     """A run's content at a revision, as its store remembers it.
 
-    A typed message is remembered as itself; a plain one as its bytes, since its owner may change it.
     The lists are shared with the bases that grew from this one by appending: only the first
     `head.length` items (of `log` the first `log_length`) belong to it. As in a snapshot, the single
     token in `grow` is the right to extend them in place. `mapping` is a mapping that encodes to the
-    head's meta, if one is known. `decoded` holds the messages that the replay decoded, for the first that
-    asks: plain ones are its own.
+    head's meta, if one is known.
     """
 
-    __slots__ = ("born", "decoded", "grow", "head", "items", "log", "log_length", "mapping", "pins", "plain", "sizes")
+    __slots__ = ("born", "grow", "head", "items", "log", "log_length", "mapping", "pins", "sizes")
 
     def __init__(
         self,
@@ -341,21 +339,17 @@ class Base:
         sizes: list[int],
         born: list[int],
         pins: list[bool],
-        plain: int,
         log: list[tuple[int, int]],
-        decoded: list[Any] | None = None,
     ) -> None:
         self.head = head
         self.items = items
         self.sizes = sizes
         self.born = born
         self.pins = pins
-        self.plain = plain
         self.log = log
         self.log_length = len(log)
         self.grow: list[None] = [None]
         self.mapping: Mapping[str, JSONValue] | None = None
-        self.decoded = [] if decoded is None else [decoded]
 
     def claim(self) -> bool:
         """Returns whether the caller may extend the lists in place. Of all that ask, one may."""
@@ -370,22 +364,8 @@ class Base:
         return self.head.length
 
     def messages(self, start: int = 0, stop: int | None = None) -> list[Any]:
-        """Returns the messages: typed ones as they are, plain ones decoded anew."""
-        stop = self.length if stop is None else stop
-        if start == 0 and stop == self.length:
-            try:
-                return self.decoded.pop()
-            except IndexError:
-                pass
-        items = self.items[start:stop]
-        if not self.plain:
-            return items
-        plain = [index for index, kind in enumerate(map(type, items)) if kind is bytes]
-        if len(plain) == len(items):
-            return _codec.decode(items)
-        for index, message in zip(plain, _codec.decode([items[index] for index in plain]), strict=True):
-            items[index] = message
-        return items
+        """Returns the messages from `start` to `stop`, in a list of the caller's own."""
+        return self.items[start : self.length if stop is None else stop]
 
 
 def decode_meta(data: bytes) -> Mapping[str, JSONValue]:
@@ -462,24 +442,22 @@ def _appended(entries: Log, last: Entry, bodies: _codec.Bodies, base: Base | Non
         meta = new_meta if new_meta is not None else meta
     _weigh(last, (base.head.size if base is not None else 0) + sum(bodies.sizes))
     head = Head(last.revision(), last.length, last.size, last.checkpoint, last.logged, meta)
-    plain = _count_plain(bodies.items) if bodies.items is not bodies.messages else 0
     pins = [False] * len(bodies.sizes)
     for index in flips:
         pins[index - n] = not pins[index - n]
     born = _births(entries, bodies)
     costs = _costs(entries)
     if base is None:
-        decoded = bodies.messages if plain else None
-        return Base(head, bodies.items, bodies.sizes, born, pins, plain, costs, decoded)
+        return Base(head, bodies.messages, bodies.sizes, born, pins, costs)
     items, sizes, births, all_pins, log = base.items, base.sizes, base.born, base.pins, base.log
     if not base.claim():
         items, sizes, births, all_pins, log = items[:n], sizes[:n], births[:n], all_pins[:n], log[: base.log_length]
-    items += bodies.items
+    items += bodies.messages
     sizes += bodies.sizes
     births += born
     all_pins += pins
     log += costs
-    return Base(head, items, sizes, births, all_pins, base.plain + plain, log)
+    return Base(head, items, sizes, births, all_pins, log)
 
 
 def _births(entries: Log, bodies: _codec.Bodies) -> list[int]:
@@ -493,10 +471,6 @@ def _costs(entries: Log) -> list[tuple[int, int]]:
 def _weigh(last: Entry, size: int) -> None:
     if size != last.size:
         raise BrokenChainError(last.version, "the sizes do not add up")
-
-
-def _count_plain(items: Iterable[Any]) -> int:
-    return list(map(type, items)).count(bytes)
 
 
 class _Replay:
@@ -571,7 +545,7 @@ class _Replay:
         base, bodies, last = self.base, self.bodies, self.entries[-1]
         if _HOLE in self.order:
             raise BrokenChainError(last.version, "a message is missing from the log")
-        items, sizes, log = bodies.items, bodies.sizes, _costs(self.entries)
+        items, sizes, log = bodies.messages, bodies.sizes, _costs(self.entries)
         born = _births(self.entries, bodies)
         if base is not None:
             n = base.length
@@ -581,9 +555,7 @@ class _Replay:
         _weigh(last, sum(sizes))
         head = Head(last.revision(), last.length, last.size, last.checkpoint, last.logged, self.meta)
         log = [cost for cost in log if cost[0] >= self.checkpoint]
-        plain = _count_plain(items)
-        decoded = self._picked(bodies.messages) if plain and base is None else None
-        return Base(head, items, sizes, born, self.pins, plain, log, decoded)
+        return Base(head, items, sizes, born, self.pins, log)
 
     def _picked(self, row: Sequence[Any]) -> list[Any]:
         return list(map(row.__getitem__, self.order))

@@ -7,9 +7,9 @@ with its kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, repeat
+from itertools import chain, repeat
 from math import isfinite
 from operator import add, is_, itemgetter
 from typing import Any
@@ -32,16 +32,10 @@ _FIRST = {m.UserMessage: bytes((0x82, _USER)), m.AssistantMessage: bytes((0x82, 
 # ---------------------------------------------------------------------------------------- messages
 
 
-def encode(message: Any, path: str = "message") -> bytes:
-    """Encodes one message.
-
-    Raises:
-        SnapshotError: It is neither a typed message nor a JSONValue (any more: plain values are
-            their owner's, and may have been changed since they were put into a snapshot).
-    """
+def encode(message: Any) -> bytes:
+    """Encodes one message of a snapshot: a typed one, or a plain one that was checked when it was frozen."""
     first = _FIRST.get(type(message))
     if first is None:
-        m.check_message(message, path)
         return cbor2.dumps(message)
     blocks = message.blocks
     if len(blocks) == 1 and type(blocks[0]) is m.Text:
@@ -50,18 +44,17 @@ def encode(message: Any, path: str = "message") -> bytes:
 
 
 def decode(slices: Sequence[bytes | memoryview]) -> list[Any]:
-    """Decodes many messages in one pass over their joined bytes.
+    """Decodes many messages in one pass over their joined bytes. Plain ones are frozen.
 
     Raises:
         ValueError: The bytes are not messages.
     """
     if not slices:
         return []
-    found: list[Any] = _loads(b"".join((b"\x9f", *slices, b"\xff")))
+    found: list[Any] = _loads(b"".join((b"\x9f", *slices, b"\xff")), _OPENED)
     if len(found) != len(slices):
         raise ValueError(f"{len(slices)} messages decode to {len(found)}")
-    if list in set(map(type, found)):
-        _build(found)
+    _build(found)
     return found
 
 
@@ -91,9 +84,16 @@ _NO_TAGS: dict[int, Callable[..., Any]] = dict.fromkeys(
 )
 
 
-def _loads(data: bytes) -> Any:
+# The decoder calls its hook with a dict and a flag. A property's getter takes two arguments as well, and passes the
+# first one on: so each dict becomes an OpenDict, and no Python code runs for it.
+_OPENED: Callable[..., Any] = property(m.OpenDict).__get__
+
+
+def _loads(data: bytes, hook: Callable[..., Any] | None = None) -> Any:
     try:
-        return cbor2.loads(data, tag_hook=_refuse, semantic_decoders=_NO_TAGS, allow_duplicate_keys=False)
+        return cbor2.loads(
+            data, tag_hook=_refuse, object_hook=hook, semantic_decoders=_NO_TAGS, allow_duplicate_keys=False
+        )
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise ValueError(f"not CBOR of ours: {type(error).__name__}") from error
 
@@ -127,6 +127,21 @@ def _pack_source(source: m.Source) -> list[Any]:
 
 
 def _build(found: list[Any]) -> None:
+    """Makes messages of what was decoded, in place: typed ones of arrays, frozen ones of dicts.
+
+    Raises:
+        ValueError: Something is no message.
+    """
+    kinds = set(map(type, found))
+    if m.OpenDict in kinds:
+        _freeze(found if len(kinds) == 1 else [item for item in found if type(item) is m.OpenDict])
+    if list in kinds:
+        _build_typed(found)
+    if not kinds <= _DECODED and not _all_json([item for item in found if type(item) not in m.SETTLED]):
+        raise ValueError("a message that is no JSON value")
+
+
+def _build_typed(found: list[Any]) -> None:
     """Puts typed messages in the places of arrays.
 
     Their classes' own checks are left out: of what a decoder returns, only types and shapes can be wrong,
@@ -275,21 +290,74 @@ def _list(value: Any) -> list[Any]:
 
 _SCALARS = frozenset({str, int, bool, type(None), bytes})
 _KEYS = frozenset({str})
+_DECODED = _SCALARS | {m.OpenDict, list}
+
+
+def _all_json(scalars: Iterable[Any]) -> bool:
+    return all(type(item) in _SCALARS or (type(item) is float and isfinite(item)) for item in scalars)
+
+
+def _freeze(dicts: list[Any]) -> None:
+    """Freezes decoded dicts in place, to the bottom.
+
+    It goes down level by level and looks at a level's values together: one by one they would take twice as long.
+    """
+    lists: list[Any] = []
+    for _ in range(m.MAX_DEPTH):
+        if not _KEYS.issuperset(map(type, chain.from_iterable(dicts))):
+            raise ValueError("a message with a key that is no text")
+        values = list(chain.from_iterable(map(dict.values, dicts)))
+        kinds = set(map(type, values))
+        inner: list[Any] = []
+        if list in kinds:
+            for each in dicts:
+                for key, item in each.items():
+                    if type(item) is list:
+                        each[key] = item = m.OpenList(item)
+                        inner.append(item)
+        if lists:
+            items = list(chain.from_iterable(lists))
+            more = set(map(type, items))
+            if list in more:
+                for each in lists:
+                    for index, item in enumerate(each):
+                        if type(item) is list:
+                            each[index] = item = m.OpenList(item)
+                            inner.append(item)
+            values += items
+            kinds |= more
+        for each in dicts:
+            each.__class__ = m.FrozenDict
+        for each in lists:
+            each.__class__ = m.FrozenList
+        if not kinds <= _DECODED and not _all_json([item for item in values if type(item) not in _DECODED]):
+            raise ValueError("a message that is no JSON value")
+        dicts, lists = [], inner
+        if m.OpenDict in kinds:
+            dicts = values if len(kinds) == 1 else [item for item in values if type(item) is m.OpenDict]
+        elif not lists:
+            return
+    raise ValueError("a message that nests too deep")
 
 
 def _frozen(value: Any, depth: int) -> Any:
-    """Returns a read-only copy, to the bottom, of a decoded JSONValue."""
+    """Freezes one decoded value in place where it can, and returns it."""
     kind = type(value)
     if kind in _SCALARS or (kind is float and isfinite(value)):
         return value
     if depth == 0:
         raise ValueError
-    if kind is dict and _KEYS.issuperset(map(type, value)):
-        if _SCALARS.issuperset(map(type, value.values())):
-            return m.FrozenDict(value)
-        return m.FrozenDict(zip(value, [_frozen(item, depth - 1) for item in value.values()], strict=True))
+    if kind is m.OpenDict and _KEYS.issuperset(map(type, value)):
+        if not _SCALARS.issuperset(map(type, value.values())):
+            for key, item in value.items():
+                if type(item) not in _SCALARS:
+                    value[key] = _frozen(item, depth - 1)
+        value.__class__ = m.FrozenDict
+        return value
     if kind is list:
-        return m.FrozenList([_frozen(item, depth - 1) for item in value])
+        made: Any = m.OpenList([_frozen(item, depth - 1) for item in value])
+        made.__class__ = m.FrozenList
+        return made
     raise TypeError
 
 
@@ -368,14 +436,12 @@ class Bodies:
 
     Attributes:
         messages: The decoded messages, each entry's added ones and then those that it fills in.
-        items: The same, with the bytes of a plain message in its place.
         sizes: Their encoded sizes.
         counts: How many of them are an entry's.
         extras: Of the entries that say more, by place: pin flips, meta, and index and pin of the fills.
     """
 
     messages: list[Any]
-    items: list[Any]
     sizes: list[int]
     counts: list[int]
     extras: dict[int, tuple[list[int], bytes | None, list[tuple[int, bool]]]]
@@ -402,24 +468,15 @@ def decode_bodies(bodies: Sequence[bytes]) -> Bodies:
     extras = {}
     if not plain:
         extras = {place: _extra(header) for place, header in enumerate(headers) if len(header) > 1}
-    kinds = list(map(type, messages))
-    items = messages
-    if list not in kinds:
-        items = _parts(lists, bodies)
-    else:
-        _build(messages)
-        if not _ARRAYS.issuperset(kinds):
-            # A typed message is remembered as itself, a plain one as its bytes.
-            choices = zip(kinds, messages, _parts(lists, bodies), strict=True)
-            items = [message if kind is list else part for kind, message, part in choices]
-    return Bodies(messages, items, sizes, counts, extras)
+    _build(messages)
+    return Bodies(messages, sizes, counts, extras)
 
 
 def _split(bodies: Sequence[bytes]) -> tuple[Sequence[Any], list[Any], list[Any]]:
     """Decodes bodies into their headers, what these begin with, and the messages of all."""
     # A value that no message holds stands after each body: one that ends in the midst of an item swallows it,
     # and is noticed.
-    found: list[Any] = _loads(_MARK.join((b"\x9f", *bodies, b"\xff")))
+    found: list[Any] = _loads(_MARK.join((b"\x9f", *bodies, b"\xff")), _OPENED)
     end = cbor2.undefined
     # Most logs are of turns, as long as each other: then all stands at regular places, which takes no loop.
     step = (len(found) - 1) // max(len(bodies), 1)
@@ -483,12 +540,3 @@ def _extra(header: list[Any]) -> tuple[list[int], bytes | None, list[tuple[int, 
     if len(fills) % 2 or len(fills) // 2 > len(header[0]):
         raise ValueError("a body shorter than its messages")
     return flips, meta, [(index, bool(pin)) for index, pin in zip(fills[::2], fills[1::2], strict=True)]
-
-
-def _parts(sizes: Sequence[Sequence[int]], bodies: Sequence[bytes]) -> list[bytes]:
-    """Returns the bytes of all messages."""
-    found: list[bytes] = []
-    for own, data in zip(sizes, bodies, strict=True):
-        cuts = list(accumulate(own, initial=len(data) - sum(own)))
-        found += map(data.__getitem__, map(slice, cuts, cuts[1:]))
-    return found

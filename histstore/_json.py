@@ -73,9 +73,7 @@ def message_from_json(data: Any, path: str) -> Any:
             case "Assistant":
                 return m.AssistantMessage(_blocks_from_json(body, f"{path}.Assistant", _ASSISTANT))
             case "Json":
-                value = value_from_json(body)
-                m.check_message(value, f"{path}.Json")
-                return value
+                return m.freeze_message(value_from_json(body), f"{path}.Json")
     except SnapshotError as error:
         # The values' own checks know their class and field, but not where in the file they stand.
         text = str(error)
@@ -128,8 +126,7 @@ def _source_to_json(source: m.Source) -> dict[str, Any]:
 def _tool_call(body: Any, path: str) -> m.ToolCall:
     # Writers after 1.0.0-rc.3 of the seed name the field call_id; older readers know only id.
     name = "call_id" if isinstance(body, dict) and "id" not in body and "call_id" in body else "id"
-    args = value_from_json(_field(body, "args", path), _BYTES_ONLY)
-    m.check_json(args, f"{path}.args")
+    args = m.freeze_json(value_from_json(_field(body, "args", path), _BYTES_ONLY), f"{path}.args")
     return m.ToolCall(_string(body, name, path), _string(body, "name", path), args)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress, count
+from itertools import compress, count, islice, repeat
 from typing import Any, Final
 
 from . import _codec
 from ._chain import ABSENT, ENTRY_OVERHEAD, Base, Entry, Head
 from .errors import SnapshotTooLargeError
-from .messages import TYPED, JSONValue
+from .messages import JSONValue
 from .snapshot import Revision
 
 SLACK: Final = 4096
@@ -27,7 +27,7 @@ class Target:
         pins: Their pins.
         length: How many of them count.
         meta: The mapping.
-        shared: How many leading messages, with their pins, are known to be the base's own objects.
+        shared: How many leading messages, with their pins, are known to be the base's own.
     """
 
     messages: Sequence[Any]
@@ -44,13 +44,12 @@ class Plan:
     Attributes:
         entry: The entry.
         meta: The encoded meta that the run has with it.
-        items: What it adds, as `Base` remembers messages.
+        items: The messages that it adds.
         sizes: Their encoded sizes.
         pins: The pins of the whole new content, or None: as they were, and unpinned for what is added.
         filled: Indices that an anchor fills in.
         meta_changed: Whether the head's meta is to be written.
         mapping: The mapping that `meta` was encoded from, if it is known.
-        plain: How many of `items` are plain messages.
     """
 
     entry: Entry
@@ -61,7 +60,6 @@ class Plan:
     filled: list[int]
     meta_changed: bool
     mapping: Mapping[str, JSONValue] | None
-    plain: int
 
     @property
     def head(self) -> Head:
@@ -97,15 +95,15 @@ def plan_save(
         full: Write a full checkpoint, also when the content did not change.
 
     Raises:
-        SnapshotError: A plain message is no JSON value any more, or the snapshot is too large.
+        SnapshotTooLargeError: The snapshot is too large.
     """
     if parent is None or base is None:
-        items, parts = _encode(target.messages[: target.length], 0)
-        return _full(parent, items, parts, list(target.pins[: target.length]), target.meta, writer)
+        items = list(target.messages[: target.length])
+        return _full(parent, items, _encoded(items), list(target.pins[: target.length]), target.meta, writer)
     n = base.length
     flips: list[int] = []
     pins = None
-    if target.shared == n and base.plain == 0:
+    if target.shared == n:
         pinned = True in target.pins[n : target.length]
         if not (full or pinned or worth_a_checkpoint(parent)):
             new_meta = None if target.meta is base.mapping else _codec.encode_meta(target.meta)
@@ -114,15 +112,14 @@ def plan_save(
                 plan.mapping = target.meta
             return plan
         i = j = n
-        items, parts = _encode(target.messages[n : target.length], n)
+        items = list(target.messages[n : target.length])
         if pinned:
             pins = list(target.pins[: target.length])
             flips = [k for k in range(n, target.length) if pins[k]]
     else:
-        items, parts = _encode(target.messages[: target.length], 0)
+        items = list(target.messages[: target.length])
         i, j = find_cut(base.items[:n], items)
-        kept = i + n - j
-        items, parts = items[kept:], parts[kept:]
+        items = items[i + n - j :]
         left = base.pins[:i] + base.pins[j:n] + [False] * len(items)
         pins = list(target.pins[: target.length])
         flips = [k for k, (old, new) in enumerate(zip(left, pins, strict=True)) if old != new]
@@ -130,13 +127,12 @@ def plan_save(
     meta_changed = meta != parent.meta
     if not full and not items and i == j and not flips and not meta_changed:
         return None
-    plain = len(parts) - parts.count(None)
-    part_bytes = _all_bytes(items, parts)
-    sizes = list(map(len, part_bytes))
+    parts = _encoded(items)
+    sizes = list(map(len, parts))
     size = parent.size + sum(sizes)
     if i < j:
         size -= sum(base.sizes[i:j])
-    body = _codec.encode_body(_codec.Body(part_bytes, flips, meta if meta_changed else None))
+    body = _codec.encode_body(_codec.Body(parts, flips, meta if meta_changed else None))
     logged = parent.logged + len(body) + ENTRY_OVERHEAD
     dead, bearable = logged - size, max(size, SLACK)
     if full or (dead > bearable and i < j) or dead > bearable * 3 // 2:
@@ -146,9 +142,9 @@ def plan_save(
             start, resent = _anchor(kept_born, kept_sizes, base.log[: base.log_length], size)
         # A window soon drops the few old messages that an anchor would resend now.
         if full or dead > bearable * 3 // 2 or resent <= max(512, len(body) // 5):
-            return _checkpoint(parent, base, target, (i, j), items, part_bytes, flips, meta, writer, size, start)
+            return _checkpoint(parent, base, target, (i, j), items, parts, flips, meta, writer, size, start)
     entry = _entry(parent, writer, (i, j), target.length, size, parent.checkpoint, logged, body)
-    return Plan(entry, meta, items, sizes, pins, [], meta_changed, target.meta, plain)
+    return Plan(entry, meta, items, sizes, pins, [], meta_changed, target.meta)
 
 
 def plan_append(
@@ -156,18 +152,25 @@ def plan_append(
 ) -> Plan | None:
     """Plans an append, which needs no base; None when there is nothing to write.
 
+    Args:
+        parent: The head it goes onto; None: the run is absent.
+        messages: Frozen messages.
+        pinned: Whether they are pinned.
+        meta: The encoded meta that the run has with it; None: as it is.
+        writer: The save's own marks.
+
     Raises:
-        SnapshotError: A message is no JSON value, or the snapshot would be too large.
+        SnapshotTooLargeError: The snapshot would be too large.
     """
     if parent is None:
-        items, parts = _encode(messages, 0)
-        return _full(None, items, parts, [pinned] * len(items), None, writer, meta)
+        items = list(messages)
+        return _full(None, items, _encoded(items), [pinned] * len(items), None, writer, meta)
     n = parent.length
     new_meta = parent.meta if meta is None else meta
     meta_changed = new_meta != parent.meta
     if not messages and not meta_changed:
         return None
-    items, encoded, plain = _added(messages, n)
+    items, encoded = list(messages), _encoded(messages)
     sizes = list(map(len, encoded))
     size = parent.size + sum(sizes)
     length = n + len(items)
@@ -178,7 +181,7 @@ def plan_append(
         body = _codec.encode_messages(encoded, sizes)
     logged = parent.logged + len(body) + ENTRY_OVERHEAD
     entry = _entry(parent, writer, (n, n), length, size, parent.checkpoint, logged, body)
-    return Plan(entry, new_meta, items, sizes, None, [], meta_changed, None, plain)
+    return Plan(entry, new_meta, items, sizes, None, [], meta_changed, None)
 
 
 def worth_a_checkpoint(head: Head) -> bool:
@@ -201,21 +204,18 @@ def grow(base: Base | None, plan: Plan, revision: Revision, pins_appended: bool 
     cost = (entry.version, len(entry.body) + ENTRY_OVERHEAD)
     if entry.checkpoint == entry.version:
         pins = plan.pins if plan.pins is not None else [pins_appended] * added
-        found = Base(head, plan.items, plan.sizes, [entry.version] * added, pins, plan.plain, [cost])
+        found = Base(head, plan.items, plan.sizes, [entry.version] * added, pins, [cost])
         found.mapping = plan.mapping
         return found
     if base is None or base.head.etag != entry.parent:
         return None
     n, i, j = base.length, entry.i, entry.j
-    plain = base.plain + plan.plain
     if i == j == n and plan.pins is None and not plan.filled and base.claim():
         items, sizes, born, pins, log = base.items, base.sizes, base.born, base.pins, base.log
     else:
         items, sizes = base.items[:i] + base.items[j:n], base.sizes[:i] + base.sizes[j:n]
         born, pins = base.born[:i] + base.born[j:n], base.pins[:i] + base.pins[j:n]
         log = [old for old in base.log[: base.log_length] if old[0] >= entry.checkpoint]
-        if i < j:
-            plain -= sum([type(item) is bytes for item in base.items[i:j]])
     items += plan.items
     sizes += plan.sizes
     born += [entry.version] * added
@@ -225,7 +225,7 @@ def grow(base: Base | None, plan: Plan, revision: Revision, pins_appended: bool 
     log.append(cost)
     if plan.pins is not None:
         pins = plan.pins
-    found = Base(head, items, sizes, born, pins, plain, log)
+    found = Base(head, items, sizes, born, pins, log)
     found.mapping = base.mapping if plan.mapping is None and not plan.meta_changed else plan.mapping
     return found
 
@@ -255,14 +255,13 @@ def _entry(
 def _full(
     parent: Head | None,
     items: list[Any],
-    parts: list[bytes | None],
+    encoded: list[bytes],
     pins: list[bool],
     mapping: Mapping[str, JSONValue] | None,
     writer: Writer,
     meta: bytes | None = None,
 ) -> Plan:
     """Plans an entry that needs no parent. Its meta is `meta`, or else `mapping`."""
-    encoded = _all_bytes(items, parts)
     if meta is None:
         meta = _codec.encode_meta(mapping)
     sizes = list(map(len, encoded))
@@ -273,8 +272,7 @@ def _full(
     logged = len(body) + ENTRY_OVERHEAD
     entry = _entry(parent, writer, cut, len(items), size, 0, logged, body)
     changed = parent is None or meta != parent.meta
-    plain = sum([type(item) is bytes for item in items])
-    return Plan(entry, meta, items, sizes, pins, [], changed, mapping, plain)
+    return Plan(entry, meta, items, sizes, pins, [], changed, mapping)
 
 
 def _checkpoint(
@@ -301,16 +299,16 @@ def _checkpoint(
     pins = list(target.pins[: target.length])
     if start is None:
         kept = base.items[:i] + base.items[j:n]
-        return _full(parent, kept + items, [*map(_plain_bytes, kept), *parts], pins, target.meta, writer, meta)
+        return _full(parent, kept + items, _encoded(kept) + parts, pins, target.meta, writer, meta)
     filled = [index for index, version in enumerate(kept_born) if version < start]
     kept = base.items[:i] + base.items[j:n]
-    fills = [(k, pins[k], _plain_bytes(kept[k]) or _codec.encode(kept[k])) for k in filled]
+    fills = [(k, pins[k], _codec.encode(kept[k])) for k in filled]
     # Readers that start here have not seen the meta either.
     body = _codec.encode_body(_codec.Body(parts, flips, meta, fills))
     logged = sum(cost for version, cost in base.log[: base.log_length] if version >= start) + len(body) + ENTRY_OVERHEAD
     entry = _entry(parent, writer, cut, target.length, size, start, logged, body)
-    sizes, plain = list(map(len, parts)), sum([type(item) is bytes for item in items])
-    return Plan(entry, meta, items, sizes, pins, filled, meta != parent.meta, target.meta, plain)
+    sizes = list(map(len, parts))
+    return Plan(entry, meta, items, sizes, pins, filled, meta != parent.meta, target.meta)
 
 
 def _anchor(
@@ -336,36 +334,8 @@ def _anchor(
     return (best, resent) if best is not None and resent * 2 <= size else (None, size)
 
 
-def _plain_bytes(item: Any) -> bytes | None:
-    return item if type(item) is bytes else None
-
-
-def _encode(messages: Sequence[Any], start: int) -> tuple[list[Any], list[bytes | None]]:
-    """Returns messages as a `Base` remembers them, and the bytes of the plain ones."""
-    items: list[Any] = []
-    parts: list[bytes | None] = []
-    for index, message in enumerate(messages, start):
-        if type(message) in TYPED:
-            items.append(message)
-            parts.append(None)
-        else:
-            data = _codec.encode(message, f"messages[{index}]")
-            items.append(data)
-            parts.append(data)
-    return items, parts
-
-
-def _added(messages: Sequence[Any], start: int) -> tuple[list[Any], list[bytes], int]:
-    """Returns messages as a `Base` remembers them, encoded, and how many of them are plain."""
-    if TYPED.issuperset(map(type, messages)):
-        return list(messages), list(map(_codec.encode, messages)), 0
-    items, parts = _encode(messages, start)
-    return items, _all_bytes(items, parts), len(parts) - parts.count(None)
-
-
-def _all_bytes(items: Sequence[Any], plain: Sequence[bytes | None]) -> list[bytes]:
-    """Returns the encoded messages; typed ones are encoded now."""
-    return [_codec.encode(item) if part is None else part for item, part in zip(items, plain, strict=True)]
+def _encoded(messages: Iterable[Any]) -> list[bytes]:
+    return list(map(_codec.encode, messages))
 
 
 # --------------------------------------------------------------------------------------------- cuts
@@ -374,13 +344,17 @@ def _all_bytes(items: Sequence[Any], plain: Sequence[bytes | None]) -> list[byte
 def find_cut(old: Sequence[Any], new: Sequence[Any]) -> tuple[int, int]:
     """Returns (i, j) so that `new` starts with `old[:i] + old[j:]`, with as much kept as one cut can.
 
-    First the longest common prefix, then the longest end of `old` that `new` goes on with (the failure
-    function of Knuth, Morris and Pratt, so that repeats cost no more).
+    First the longest common prefix, then the longest end of `old` that `new` continues with (the failure function of
+    Knuth, Morris and Pratt, so that repeats cost no more). A message that is the same object on both sides is not
+    encoded: it is frozen, so it has not changed.
     """
     i = _common(old, new)
     old, new = old[i:], new[i:]
     if not old or not new:
         return i, i + len(old)
+    at = next(compress(count(), map(operator.is_, old, repeat(new[0]))), len(old))
+    if at < len(old) <= at + len(new) and all(map(operator.is_, islice(old, at, None), new)):
+        return i, i + at  # a window that has slid: identity finds the cut, without a step of Python for each message
     old_keys, new_keys = _keys(old, new)
     failure = [0] * len(new_keys)
     matched = 0
@@ -400,28 +374,18 @@ def find_cut(old: Sequence[Any], new: Sequence[Any]) -> tuple[int, int]:
 
 
 def _common(old: Sequence[Any], new: Sequence[Any]) -> int:
-    """Returns the length of the common prefix. What is one object is passed over at C speed."""
-    n = min(len(old), len(new))
-    k = 0
-    while k < n:
-        k += next(compress(count(), map(operator.is_not, old[k:n], new[k:n])), n - k)
-        while k < n and old[k] is not new[k]:
-            if not _same(old[k], new[k]):
-                return k
-            k += 1
-    return n
-
-
-def _same(old: Any, new: Any) -> bool:
-    # Python calls 1 and True equal, and 0.0 and -0.0; their encodings are not.
-    if type(old) is bytes or type(new) is bytes:
-        return type(old) is type(new) and bool(old == new)
-    return old == new and _codec.encode(old) == _codec.encode(new)
+    """Returns the length of the common prefix. Identical objects are passed over at C speed."""
+    others = compress(count(), map(operator.is_not, old, new))
+    # Encodings are compared, not values: Python calls 1, 1.0 and True equal, and 0.0 and -0.0.
+    return next((k for k in others if _codec.encode(old[k]) != _codec.encode(new[k])), min(len(old), len(new)))
 
 
 def _keys(old: Sequence[Any], new: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Returns values that compare as the messages do. Typed ones are only encoded if identity fails."""
-    known = {id(item) for item in old}
-    if all(type(item) is bytes or id(item) in known for item in new):
-        return ([item if type(item) is bytes else id(item) for item in side] for side in (old, new))  # type: ignore[return-value]
-    return ([item if type(item) is bytes else _codec.encode(item) for item in side] for side in (old, new))  # type: ignore[return-value]
+    """Returns values that are equal only where the messages are. Objects on both sides are known by their identity."""
+    shared = set(map(id, old)).intersection(map(id, new))
+    if shared.issuperset(map(id, new)):
+        return list(map(id, old)), list(map(id, new))
+    old_keys, new_keys = (
+        [id(message) if id(message) in shared else _codec.encode(message) for message in side] for side in (old, new)
+    )
+    return old_keys, new_keys

@@ -1,7 +1,7 @@
 """Messages: the seed's typed messages, and any JSON value.
 
-Everything typed here is frozen to the bottom, so that the identity of an object proves that its
-content has not changed. That is what lets a save skip the old messages of a conversation.
+A snapshot's messages are frozen to the bottom, typed or plain. The identity of an object then proves that its content
+has not changed, so a save skips the old messages of a conversation.
 """
 
 from __future__ import annotations
@@ -30,98 +30,173 @@ MAX_DEPTH = 100
 overflows the C stack on a value that nests without end."""
 
 
-def _frozen(self: Any, *_args: Any, **_kwargs: Any) -> NoReturn:
-    raise TypeError(f"{type(self).__name__} is read-only: copy it with dict(...) or list(...) to change it")
+def _refuse(self: Any, *_args: Any, **_kwargs: Any) -> NoReturn:
+    raise TypeError(
+        "a snapshot's messages do not change: copy.deepcopy() gives one that does, splice() puts it back "
+        "(with_meta() puts back a meta)"
+    )
 
 
-class FrozenDict(dict[str, Any]):
-    """A read-only dict. Equal to, and encoded as, the plain dict with the same items."""
+class OpenDict(dict[str, Any]):
+    """A FrozenDict in the making. Setting its `__class__` freezes it: no check and no second copy."""
 
     __slots__ = ()
 
-    __setitem__ = __delitem__ = _frozen
-    clear = pop = popitem = setdefault = update = _frozen
-    __ior__ = _frozen
+
+class OpenList(list[Any]):
+    """A FrozenList in the making."""
+
+    __slots__ = ()
+
+
+class FrozenDict(dict[str, Any]):
+    """A read-only dict in a snapshot. Equal to, and encoded as, the plain dict with the same items.
+
+    It holds JSON values only, frozen to the bottom. Everything that takes messages relies on that: it neither checks
+    nor copies a FrozenDict. Therefore only this library makes one, and calling the class gives a plain dict.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[misc]
+        """Return a plain dict: `dataclasses.asdict` and other helpers that rebuild containers call `type(value)(…)`."""
+        return dict(*args, **kwargs)
+
+    __init__ = _refuse
+    __setattr__ = __delattr__ = _refuse
+    __setitem__ = __delitem__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+    __ior__ = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenDict, (dict(self),)
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
+        return dict, (), None, None, iter(self.items())
 
-    def __copy__(self) -> FrozenDict:
-        return self
+    def __copy__(self) -> dict[str, Any]:
+        return dict(self)
 
-    def __deepcopy__(self, _memo: dict[int, Any]) -> FrozenDict:
-        return self
+    def __deepcopy__(self, _memo: dict[int, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = thaw(self)
+        return found
 
 
 class FrozenList(list[Any]):
-    """A read-only list. Equal to, and encoded as, the plain list with the same items."""
+    """A read-only list in a snapshot. Equal to, and encoded as, the plain list with the same items.
+
+    What FrozenDict says of itself is true of it, too.
+    """
 
     __slots__ = ()
 
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _frozen
-    append = extend = insert = pop = remove = clear = sort = reverse = _frozen
+    def __new__(cls, *args: Any) -> list[Any]:  # type: ignore[misc]
+        """Return a plain list."""
+        return list(*args)
+
+    __init__ = _refuse
+    __setattr__ = __delattr__ = _refuse
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+    append = extend = insert = pop = remove = clear = sort = reverse = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(self))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenList, (list(self),)
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
+        return list, (), None, iter(self)
 
-    def __copy__(self) -> FrozenList:
-        return self
+    def __copy__(self) -> list[Any]:
+        return list(self)
 
-    def __deepcopy__(self, _memo: dict[int, Any]) -> FrozenList:
-        return self
+    def __deepcopy__(self, _memo: dict[int, Any]) -> list[Any]:
+        found: list[Any] = thaw(self)
+        return found
+
+
+FROZEN = frozenset({FrozenDict, FrozenList})
+
+
+def thaw(value: Any) -> Any:
+    """Returns a plain, mutable copy of a frozen value, to the bottom; anything else as it is."""
+    kind = type(value)
+    if kind is FrozenDict:
+        fields = dict(value)
+        for key, item in fields.items():
+            if type(item) in FROZEN:
+                fields[key] = thaw(item)
+        return fields
+    if kind is FrozenList:
+        return list(map(thaw, value))
+    return value
 
 
 # ------------------------------------------------------------------------------------------- JSON
 
 
-def is_json(value: Any, depth: int = MAX_DEPTH) -> bool:
-    """Tells whether `value` is a JSONValue that comes back as it went in: same types, same values.
+def freeze_json(value: Any, path: str) -> Any:
+    """Returns a deep, read-only copy of a JSONValue; raises SnapshotError that names the path for anything else.
 
-    Subclasses (a StrEnum, a defaultdict) are not: they would come back as their base.
+    A JSONValue comes back from a store as it went in: same types, same values. Subclasses (a StrEnum, a defaultdict)
+    are none, since they would come back as their base. What is frozen already is not copied.
     """
     kind = type(value)
-    if kind is str:
-        return value.isascii() or _is_utf8(value)
-    if kind is dict or kind is FrozenDict:
-        if depth == 0:
-            return False
-        for key, item in value.items():
-            if type(key) is not str or not (key.isascii() or _is_utf8(key)) or not is_json(item, depth - 1):
-                return False
-        return True
-    if kind is list or kind is FrozenList:
-        if depth == 0:
-            return False
-        return all(is_json(item, depth - 1) for item in value)
-    if kind is float:
-        return math.isfinite(value)
-    return kind is int or kind is bool or value is None or kind is bytes
+    if kind in FROZEN:
+        return value
+    try:
+        return _frozen(value, MAX_DEPTH)
+    except _NotJsonError:
+        pass
+    _explain(value, path, MAX_DEPTH)
+    raise SnapshotError(f"{path} was changed by another thread while it was copied, so repeat the call")
 
 
 def check_json(value: Any, path: str) -> None:
     """Raises SnapshotError that names the path and the mend unless `value` is a JSONValue."""
-    if not is_json(value):
-        _explain(value, path, MAX_DEPTH)
+    freeze_json(value, path)
 
 
-def freeze_json(value: Any, path: str) -> Any:
-    """Returns a deep, read-only copy of a JSONValue; raises SnapshotError for anything else."""
-    check_json(value, path)
-    return _freeze(value)
+class _NotJsonError(Exception):
+    """A value is no JSONValue. `_explain` finds out why."""
 
 
-def _freeze(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value if type(value) is FrozenDict else FrozenDict((key, _freeze(item)) for key, item in value.items())
-    if isinstance(value, list):
-        return value if type(value) is FrozenList else FrozenList(map(_freeze, value))
-    return value
+def _frozen(value: Any, depth: int) -> Any:
+    # Containers are copied before they are checked: their owner may change them meanwhile.
+    kind = type(value)
+    if kind is str:
+        if value.isascii() or _is_utf8(value):
+            return value
+    elif kind is dict:
+        if depth:
+            fields: Any = OpenDict(value)
+            for key, item in fields.items():
+                if type(key) is not str or not (key.isascii() or _is_utf8(key)):
+                    raise _NotJsonError
+                if type(item) is not str or not item.isascii():
+                    fields[key] = _frozen(item, depth - 1)
+            fields.__class__ = FrozenDict
+            return fields
+    elif kind is list:
+        if depth:
+            items: Any = OpenList(value)
+            for index, item in enumerate(items):
+                if type(item) is not str or not item.isascii():
+                    items[index] = _frozen(item, depth - 1)
+            items.__class__ = FrozenList
+            return items
+    elif kind is float:
+        if math.isfinite(value):
+            return value
+    elif kind is int or kind is bool or value is None or kind is bytes or (kind in FROZEN and _fits(value, depth)):
+        return value
+    raise _NotJsonError
+
+
+def _fits(value: Any, depth: int) -> bool:
+    """Returns whether a frozen value nests at most `depth` levels."""
+    if type(value) not in FROZEN:
+        return True
+    items = value.values() if type(value) is FrozenDict else value
+    return depth > 0 and all(_fits(item, depth - 1) for item in items)
 
 
 def _is_utf8(text: str) -> bool:
@@ -139,7 +214,7 @@ _SURROGATE = (
 
 
 def _explain(value: Any, path: str, depth: int) -> None:
-    """Finds the first value that is not JSON and raises for it. The slow half of `is_json`."""
+    """Finds the first value that is not JSON and raises for it."""
     kind = type(value)
     if kind in (dict, FrozenDict, list, FrozenList) and depth == 0:
         raise SnapshotError(f"{_clip(path)} nests more than {MAX_DEPTH} levels, or contains itself: flatten it")
@@ -337,6 +412,10 @@ class ToolCall(JsonObject):
         object.__setattr__(self, "name", _text(name, "ToolCall.name"))
         object.__setattr__(self, "args", freeze_json(args, "ToolCall.args"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled and deep-copied, `args` becomes plain: the constructor freezes it again.
+        return ToolCall, (self.id, self.name, self.args)
+
 
 @frozen()
 class Reasoning(JsonObject):
@@ -409,7 +488,7 @@ class AssistantMessage(JsonObject):
 Message: TypeAlias = UserMessage | AssistantMessage
 
 TYPED = frozenset({UserMessage, AssistantMessage})
-"""The frozen message types: of these, and of nothing else, identity proves equality."""
+"""The types of typed messages."""
 
 
 def setters(kind: Any) -> tuple[Callable[[Any, Any], None], ...]:
@@ -437,12 +516,34 @@ def trusted(kind: type, *fields: Any) -> Any:
     return made
 
 
-def check_message(message: Any, path: str) -> None:
-    """Raises SnapshotError unless `message` is a typed message or a JSONValue other than a list."""
-    kind = type(message)
-    if kind in TYPED:
-        return
-    if kind is list or kind is FrozenList:
+def freeze_messages(messages: Sequence[Any], start: int = 0) -> list[Any]:
+    """Returns messages as a snapshot holds them: typed ones as they are, plain ones as read-only copies.
+
+    Args:
+        messages: Typed messages and JSON values.
+        start: The index of the first of them, for an error's text.
+
+    Raises:
+        SnapshotError: One is neither, or a list.
+    """
+    if _LISTS.isdisjoint(map(type, messages)):
+        try:
+            return [message if type(message) in SETTLED else _frozen(message, MAX_DEPTH) for message in messages]
+        except _NotJsonError:
+            pass
+    # One by one, to tell what is wrong with which.
+    return [freeze_message(message, f"messages[{index}]") for index, message in enumerate(messages, start)]
+
+
+_LISTS = frozenset({list, FrozenList})
+SETTLED = TYPED | {FrozenDict}
+"""The types of messages that stay as they are: they were checked when they were made, and never change."""
+
+
+def freeze_message(message: Any, path: str) -> Any:
+    """Returns one message as a snapshot holds it; raises SnapshotError that names the path."""
+    if type(message) in TYPED:
+        return message
+    if type(message) in _LISTS:
         raise SnapshotError(f"{path} is a list: to add several messages, unpack it with *")
-    if not is_json(message):
-        _explain(message, path, MAX_DEPTH)
+    return freeze_json(message, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime
 from functools import partial
@@ -22,9 +22,10 @@ from .messages import (
     Message,
     UserMessage,
     check_json,
-    check_message,
     freeze_json,
+    freeze_messages,
     setters,
+    thaw,
 )
 
 AnyMessage: TypeAlias = Message | JSONValue
@@ -333,6 +334,9 @@ class RunInfo(JsonObject):
     expires_at: datetime | None
     lease: LeaseInfo | None
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _unpickle_info, tuple(getattr(self, name) for name in self.__match_args__)
+
     def __repr__(self) -> str:
         held = "" if self.lease is None else f", held by {quoted(self.lease.holder)}"
         content = f"{self.length:,} messages, {self.size:,} bytes"
@@ -359,9 +363,25 @@ class Page(JsonObject, Generic[M_co]):
     meta: Mapping[str, JSONValue]
     revision: Revision
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _unpickle_page, (self.messages, self.pinned, self.start, self.length, self.meta, self.revision)
+
     def __repr__(self) -> str:
         part = f"{len(self.messages):,} of {self.length:,} messages, from {self.start:,}"
         return f"<Page of {part}, at {brief(self.revision)}>"
+
+
+# Pickled and deep-copied, plain messages and a meta become mutable: they are frozen again.
+
+
+def _unpickle_info(run_id: RunId, revision: Revision | None, length: int, size: int, meta: Any, *rest: Any) -> RunInfo:
+    return RunInfo(run_id, revision, length, size, freeze_json(meta, "meta"), *rest)
+
+
+def _unpickle_page(
+    messages: Sequence[Any], pinned: tuple[bool, ...], start: int, length: int, meta: Any, revision: Revision
+) -> Page[Any]:
+    return Page(tuple(freeze_messages(messages)), pinned, start, length, freeze_json(meta, "meta"), revision)
 
 
 RunKey = tuple[str, ...]
@@ -463,9 +483,14 @@ class _Parts(JsonObject, Generic[M_co]):
 class ConversationSnapshot(_Parts[M_co]):
     """A conversation at one moment: its messages, which of them are pinned, and a small mapping.
 
-    A frozen value. `append`, `splice` and `with_meta` return new ones that share what is old. Typed
-    messages are immutable; a plain dict among the messages stays its owner's, and is saved as it is
-    when it is saved.
+    A frozen value. `append`, `splice` and `with_meta` return new ones that share what is old.
+
+    Plain messages are frozen copies of what you pass: a dict and a list whose mutators raise TypeError. They are
+    equal to plain ones, are instances of dict and list, and pickle and `copy.deepcopy` to plain ones. `copies()`
+    returns messages that you can change; `splice` puts them back.
+
+    For a snapshot that grew from a loaded or saved one, a save does not look at the old messages. One that is built
+    from scratch, of a list that you keep yourself, is compared with the run message by message: O(n).
 
     Args:
         messages: Typed messages or JSON values, in order.
@@ -513,9 +538,7 @@ class ConversationSnapshot(_Parts[M_co]):
             raise SnapshotError("messages is an iterable of messages: put the one message into [...]")
         if not isinstance(messages, Iterable):
             raise SnapshotError(f"messages is an iterable of messages, not a {type(messages).__name__}: give a list")
-        found = list(messages)
-        for index, message in enumerate(found):
-            check_message(message, f"messages[{index}]")
+        found = freeze_messages(list(messages))
         pins = [False] * len(found) if pinned is None else [_check_pin(pin) for pin in pinned]
         if len(pins) != len(found):
             raise SnapshotError(f"length mismatch: {len(found)} messages, {len(pins)} pins; give one pin a message")
@@ -530,7 +553,7 @@ class ConversationSnapshot(_Parts[M_co]):
 
     @property
     def messages(self) -> tuple[M_co, ...]:
-        """The messages, in order."""
+        """The messages, in order. They are read-only, plain ones too."""
         if self._message_tuple is None:
             object.__setattr__(self, "_message_tuple", tuple(self._message_list[: self._length]))
         return cast("tuple[M_co, ...]", self._message_tuple)
@@ -552,6 +575,13 @@ class ConversationSnapshot(_Parts[M_co]):
         """The revision it was loaded or last saved as, or grew from; None: it was built from scratch."""
         return self._lineage.revision()
 
+    def copies(self) -> list[M_co]:
+        """Return the messages in a new list, for code that changes them in place.
+
+        Each plain message is a fresh, mutable copy to the bottom. Typed messages are immutable and stay as they are.
+        """
+        return [thaw(message) for message in self.messages]
+
     # Sound though M_co is covariant: it makes a new value, and any message may be added to any.
     @overload
     def append(self, *messages: M_co, pinned: bool = False) -> ConversationSnapshot[M_co]: ...  # type: ignore[misc]
@@ -567,9 +597,9 @@ class ConversationSnapshot(_Parts[M_co]):
         """
         if not messages:
             return self
+        added: Sequence[Any] = messages
         if not TYPED.issuperset(map(type, messages)):
-            for index, message in enumerate(messages):
-                check_message(message, f"messages[{self._length + index}]")
+            added = freeze_messages(messages, self._length)
         pins = [_check_pin(pinned)] * len(messages)
         try:
             self._grow.pop()
@@ -577,7 +607,7 @@ class ConversationSnapshot(_Parts[M_co]):
             message_list, pin_list = self._message_list[: self._length], self._pin_list[: self._length]
         else:
             message_list, pin_list = self._message_list, self._pin_list
-        message_list += messages
+        message_list += added
         pin_list += pins
         length = self._length + len(messages)
         return _make(message_list, pin_list, length, self._meta, _Lineage(self._lineage, self._length))
@@ -613,12 +643,11 @@ class ConversationSnapshot(_Parts[M_co]):
             SnapshotError: A message is neither a typed message nor a JSON value.
         """
         start, stop = slice_bounds(start, stop, self._length)
-        for index, message in enumerate(messages):
-            check_message(message, f"messages[{start + index}]")
+        added = freeze_messages(messages, start)
         pins = [_check_pin(pinned)] * len(messages)
         if start == stop and not messages:
             return self
-        message_list = [*self._message_list[:start], *messages, *self._message_list[stop : self._length]]
+        message_list = [*self._message_list[:start], *added, *self._message_list[stop : self._length]]
         pin_list = [*self._pin_list[:start], *pins, *self._pin_list[stop : self._length]]
         return _make(message_list, pin_list, len(message_list), self._meta, _Lineage(self._lineage, start))
 
@@ -639,7 +668,7 @@ class ConversationSnapshot(_Parts[M_co]):
             indent: Spaces a level for pretty-printing; None: one line.
 
         Raises:
-            SnapshotError: A plain message was changed into something that is no JSON value.
+            SnapshotError: An integer has more digits than Python writes as text.
         """
         return _json.dumps(self.to_dict(), indent)
 
@@ -664,7 +693,7 @@ class ConversationSnapshot(_Parts[M_co]):
             return NotImplemented
         return self.messages == other.messages and self.pinned == other.pinned and self._meta == other._meta
 
-    __hash__ = None  # type: ignore[assignment]  # plain messages are mutable
+    __hash__ = None  # type: ignore[assignment]  # it would cost O(n) each time
 
     def __repr__(self) -> str:
         at = "" if self.revision is None else f", revision {brief(self.revision)}"
@@ -716,7 +745,8 @@ def _unpickle(
     known: dict[RunKey, Revision],
     latest: Revision | None,
 ) -> ConversationSnapshot[Any]:
-    snapshot = _make(list(messages), list(pinned), len(messages), meta, _Lineage(None, 0))
+    frozen = freeze_messages(messages)
+    snapshot = _make(frozen, list(pinned), len(frozen), freeze_json(meta, "meta"), _Lineage(None, 0))
     for key, revision in known.items():
         snapshot._lineage.origins[key] = Origin(revision)
     snapshot._lineage.latest = latest
@@ -884,8 +914,6 @@ def _info_from_json(data: Any, path: str) -> RunInfo:
 
 
 def _snapshot_to_json(snapshot: ConversationSnapshot[Any]) -> dict[str, Any]:
-    for index, message in enumerate(snapshot.messages):
-        check_message(message, f"messages[{index}]")
     document: dict[str, Any] = {
         "version": snapshot.VERSION,
         "messages": [_json.message_to_json(message) for message in snapshot.messages],

@@ -33,7 +33,7 @@ from ..errors import (
     one_line,
     quoted,
 )
-from ..messages import JSONValue, check_message, freeze_json
+from ..messages import JSONValue, freeze_json, freeze_messages
 from ..snapshot import (
     ANY,
     KEEP,
@@ -148,8 +148,8 @@ class RedisHistoryStore(Generic[M]):
     ) -> ConversationSnapshot[M] | None:
         """Returns the conversation; None when the run was never written to, or was deleted.
 
-        What it returns is the caller's: changing a plain message in it changes no other load.
-        Cancelling it is harmless.
+        Its messages are read-only, plain ones too: `copies()` gives some to change. While the run does not change, a
+        load returns the same snapshot. Cancelling it is harmless.
 
         Args:
             at: A version, or a revision, to load instead of the newest. It does not move `revision`.
@@ -292,10 +292,10 @@ class RedisHistoryStore(Generic[M]):
         self._head = base.head if base is not None else None
 
     def _give(self, base: Base) -> ConversationSnapshot[Any]:
-        """Returns a snapshot of `base`; the last one again, if nothing in it can be changed."""
+        """Returns a snapshot of `base`: the last one again, if it was of the same."""
         given = self._given
         # One that has been saved to another run since then calls that run's revision its own.
-        if given is None or given[0] is not base or base.plain or given[1].revision != base.head.revision:
+        if given is None or given[0] is not base or given[1].revision != base.head.revision:
             given = self._given = (base, self._snapshot_of(base))
         return given[1]
 
@@ -469,8 +469,7 @@ class RedisHistoryStore(Generic[M]):
         """
         self._settled = None
         try:
-            for index, message in enumerate(messages):
-                check_message(message, f"messages[{index}]")
+            frozen = freeze_messages(messages)
             if type(pinned) is not bool:
                 raise SnapshotError("pinned is True or False")
             encoded = None if isinstance(meta, Keep) else _codec.encode_meta(_frozen_meta(meta))
@@ -481,11 +480,11 @@ class RedisHistoryStore(Generic[M]):
                     await self._settle(retry)
                 if expected is ANY:
                     return await self._whatever(
-                        lambda head: self._append_onto(head, messages, pinned, encoded, lease, retry), retry
+                        lambda head: self._append_onto(head, frozen, pinned, encoded, lease, retry), retry
                     )
                 wanted = self.revision if isinstance(expected, Expect) else expected
                 parent = await self._head_at(wanted, None, retry)
-                return await self._append_onto(parent, messages, pinned, encoded, lease, retry, seen=True)
+                return await self._append_onto(parent, frozen, pinned, encoded, lease, retry, seen=True)
         except HistoryStoreError as error:
             name_run(error, self.run_id)
             raise
@@ -493,7 +492,7 @@ class RedisHistoryStore(Generic[M]):
     async def _append_onto(
         self,
         parent: Head | None,
-        messages: tuple[Any, ...],
+        messages: list[Any],
         pinned: bool,
         meta: bytes | None,
         lease: Lease | None,
@@ -581,6 +580,7 @@ class RedisHistoryStore(Generic[M]):
         """
         self._settled = None
         try:
+            added = freeze_messages(messages)
             frozen = None if isinstance(meta, Keep) else _frozen_meta(meta)
             slice_bounds(start, stop, 0)
             _check_expected(expected)
@@ -589,7 +589,7 @@ class RedisHistoryStore(Generic[M]):
             async def onto(head: Head | None, seen: bool = False) -> Revision | None:
                 base = await self._base_of(head, retry)
                 before = self._snapshot_of(base) if base is not None else ConversationSnapshot[Any]()
-                after = before.splice(start, stop, *messages, pinned=pinned)
+                after = before.splice(start, stop, *added, pinned=pinned)
                 if frozen is not None:
                     after = after.with_meta(frozen)
                 values, pins, length = parts(after)

@@ -45,9 +45,7 @@ class Found:
 def part_of(base: Base, start: int | None, stop: int | None) -> Found:
     """Returns a part of content that is known in full."""
     low, high = slice_bounds(start, stop, base.length)
-    # What a replay has just decoded is not decoded again.
-    messages = base.messages()[low:high] if base.decoded else base.messages(low, high)
-    return Found(base.head, low, messages, base.pins[low:high])
+    return Found(base.head, low, base.messages(low, high), base.pins[low:high])
 
 
 class PageReader:

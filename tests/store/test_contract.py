@@ -161,46 +161,103 @@ async def test_an_equal_value_of_another_type_is_a_change(history: History, befo
     assert faithful(found.messages[1].blocks[0].args) == faithful(after)
 
 
-async def test_a_dict_changed_in_place_is_saved_as_it_is_now(history: History) -> None:
-    """A plain message is its owner's; a save sees what the owner made of it."""
+async def test_a_list_that_its_owner_changes_is_saved_as_it_is_now(history: History) -> None:
+    """Whoever keeps a list of dicts and makes a snapshot of it for each save: what changed in place is saved."""
     store = history.open()
     message: dict[str, Any] = {"role": "user", "content": {"text": "a", "tags": [1]}}
-    snapshot = Snapshot([user(0), message, user(1)])
-    first = await store.save(snapshot)
+    messages = [user(0), message, user(1)]
+    first = await store.save(Snapshot(messages))
     message["content"]["tags"].append(True)
-    second = await store.save(snapshot)
+    second = await store.save(Snapshot(messages))
     assert second.version == first.version + 1
     assert (await history.open().load()).messages[1] == {"role": "user", "content": {"text": "a", "tags": [1, True]}}
-    message["content"] = None
-    await store.save(snapshot.append(user(2)))
-    assert [faithful(m) for m in (await history.open().load()).messages] == [
-        faithful(m) for m in (user(0), {"role": "user", "content": None}, user(1), user(2))
-    ]
+    assert (await store.save(Snapshot(messages))).version == second.version
+    for one, other in ((1, True), (True, 1.0), (0.0, -0.0), (-0.0, False)):
+        message["content"] = [one]
+        before = await store.save(Snapshot(messages))
+        message["content"] = [other]
+        assert (await store.save(Snapshot(messages))).version == before.version + 1
+        assert faithful((await history.open().load()).messages[1]["content"]) == faithful([other])
 
 
-async def test_a_dict_changed_into_what_is_no_json_is_refused(history: History) -> None:
-    """The error names the message, and what is stored stays."""
+async def test_a_snapshot_stays_what_it_was_made_of(history: History) -> None:
+    """What the owner of a dict does to it after `append`, `splice` or the constructor is in no snapshot and no save."""
     store = history.open()
-    message: dict[str, Any] = {"content": "a"}
-    snapshot = Snapshot([user(0), message])
-    revision = await store.save(snapshot)
-    message["content"] = ("tuple",)
-    with pytest.raises(SnapshotError, match=r"messages\[1\]\['content'\] is a tuple"):
-        await store.save(snapshot)
-    found = await history.open().load()
-    assert found.messages == (user(0), {"content": "a"})
-    assert found.revision.etag == revision.etag
+    message: dict[str, Any] = {"content": ["a"]}
+    made = Snapshot([user(0), message])
+    appended, spliced = made.append(message), made.splice(0, 1, message)
+    await store.save(made)
+    message["content"].append({1, 2})
+    message["more"] = True
+    for snapshot in (made, appended, spliced, appended.append(user(1))):
+        await store.save(snapshot, expected=ANY)
+        assert (await history.open().load()).messages == snapshot.messages
+        assert {"content": ["a"]} in snapshot.messages
+    with pytest.raises(SnapshotError, match=r"messages\[1\]\['content'\]\[1\] is a set"):
+        Snapshot([user(0), message])
 
 
-async def test_what_load_returned_may_be_changed(history: History) -> None:
-    """Changing a loaded dict changes neither what the next load returns nor what is stored."""
+async def test_what_load_returned_cannot_be_changed(history: History) -> None:
+    """The attempt is a TypeError that says what to do. It changes neither what loads return nor what is stored."""
     store = history.open()
     await store.save(Snapshot([{"list": [1, {"a": 1}]}, user(1)], meta={"m": [1]}))
     loaded = await store.load()
-    loaded.messages[0]["list"][1]["a"] = 2
-    loaded.messages[0]["more"] = True
+    for change in (
+        lambda message: message["list"][1].update(a=2),
+        lambda message: message["list"].append(2),
+        lambda message: message.__setitem__("more", True),
+        lambda message: message.__init__(more=True),
+    ):
+        with pytest.raises(
+            TypeError, match=r"do not change: copy.deepcopy\(\) gives one that does, splice\(\) puts it"
+        ):
+            change(loaded.messages[0])
+    await store.save(loaded.append(user(2)))
     for again in (await store.load(), await history.open().load()):
-        assert again.messages == ({"list": [1, {"a": 1}]}, user(1))
+        assert again.messages == ({"list": [1, {"a": 1}]}, user(1), user(2))
+
+
+async def test_the_advice_of_the_error_is_followed(history: History) -> None:
+    """A deep copy can be changed, and `splice` puts it back."""
+    store = history.open()
+    await store.save(Snapshot([user(0), {"content": ["a"]}, user(1)], [False, True, False]))
+    loaded = await store.load()
+    changed = copy.deepcopy(loaded.messages[1])
+    changed["content"].append("b")
+    await store.save(loaded.splice(1, 2, changed, pinned=True))
+    found = await history.open().load()
+    assert (found.messages, found.pinned) == ((user(0), {"content": ["a", "b"]}, user(1)), (False, True, False))
+
+
+async def test_copies_may_be_changed(history: History) -> None:
+    """Code that edits in place takes copies and makes a snapshot of them."""
+    store = history.open()
+    await store.save(Snapshot([{"list": [1, {"a": 1}]}, user(1), 7]))
+    loaded = await store.load()
+    copies = loaded.copies()
+    copies[0]["list"][1]["a"] = 2
+    copies[0]["list"].append(b"x")
+    copies.append({"more": True})
+    for again in (loaded, await store.load(), await history.open().load()):
+        assert again.messages == ({"list": [1, {"a": 1}]}, user(1), 7)
+    assert loaded.copies()[1] is loaded.messages[1]
+    await store.save(Snapshot(copies), expected=loaded.revision)
+    found = await history.open().load()
+    assert found.messages == ({"list": [1, {"a": 2}, b"x"]}, user(1), 7, {"more": True})
+
+
+async def test_an_unchanged_load_returns_the_same_messages(history: History) -> None:
+    """Typed or plain: identity proves that nothing has changed."""
+    if history.kind == "file":
+        return  # each load reads the file
+    store = history.open()
+    await store.save(Snapshot([user(0), {"a": [1]}, {"b": {}}]))
+    before = await store.load()
+    after = await store.load()
+    assert [new is old for new, old in zip(after.messages, before.messages, strict=True)] == [True] * 3
+    await store.save(before.append({"c": 1}))
+    grown = await store.load()
+    assert [new is old for new, old in zip(grown.messages, before.messages, strict=False)] == [True] * 3
 
 
 async def test_what_save_was_given_may_be_changed(history: History) -> None:
@@ -212,13 +269,14 @@ async def test_what_save_was_given_may_be_changed(history: History) -> None:
     assert (await store.load()).messages == ({"list": [1]},)
 
 
-async def test_a_loaded_dict_changed_in_place_is_saved(history: History) -> None:
-    """A turn that edits an old message in place saves the edit."""
+async def test_a_turn_that_edits_copies_saves_the_edit(history: History) -> None:
+    """Old messages are edited in a list of copies; the messages that were not edited are not sent again."""
     store = history.open()
     await store.save(Snapshot([{"content": "a"}, {"content": "b"}]))
     loaded = await store.load()
-    loaded.messages[0]["content"] = "A"
-    await store.save(loaded.append({"content": "c"}))
+    messages = loaded.copies()
+    messages[0]["content"] = "A"
+    await store.save(Snapshot([*messages, {"content": "c"}]))
     assert (await history.open().load()).messages == ({"content": "A"}, {"content": "b"}, {"content": "c"})
 
 

@@ -41,20 +41,39 @@ async def test_an_unchanged_load_touches_nothing_of_the_conversation(backend: An
     assert abs(peaks[1] - peaks[0]) < 8000
 
 
-async def test_plain_messages_of_every_load_are_the_callers(backend: Any) -> None:
-    """Loaded cold, unchanged, or with what another has added: what is changed in one is in no other."""
+async def test_plain_messages_are_the_same_in_every_load(backend: Any) -> None:
+    """Loaded cold, unchanged, or with what another has added: no attempt to change one changes any other load."""
     run = await run_of(backend, 40, typed=False)
     store, other = backend.store(run), backend.store(run)
     loads = [await store.load(), await store.load()]
     await other.load()
     await other.append({"role": "user", "content": "more"})
-    loads += [await store.load(), await store.load(), await backend.store(run).load()]
-    truth = [dict(message) for message in loads[-1].messages]
+    loads += [await store.load(), await store.load()]
+    truth = loads[-1].copies()
     for load in loads:
-        assert [message["content"] for message in load.messages] == [m["content"] for m in truth][: len(load)]
-        for message in load.messages:
-            message["content"] = "changed"
-    assert [dict(message) for message in (await store.load()).messages] == truth
+        for message, same, old in zip(load.messages, loads[-1].messages, truth, strict=False):
+            assert message is same
+            with pytest.raises(TypeError, match="do not change"):
+                message["content"] = "changed"
+            assert message == old
+    assert loads[0] is loads[1]
+    assert loads[2] is loads[3]
+    for load in (await store.load(), await backend.store(run).load()):
+        assert load.copies() == truth
+
+
+async def test_an_unchanged_load_of_plain_messages_touches_nothing_of_them(backend: Any) -> None:
+    """The same snapshot again, for the same memory at 100 and at 5,000 messages."""
+    peaks = []
+    for count in (100, 5000):
+        store = backend.store(await run_of(backend, count, typed=False))
+        first = await store.load()
+        assert await store.load() is first
+        tracemalloc.start()
+        assert await store.load() is first
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert abs(peaks[1] - peaks[0]) < 8000
 
 
 @pytest.mark.parametrize("typed", [True, False], ids=["typed", "plain"])

@@ -161,8 +161,8 @@ async def test_what_is_remembered_is_let_be_when_rivals_are_far_ahead(
     assert len(await store.load()) == 60
 
 
-async def test_the_plain_messages_of_a_page_are_the_callers(backend: Any) -> None:
-    """What is changed in one page, or load, is in no other."""
+async def test_the_plain_messages_of_a_page_do_not_change(backend: Any) -> None:
+    """An attempt to change one page, or load, changes no other."""
     store = backend.store("run")
     await store.append({"n": [0]}, {"n": [1]}, {"n": [2]})
     for reader in (store, backend.store("run")):
@@ -171,7 +171,8 @@ async def test_the_plain_messages_of_a_page_are_the_callers(backend: Any) -> Non
             for _ in range(2):
                 page = await reader.read(start, stop)
                 assert page.messages == ({"n": [0]}, {"n": [1]}, {"n": [2]})[start:stop]
-                page.messages[0]["n"].append("mine")
+                with pytest.raises(TypeError, match="do not change"):
+                    page.messages[0]["n"].append("mine")
         assert (await reader.load()).messages == ({"n": [0]}, {"n": [1]}, {"n": [2]})
 
 

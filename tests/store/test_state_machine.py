@@ -139,8 +139,9 @@ class Run(RuleBasedStateMachine):
     def save_changed_in_place(self, which: int, index: int, value: Any) -> None:
         held, revision = self.held[which]
         if held is not None and index < len(held) and isinstance(held.messages[index], dict):
-            held.messages[index]["n"] = value
-            self.save(which, held, revision)
+            messages = held.copies()
+            messages[index]["n"] = value
+            self.save(which, Snapshot(messages, held.pinned, held.meta), revision, named=True, blind=True)
 
     def save(
         self, which: int, snapshot: Any, revision: Revision | None, *, named: bool = False, blind: bool = False
@@ -291,7 +292,7 @@ class Run(RuleBasedStateMachine):
 
 
 def frozen(snapshot: Any) -> Any:
-    """A copy that no later change in place reaches."""
+    """A copy that shares nothing with what the library holds."""
     return Snapshot.from_json(snapshot.to_json())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import pytest
@@ -223,15 +224,20 @@ async def test_to_replace_it_by_the_same_content_writes_nothing(backend: Any) ->
     assert (await backend.store("run").load()).revision == before
 
 
-async def test_a_message_that_was_edited_in_place_is_pending(backend: Any) -> None:
-    """A plain message is its owner's: what changed in it since the last save is saved with the next."""
+async def test_a_message_that_was_edited_is_pending(backend: Any) -> None:
+    """A copy is edited and put back; until then the turn holds what it held."""
     store = backend.store("run")
     await store.append({"role": "user", "content": "before"})
     async with store.turn() as turn:
-        turn.messages[0]["content"] = "between"
+        message = copy.deepcopy(turn.messages[0])
+        message["content"] = "between"
+        assert await turn.save() is None
+        turn.replace(turn.snapshot.splice(0, 1, message))
+        message["content"] = "too late"
         assert (await turn.save()).version == 2
         assert await turn.save() is None
-        turn.messages[0]["content"] = "after"
+        message["content"] = "after"
+        turn.replace(turn.snapshot.splice(0, 1, message))
     found = await backend.store("run").load()
     assert found.messages == ({"role": "user", "content": "after"},)
     assert found.revision.version == 3

@@ -81,7 +81,7 @@ def history(seed: int, steps: int = 120) -> tuple[list[Entry], list[Base]]:
 def state(base: Base) -> tuple[Any, ...]:
     n = base.length
     columns = (base.items[:n], base.sizes[:n], base.born[:n], base.pins[:n], base.log[: base.log_length])
-    return (*columns, base.plain, base.messages())
+    return (*columns, base.messages())
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -236,11 +236,6 @@ def test_what_bulk_accepts_is_accepted_alone(seed: int) -> None:
         parts = [bytes(part) for body in alone for part in (*body.added, *(fill for _, _, fill in body.fills))]
         assert repr(found.messages) == repr(decode(parts))  # of which some may be no numbers
         assert found.sizes == list(map(len, parts))
-        plain = [
-            message if type(message) is UserMessage else part
-            for message, part in zip(found.messages, parts, strict=True)
-        ]
-        assert found.items == plain
         for place, body in enumerate(alone):
             flips, meta, fills = found.extras.get(place, ([], None, []))
             assert (flips, meta, fills) == (body.flips, body.meta, [(index, pin) for index, pin, _ in body.fills])
@@ -303,7 +298,7 @@ def test_only_entries_from_the_checkpoint_on_are_read() -> None:
 
 
 def test_the_arguments_of_a_tool_call_are_frozen_to_the_bottom() -> None:
-    """As those of one that was made by hand; plain messages are not."""
+    """As those of one that was made by hand, and as plain messages are."""
     args = {"a": [1, {"b": [[]]}], "c": {"d": None}, "e": 1.5}
     ((block,),) = [message.blocks for message in decode([encode(AssistantMessage([ToolCall("1", "f", args)]))])]
     assert block.args == args
@@ -313,7 +308,7 @@ def test_the_arguments_of_a_tool_call_are_frozen_to_the_bottom() -> None:
     assert type(block.args["c"]) is FrozenDict
     assert hash(block) == hash(ToolCall("1", "f", args))
     (plain,) = decode([encode({"a": [{}]})])
-    assert [type(plain), type(plain["a"]), type(plain["a"][0])] == [dict, list, dict]
+    assert [type(plain), type(plain["a"]), type(plain["a"][0])] == [FrozenDict, FrozenList, FrozenDict]
 
 
 @pytest.mark.parametrize(
@@ -352,19 +347,67 @@ def test_the_decoder_returns_no_text_that_utf_8_cannot_hold(text: bytes) -> None
 # ---------------------------------------------------------------------------------------------------- cost
 
 
-def test_plain_messages_are_decoded_once_and_belong_to_who_asked() -> None:
-    """The first to ask gets what the replay decoded; the next gets its own."""
+def test_plain_messages_are_decoded_once() -> None:
+    """Who asks gets the same frozen objects, in a list of their own."""
     entries, _ = turns(3, plain=True)
     base = replay(entries)
-    decoded = base.decoded[0]
-    first = base.messages()
-    assert first is decoded
-    first[0]["content"] = "changed"
-    second = base.messages()
-    assert second[0]["content"] != "changed"
-    assert second[1] == first[1]
-    assert second[1] is not first[1]
-    assert base.messages(1, 3) == second[1:3]
+    first, second = base.messages(), base.messages()
+    assert first is not second
+    assert list(map(id, first)) == list(map(id, second))
+    assert base.messages(1, 3) == first[1:3]
+    assert set(map(type, first)) == {FrozenDict}
+
+
+NESTED = {
+    "role": "assistant",
+    "content": [{"type": "text", "text": "é"}, {"type": "tool_use", "input": {"a": [[{"b": 1.5}], [], [None]]}}],
+    "tool_calls": [],
+    "usage": {"n": 2**70, "ok": True, "raw": b"\x00", "none": None},
+}
+
+
+@pytest.mark.parametrize("message", [NESTED, {}, {"a": {}}, {"a": []}, {"a": [[]]}, {"a": [1, "x"]}, {"a": [{}, [{}]]}])
+@pytest.mark.parametrize("others", [[], [{"role": "user", "content": "hi"}], [UserMessage("hi"), 7, "text"]])
+def test_what_is_decoded_is_frozen_to_the_bottom(message: Any, others: list[Any]) -> None:
+    """Whatever it nests, and whatever stands beside it."""
+    found = decode([encode(each) for each in [*others, message, *others, message]])
+    assert found == [*others, message, *others, message]
+    assert [kinds_in(each) <= {FrozenDict, FrozenList} for each in found] == [True] * len(found)
+    assert repr(found[-1]) == repr(message)
+
+
+def kinds_in(value: Any) -> set[type]:
+    """Returns the types of the dicts and lists in a value."""
+    if not isinstance(value, (dict, list)):
+        return set()
+    items = value.values() if isinstance(value, dict) else value
+    return {type(value)}.union(*map(kinds_in, items))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {1: 2}, {b"a": 1}, {"a": {1: 2}}, {"a": [{1: 2}]}, float("nan"), {"a": float("inf")}, {"a": [float("nan")]},
+        cbor2.undefined, {"a": cbor2.undefined}, {"a": [[cbor2.undefined]]}, {"a": [{"b": cbor2.CBORSimpleValue(9)}]},
+        reduce(lambda inner, _: {"a": inner}, range(101), 0),
+        {"a": reduce(lambda inner, _: [inner], range(100), 0)},
+    ],
+    ids=lambda message: str(message)[:20],
+)  # fmt: skip
+@pytest.mark.parametrize("others", [[], [{"a": 1}], [UserMessage("hi"), 1.5]])
+def test_plain_messages_that_are_no_json(message: Any, others: list[Any]) -> None:
+    """Nothing trusts a frozen message that was not checked: the decoder refuses what no store of ours has written."""
+    with pytest.raises(ValueError, match="a message"):
+        decode([*map(encode, others), cbor2.dumps(message)])
+
+
+def test_a_message_as_deep_as_any_is_decoded() -> None:
+    """A hundred levels, of dicts and of lists."""
+    for message in (
+        reduce(lambda inner, _: {"a": inner}, range(100), 0),
+        {"a": reduce(lambda inner, _: [inner], range(99), 0)},
+    ):
+        assert decode([encode(message)]) == [message]
 
 
 def test_what_follows_a_base_extends_it_in_place() -> None:
