@@ -74,8 +74,35 @@ async def measure(plan: Plan) -> tuple[list[Target], Samples]:
             f"save {large}, for the whole",
             "whole SET, for the whole",
         ),
+        _of(
+            at,
+            "dicts_save_flat",
+            f"dicts: save at {large:,} ÷ save at {small}",
+            1.2,
+            f"dicts: save {large}",
+            f"dicts: save {small}",
+        ),
         _of(at, "load_cold", f"cold load at {middle:,} ÷ GET + cbor2.loads to dicts", 1.5, "load", "GET and decode"),
+        _of(
+            at,
+            "dicts_load_cold",
+            f"dicts: cold load at {middle:,} ÷ GET + cbor2.loads to dicts",
+            1.5,
+            "dicts: load",
+            "GET and decode",
+        ),
         _of(at, "load_unchanged", "unchanged load ÷ PING", 1.6, "unchanged", "PING"),
+        *(
+            _of(
+                at,
+                f"{key}load_flat",
+                f"{kind}unchanged load at {large:,} ÷ at {small}",
+                1.2,
+                f"{kind}unchanged {large}",
+                f"{kind}unchanged {small}",
+            )
+            for key, kind in (("", ""), ("dicts_", "dicts: "))
+        ),
         _of(at, "sync_save", "sync: save ÷ raw SET of the turn", 1.5, "sync save", "sync SET"),
         _count("bytes_up", "bytes up for a turn of 2,000 bytes", 2400, await wire.bytes_up(plan)),
         _count(

@@ -79,8 +79,14 @@ class Child:
 
 
 @contextlib.asynccontextmanager
-async def child(python: str | Path, module: str, url: str | None = None) -> AsyncIterator[Child]:
+async def child(python: str | Path, module: str, url: str | None = None, root: Path = ROOT) -> AsyncIterator[Child]:
     """Runs a contender in a process that ends with the context, connected to the server at `url` if there is one.
+
+    Args:
+        python: The interpreter.
+        module: The contender's module.
+        url: The server.
+        root: The folder whose `histstore` and `tests` it imports.
 
     Raises:
         ChildError: It did not start.
@@ -96,7 +102,7 @@ async def child(python: str | Path, module: str, url: str | None = None) -> Asyn
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=said,
-            cwd=ROOT,
+            cwd=root,
             env={**os.environ, "OPENAI_AGENTS_DISABLE_TRACING": "1", "LANGSMITH_TRACING": "false"},
             limit=1 << 26,
             start_new_session=True,

@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 GREY = "#848d97"
 STYLES: dict[str, dict[str, Any]] = {
     "histstore": {"color": "#2f81f7", "linewidth": 3.0, "marker": "o", "zorder": 5},
+    "histstore, dicts": {"color": "#2f81f7", "linewidth": 1.5, "linestyle": ":", "marker": "o", "zorder": 4},
     "histstore.sync": {"color": "#2f81f7", "linewidth": 1.5, "linestyle": "--", "marker": "o", "zorder": 4},
     "raw redis-py": {"color": GREY, "linewidth": 2.0, "linestyle": ":", "marker": "."},
     "whole snapshot": {"color": "#d4751a", "marker": "s"},

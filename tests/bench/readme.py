@@ -38,7 +38,7 @@ def peers(results: dict[str, Any]) -> str:
     """Returns what a turn costs everybody, and what happens when things go wrong."""
     rows = []
     for name, wire in results["per_save"].items():
-        if name == "histstore.sync":  # the same requests
+        if name in ("histstore.sync", "histstore, dicts"):  # the same requests
             continue
         race, reply = results["races"].get(name), results["lost_reply"].get(name)
         rows.append(

@@ -37,22 +37,7 @@ def _load(driver: Driver, run: str) -> Callable[[], Awaitable[float]]:
     return load
 
 
-async def saves(plan: Plan, lengths: tuple[int, ...]) -> Samples:
-    """Saves at some lengths, a SET of the same bytes, an unchanged load and a PING: in turns, in one event loop."""
-    ours, raw = Driver("histstore_async", plan.url), Driver("raw_turn", plan.url, 2)
-    backend = histstore.RedisBackend.from_url(plan.url)
-    client = redis.asyncio.Redis.from_url(plan.url)
-    operations = {}
-    for length in lengths:
-        run = plan.run()
-        await ours.prepare(run, length, SIZE)
-        operations[f"save {length}"] = _turn(ours, run)
-    run = plan.run()
-    await raw.prepare(run, 2, SIZE)
-    operations["SET"] = _turn(raw, run)
-    run = plan.run()
-    await ours.prepare(run, 1000, SIZE)
-    store = backend.store(run)
+async def _unchanged(store: histstore.RedisHistoryStore[Any]) -> Callable[[], Awaitable[float]]:
     await store.load()
 
     async def unchanged() -> float:
@@ -60,13 +45,45 @@ async def saves(plan: Plan, lengths: tuple[int, ...]) -> Samples:
         await store.load()
         return time.perf_counter() - began
 
+    return unchanged
+
+
+async def saves(plan: Plan, lengths: tuple[int, ...]) -> Samples:
+    """Saves and unchanged loads at some lengths, a SET of the same bytes and a PING: in turns, in one event loop.
+
+    Of typed messages, and of dicts.
+    """
+    ours, dicts, raw = (
+        Driver("histstore_async", plan.url),
+        Driver("histstore_dicts", plan.url),
+        Driver("raw_turn", plan.url, 2),
+    )
+    backend = histstore.RedisBackend.from_url(plan.url)
+    client = redis.asyncio.Redis.from_url(plan.url)
+    operations = {}
+    for kind, driver in (("", ours), ("dicts: ", dicts)):
+        for length in lengths:
+            run = plan.run()
+            await driver.prepare(run, length, SIZE)
+            operations[f"{kind}save {length}"] = _turn(driver, run)
+        for length in (lengths[0], lengths[-1]):
+            run = plan.run()
+            await driver.prepare(run, length, SIZE)
+            operations[f"{kind}unchanged {length}"] = await _unchanged(backend.store(run))
+    run = plan.run()
+    await raw.prepare(run, 2, SIZE)
+    operations["SET"] = _turn(raw, run)
+    run = plan.run()
+    await ours.prepare(run, 1000, SIZE)
+    operations["unchanged"] = await _unchanged(backend.store(run))
+
     async def ping() -> float:
         began = time.perf_counter()
         await client.ping()
         return time.perf_counter() - began
 
-    samples = await interleave({**operations, "unchanged": unchanged, "PING": ping}, plan.scale.rounds)
-    for each in (ours, raw):
+    samples = await interleave({**operations, "PING": ping}, plan.scale.rounds)
+    for each in (ours, dicts, raw):
         await each.close()
     await backend.aclose()
     await client.aclose()
@@ -101,16 +118,17 @@ async def against_whole(plan: Plan, length: int) -> Samples:
 
 
 async def loads(plan: Plan, length: int) -> Samples:
-    """Cold loads of typed messages, and GET with cbor2.loads of as many plain dicts."""
-    ours, whole = Driver("histstore_async", plan.url), Driver("whole_snapshot", plan.url)
+    """Cold loads of typed messages and of dicts, and GET with cbor2.loads of as many dicts."""
+    ours, dicts = Driver("histstore_async", plan.url), Driver("histstore_dicts", plan.url)
+    whole = Driver("whole_snapshot", plan.url)
     operations = {}
-    for name, driver in (("load", ours), ("GET and decode", whole)):
+    for name, driver in (("load", ours), ("dicts: load", dicts), ("GET and decode", whole)):
         run = plan.run()
         await driver.prepare(run, length, SIZE)
         operations[name] = _load(driver, run)
     samples = await interleave(operations, max(8, plan.scale.rounds // 10))
-    await ours.close()
-    await whole.close()
+    for each in (ours, dicts, whole):
+        await each.close()
     return samples
 
 

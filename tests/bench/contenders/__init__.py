@@ -29,6 +29,7 @@ MODULES = frozenset({"search", "ReJSON"})
 
 STORES = (
     Entry("histstore", "histstore_async"),
+    Entry("histstore, dicts", "histstore_dicts"),
     Entry("histstore.sync", "histstore_sync"),
     Entry("raw redis-py", "raw_turn"),
     Entry("whole snapshot", "whole_snapshot"),

@@ -53,6 +53,7 @@ NAMES: Final = tuple(f"{shell} {operation}" for shell in SHELLS for operation in
 
 HEAD: Final = """\
 # What a save of a turn, an unchanged load and an uncontended lock may cost; `make costs` holds the code against it.
+# "save_dict" and "load_dict" are the same calls with plain messages instead of typed ones.
 # All counts are of one call. "recorded" was measured by `python -m tests.bench.cost --record`, which replaces what is
 # measured and keeps what somebody chose: margin and growth. Metrics that differ by Python are recorded by each minor
 # version for itself: say it with every Python, or the rows of the others stay what they were.
