@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from .errors import (
+    BackendConfigError,
     BackendError,
     BackendUnavailableError,
     ConflictError,
@@ -102,6 +103,7 @@ __all__ = [
     "AssistantBlock",
     "AssistantMessage",
     "Attempt",
+    "BackendConfigError",
     "BackendError",
     "BackendUnavailableError",
     "Base64Source",

@@ -155,15 +155,24 @@ class Fault:
         retry: Trying again may help.
         elsewhere: Another server may be the right one by now: drop the connections, and look the name up again.
         advice: What somebody has to do about it.
+        config: A mistake in the settings of the client or the server, and no outage.
     """
 
     definite: bool
     retry: bool
     elsewhere: bool = field(default=False, compare=False)
     advice: str = field(default="", compare=False)
+    config: bool = field(default=False, compare=False)
 
 
 _UNKNOWN: Final = Fault(definite=False, retry=True)
+_UNSENT: Final = Fault(definite=True, retry=True)
+
+
+def mistake(advice: str) -> Fault:
+    """Return what is said of a request that failed by a mistake in the settings."""
+    return Fault(definite=True, retry=False, advice=advice, config=True)
+
 
 FAULTS: Final[dict[str, Fault]] = {
     # The server refused before it ran anything, and may accept later or elsewhere.
@@ -181,10 +190,11 @@ FAULTS: Final[dict[str, Fault]] = {
     "OOM": Fault(True, True, advice="the server's memory is full: raise maxmemory, or delete runs"),
     "ERR max number of clients reached": Fault(True, True, advice="raise the server's maxclients"),
     # Somebody must change something first.
-    "NOAUTH": Fault(True, False, advice="give the URL a user and a password"),
-    "WRONGPASS": Fault(True, False, advice="check the user and the password"),
-    "NOPERM": Fault(True, False, advice="allow the user what deploy/users.acl lists"),
-    "ERR unknown command": Fault(True, False, advice="use Redis 6.2, Valkey 7.2 or later, with no command renamed"),
+    "NOAUTH": mistake("give the URL a user and a password"),
+    "WRONGPASS": mistake("check the user and the password"),
+    "NOPERM": mistake("allow the user what deploy/users.acl lists"),
+    "ERR unknown command": mistake("use Redis 6.2, Valkey 7.2 or later, with no command renamed"),
+    "WAITAOF": mistake("use Redis 7.2, Valkey 7.2 or later with appendonly yes, or Durability(fsync=False)"),
     # The scripts read every key that they will write before they write any, or undo what they wrote.
     "WRONGTYPE": Fault(True, False),
 }
@@ -233,13 +243,15 @@ def classify(error: Exception, *, sent: bool) -> Fault:
         error: What sending, or reading the answer, raised.
         sent: Whether a byte of the request may have left.
     """
+    if isinstance(error, OpeningError | OpeningTimeoutError):
+        return error.fault
     for kind, word in _NAMED_BY_TYPE:
         if isinstance(error, kind):
             # Where the first word is still there it says more: one class stands for a missing and for a wrong password.
             said = str(error).split(" ", 1)[0]
             return FAULTS.get(said, FAULTS[word])
     if not isinstance(error, redis_errors.ResponseError):
-        return _UNKNOWN if sent else Fault(definite=True, retry=True)
+        return _UNKNOWN if sent else _UNSENT
     text = str(error)
     if "WRONGTYPE" in text:
         # A foreign type is met before a script's first write.
@@ -261,6 +273,30 @@ def classify(error: Exception, *, sent: bool) -> Fault:
     if denied:
         return Fault(definite, not definite, advice=FAULTS["NOPERM"].advice)
     return Fault(definite, retry=True)
+
+
+class OpeningError(redis_errors.ConnectionError):
+    """A connection could not be opened. No request was sent over it.
+
+    Attributes:
+        fault: Whether another try may help, and what to do.
+    """
+
+    def __init__(self, text: str, fault: Fault = _UNSENT) -> None:
+        super().__init__(text)
+        self.fault = fault
+
+
+class OpeningTimeoutError(redis_errors.TimeoutError):
+    """A connection was not open in time. No request was sent over it.
+
+    Attributes:
+        fault: Whether another try may help, and what to do.
+    """
+
+    def __init__(self, text: str, fault: Fault = _UNSENT) -> None:
+        super().__init__(text)
+        self.fault = fault
 
 
 class UndoneError(redis_errors.ResponseError):

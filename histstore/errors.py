@@ -331,6 +331,24 @@ class BackendUnavailableError(BackendError):
     """
 
 
+class BackendConfigError(BackendError):
+    """A mistake in the settings of the client or of the server, which trying again cannot mend.
+
+    A wrong password, a missing permission, a database out of range or a certificate that is not accepted, say. It is
+    raised at once, without another try. The call wrote nothing. The text says what to change.
+
+    Attributes:
+        run_id: The run that the call was about; None: it was about the backend as a whole.
+    """
+
+
+class ConnectionOptionError(BackendConfigError, SnapshotError):
+    """A URL or an option of the connection that cannot be used. Constructors raise it, without any I/O.
+
+    It is bad input as well as a mistake in the settings, so handlers of either class catch it.
+    """
+
+
 class OutcomeUnknownError(BackendError):
     """A write was sent and its answer never came, or left it open: it may or may not have been applied.
 

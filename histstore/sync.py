@@ -15,6 +15,7 @@ from ._sync.store import RedisHistoryStore
 from ._sync.trait import HistoryStore
 from ._sync.turn import Turn
 from .errors import (
+    BackendConfigError,
     BackendError,
     BackendUnavailableError,
     ConflictError,
@@ -74,6 +75,7 @@ __all__ = [
     "AssistantBlock",
     "AssistantMessage",
     "Attempt",
+    "BackendConfigError",
     "BackendError",
     "BackendUnavailableError",
     "Base64Source",

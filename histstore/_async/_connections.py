@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -45,16 +45,26 @@ class Connections:
     one turn of the event loop shares a write. An answer that takes long holds up what was asked behind it, but not
     what is asked later: that goes over another connection. Where all are full, callers wait, first come first served.
 
-    A shared connection whose answers are overdue is replaced at once. It is closed when nobody waits for it any more;
-    until then it is one too many.
+    A shared connection whose answers are overdue is replaced at once. It is closed when nobody waits for it any more.
+    Until then it takes the place of one that is not shared; if all of those are in use, it is closed at once.
+
+    Attributes:
+        latest: A connection that is being opened, or the latest that could not be; None: the latest one was opened.
+
+    Args:
+        settings: How to connect.
+        reserved: Connections of the limit that are opened elsewhere.
     """
 
-    def __init__(self, settings: ConnectionSettings) -> None:
+    def __init__(self, settings: ConnectionSettings, reserved: int = 0) -> None:
         self._settings = settings
+        most = settings.max_connections - reserved
         # A single connection cannot be both shared and kept for one caller's large request.
-        self._limit = min(LINES, settings.max_connections // 2)
-        self._pool = _Pool(settings, settings.max_connections - self._limit)
+        self._limit = min(LINES, most // 2)
+        self._pool = _Pool(self, settings, most - self._limit)
         self._lines: list[Connection] = []
+        self._retired: set[Connection] = set()
+        self.latest: Connection | None = None
         self._opening: asyncio.Task[Connection] | None = None
         self._refused = False
         # Ordered, and anyone of many can leave at once.
@@ -82,7 +92,7 @@ class Connections:
         Raises:
             redis.exceptions.RedisError: There is no connection, it broke, or no full answer came in time.
         """
-        if large or self._limit == 0:
+        if self._limit == 0 or (large and self._pool.left):
             return await self._pool.exchange(commands, end, state)
         line = None if self._waiting else self._free()
         if line is None:
@@ -146,9 +156,32 @@ class Connections:
 
     def _open_another(self) -> None:
         if self._opening is None and len(self._lines) < self._limit and not self._closed:
-            opening = _open(self._settings, self._settings.connect_timeout, proven=bool(self._lines))
+            opening = self.open(self._settings, self._settings.connect_timeout)
             self._opening = asyncio.create_task(opening, name="histstore-connect")
             self._opening.add_done_callback(self._opened)
+
+    async def open(self, settings: ConnectionSettings, timeout: float) -> Connection:
+        """Opens a connection within `timeout` seconds."""
+        connection = Connection(settings)
+        before = self.latest
+        if before is None:
+            before = self.latest = connection
+        try:
+            await connection.open(timeout)
+        except redis_errors.TimeoutError as error:
+            told = connection.opening.told_by(before.opening, error)
+            if told is error:
+                self.latest = connection
+            raise told from None
+        except BaseException:
+            self.latest = connection
+            raise
+        self.latest = None
+        return connection
+
+    async def lend(self, end: float) -> Connection:
+        """Returns a connection of the caller's own, which is not open yet. It has room for it until it is closed."""
+        return await self._pool.lend(end)
 
     def _opened(self, opening: asyncio.Task[Connection]) -> None:
         """Shares a connection that was opened. If it was not, and there is no other, that is told to all who wait."""
@@ -185,6 +218,14 @@ class Connections:
             # Others may still be answered.
             if not wire.broken and all(request.answer.done() for request in wire.pending):
                 wire.abort()
+            elif not wire.broken and line not in self._retired:
+                if self._pool.borrow():
+                    self._retired.add(line)
+                else:
+                    wire.abort()
+            if wire.broken and line in self._retired:
+                self._retired.remove(line)
+                self._pool.give_back()
         else:
             self._refused = False
         if self._waiting:
@@ -228,36 +269,68 @@ def _another(error: Exception) -> Exception:
         return error
 
 
-async def _open(settings: ConnectionSettings, timeout: float, *, proven: bool = False) -> Connection:
-    """Opens a connection.
+class _Slots:
+    """Room for connections; who asked first gets it first.
 
-    Args:
-        settings: How.
-        timeout: Within how many seconds.
-        proven: Whether the server has to say something first. One with too many clients accepts a connection, and
-            refuses what is asked over it; where there is another, that is better asked over the other.
+    Attributes:
+        free: How much there is.
     """
-    connection = Connection(settings)
-    await connection.open(timeout)
-    if proven:
+
+    __slots__ = ("_waiting", "free")
+
+    def __init__(self, limit: int) -> None:
+        self.free = limit
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def take(self) -> bool:
+        """Takes room for one if there is some that nobody waits for."""
+        if self.free == 0:
+            return False
+        self.free -= 1
+        return True
+
+    async def acquire(self, end: float) -> None:
+        """Takes room for one, and waits for it until `end`."""
+        if self.take():
+            return
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
         try:
-            (said,) = await connection.wire.ask([("PING",)], monotonic() + timeout, Sent())
-            if isinstance(said, Exception) and not str(said).startswith("NOPERM"):
-                raise redis_errors.ConnectionError(str(said))
-        except BaseException:
-            await connection.close()
+            async with asyncio.timeout_at(end):
+                await place  # whoever gives room back hands it over
+        except BaseException as error:
+            if place.done() and not place.cancelled():
+                self.release()
+            if isinstance(error, TimeoutError):
+                raise redis_errors.TimeoutError("all connections are in use: raise max_connections") from None
             raise
-    return connection
+
+    def release(self) -> None:
+        """Gives room back."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self.free += 1
 
 
 class _Pool:
-    """Connections that are lent to one caller at a time; idle ones are reused, last in first out."""
+    """Connections that are lent to one caller at a time; idle ones are reused, last in first out.
 
-    def __init__(self, settings: ConnectionSettings, limit: int) -> None:
+    Attributes:
+        left: Connections that it has for requests: all but those that are lent, or about to be.
+        busy: Connections that are in use.
+    """
+
+    def __init__(self, owner: Connections, settings: ConnectionSettings, limit: int) -> None:
+        self._owner = owner
         self._settings = settings
         self._idle: list[Connection] = []
-        self._slots = asyncio.Semaphore(limit)
+        # Each of those in use, lent or borrowed takes room. Idle ones do not, and are never more than there is room.
+        self._slots = _Slots(limit)
         self._closed = False
+        self.left = limit
         self.busy = 0
 
     @property
@@ -267,14 +340,8 @@ class _Pool:
 
     async def exchange(self, commands: Sequence[Command], end: float, state: Sent) -> list[Any]:
         """Sends commands over a connection of their own. It is closed unless all goes well: replies may be pending."""
-        if self._slots.locked():
-            try:
-                async with asyncio.timeout_at(end):
-                    await self._slots.acquire()
-            except TimeoutError:
-                raise redis_errors.TimeoutError("all connections are in use: raise max_connections") from None
-        else:
-            await self._slots.acquire()
+        if not self._slots.take():
+            await self._slots.acquire(end)
         self.busy += 1
         connection = None
         try:
@@ -301,7 +368,39 @@ class _Pool:
             await connection.close()
         if self._closed:
             raise redis_errors.ConnectionError("the backend is closed")
-        return await _open(self._settings, timeout)
+        return await self._owner.open(self._settings, timeout)
+
+    async def lend(self, end: float) -> Connection:
+        """Returns a connection that is not open yet, with room for it until it is closed."""
+        self.left -= 1
+        try:
+            await self._slots.acquire(end)
+        except BaseException:
+            self.left += 1
+            raise
+        self._shrink()
+        connection = Connection(self._settings)
+        connection.release = self._returned
+        return connection
+
+    def _returned(self) -> None:
+        self.left += 1
+        self._slots.release()
+
+    def borrow(self) -> bool:
+        """Takes the room of a connection, if there is some."""
+        found = self._slots.take()
+        if found:
+            self._shrink()
+        return found
+
+    def give_back(self) -> None:
+        """Gives it back."""
+        self._slots.release()
+
+    def _shrink(self) -> None:
+        while len(self._idle) > self._slots.free:
+            self._idle.pop(0).wire.abort()
 
     async def drop(self) -> None:
         """Closes the idle connections now, and those in use when they come back."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import replace
@@ -11,11 +14,13 @@ from typing import Any, Final, TypeVar
 
 import redis.asyncio as redis
 from redis import exceptions as redis_errors
-from redis.asyncio.retry import Retry as Retry
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from tenacity import AsyncRetrying
 
+from .._opening import CONNECT, LOG_IN, LOOK_AGAIN, SUSPICIOUS, TLS, Opening, probing, speaks_plain
 from .._protocol import Command
-from .._settings import ConnectionSettings, check_handshake, keep_alive
+from .._retry import OpeningError, OpeningTimeoutError
+from .._settings import ConnectionSettings, keep_alive
 from ._wire import Sent as Sent
 from ._wire import Wire
 from ._wire import monotonic as monotonic
@@ -24,12 +29,17 @@ T = TypeVar("T")
 
 Retrying = AsyncRetrying
 
-HANDSHAKE_TIMEOUT: Final = None
-"""Seconds for a socket operation of redis-py's handshake. asyncio bounds the whole of it instead."""
-
 Client = redis.Redis
 ClusterClient = redis.RedisCluster
 ConnectionPool = redis.ConnectionPool
+KINDS: Final[dict[type[Any], str]] = {
+    redis.Connection: "tcp",
+    redis.SSLConnection: "tls",
+    redis.UnixDomainSocketConnection: "unix",
+    SentinelManagedConnection: "tcp",
+    SentinelManagedSSLConnection: "tls",
+}
+"""redis-py's classes of connections, whose options are taken over."""
 
 
 async def sleep(seconds: float) -> None:
@@ -153,48 +163,119 @@ def owner() -> tuple[int, Any]:
 
 
 class Connection:
-    """One connection: opened by redis-py, then spoken over directly.
+    """One connection, opened and spoken over by our own means.
 
     redis-py's own read and write cannot tell a request that was not sent from one that was, and it
     retries. Packing and parsing are hiredis'. Requests may be sent while others wait for their answers.
 
     Attributes:
         settings: How it was opened. Whoever drops all connections makes a new copy, and so tells older ones.
+        opening: What opening it is at, or ended with.
+        release: Called once when it is closed: gives its room back.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
-        self._inner = settings.make()
-        self._writer: Any = None
+        self.opening = Opening(settings, settings.connect_timeout)
+        self.release: Callable[[], None] | None = None
         self._wire: Wire | None = None
 
     async def open(self, timeout: float) -> None:
-        """Connects, authenticates and selects the database, within `timeout` seconds. What fails is closed."""
+        """Connects, authenticates and selects the database, within `timeout` seconds. What fails is closed.
+
+        Raises:
+            OpeningError: It failed; the text names the phase and the cause.
+            OpeningTimeoutError: It took too long.
+        """
+        bound = min(timeout, self.settings.connect_timeout)
+        opening = self.opening = Opening(self.settings, bound)
         try:
-            async with asyncio.timeout(min(timeout, self.settings.connect_timeout)):
-                await self._open(timeout)
+            async with asyncio.timeout(bound):
+                await self._open(opening, monotonic() + bound)
         except BaseException as error:
             await self.close()
-            if isinstance(error, TimeoutError):
-                raise redis_errors.TimeoutError("no connection in time") from None
-            raise
+            found = opening.error(error) if isinstance(error, Exception) else error
+            if isinstance(found, OpeningError | OpeningTimeoutError):
+                opening.trouble = found
+            if found is error:
+                raise
+            raise found from error
 
-    async def _open(self, timeout: float) -> None:
-        await self._inner.connect()
-        unread, over = self._inner._reader._buffer, self._inner._reader.at_eof()
-        # From here on redis-py's connection holds settings only. A writer that nobody holds closes its socket.
-        self._writer, self._inner._reader, self._inner._writer = self._inner._writer, None, None
-        self._wire = Wire(self._writer.transport)
-        if unread:
-            raise redis_errors.ConnectionError("what answers there is no Redis server")
-        if over or self._writer.transport.is_closing():
-            # redis-py's protocol was told, and the wire never will be.
-            raise redis_errors.ConnectionError("the server closed the connection")
-        provider = self._inner.credential_provider
+    async def _open(self, opening: Opening, end: float) -> None:
+        settings = self.settings
+        loop = asyncio.get_running_loop()
+        host = ""
+        if settings.path is not None:
+            addresses: list[Any] = [(socket.AF_UNIX, settings.path)]
+        else:
+            host, port = settings.address
+            if settings.sentinels is not None:
+                host, port = await settings.sentinels.get_master_address()
+                opening.leads_to((host, port))
+            addresses = await _look_up(opening, host, port, settings.family, end)
+        opening.phase = CONNECT
+        sock, peer = await _connect(settings, addresses, end)
+        wire = Wire()
+        try:
+            if settings.kind == "tls":
+                opening.phase = TLS
+                await self._greet(opening, sock, peer, wire, host, end)
+            elif settings.kind == "tcp":
+                await loop.create_connection(lambda: wire, sock=sock)
+            else:
+                await loop.create_unix_connection(lambda: wire, sock=sock)
+        except BaseException:
+            wire.abort()
+            sock.close()
+            raise
+        self._wire = wire
+        opening.phase = LOG_IN
+        provider = settings.kwargs.get("credential_provider")
         credentials = await provider.get_credentials_async() if provider is not None else None
-        commands = self.settings.handshake(self._inner, credentials)
-        if commands:
-            check_handshake(await self._wire.ask(commands, monotonic() + timeout, Sent()))
+        commands = settings.handshake(credentials)
+        try:
+            replies = await wire.ask(commands, end + 1.0, Sent())
+        except redis_errors.ConnectionError:
+            if settings.kind == "tcp" and await _speaks_tls(sock.family, peer):
+                raise opening.secured() from None
+            if opening.greeted:
+                await _hear_alert(settings, sock.family, peer, host)
+            raise
+        refused = opening.refused(replies, commands)
+        if refused is not None:
+            raise refused
+
+    async def _greet(self, opening: Opening, sock: socket.socket, peer: Any, wire: Wire, host: str, end: float) -> None:
+        """Greets the server by TLS.
+
+        A server that waits for a line of text answers nothing to that. If no answer comes for long, it is asked so.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            context = self.settings.tls()
+        except (OSError, ValueError) as error:
+            raise opening.unusable(error) from error
+        # asyncio's own timeout comes second, since it does not say what took so long.
+        greeting = asyncio.ensure_future(
+            loop.create_connection(
+                lambda: wire,
+                sock=sock,
+                ssl=context,
+                server_hostname=host,
+                ssl_handshake_timeout=end - loop.time() + 1.0,
+            )
+        )
+        try:
+            done, _ = await asyncio.wait([greeting], timeout=min(SUSPICIOUS, (end - loop.time()) / 2))
+            if not done and await _speaks_plain(sock.family, peer):
+                raise opening.plain()
+            await greeting
+        finally:
+            # A socket that is closed under a transport takes the place of a newer one with its number in the selector.
+            if not greeting.done():
+                greeting.cancel()
+                await asyncio.wait([greeting])
+        opening.greeted = True
 
     @property
     def wire(self) -> Wire:
@@ -217,7 +298,7 @@ class Connection:
 
     def keep_alive(self) -> None:
         """Lets the system notice when the other end is gone, on a connection that mostly waits."""
-        keep_alive(self._writer.get_extra_info("socket"))
+        keep_alive(self.wire.socket)
 
     def interrupt(self) -> None:
         """Ends a `listen`."""
@@ -227,8 +308,95 @@ class Connection:
         """Closes the connection. Nothing is awaited that could hang, and nothing more of a request is sent."""
         if self._wire is not None:
             self._wire.abort()
-        else:
-            await self._inner.disconnect(nowait=True)
+        release, self.release = self.release, None
+        if release is not None:
+            release()
+
+
+async def _look_up(opening: Opening, host: str, port: int, family: int, end: float) -> list[Any]:
+    """Returns the addresses of a host: family and address of each."""
+    loop = asyncio.get_running_loop()
+    kind = socket.SOCK_STREAM
+    with contextlib.suppress(socket.gaierror):
+        # An address in digits needs no thread.
+        found = socket.getaddrinfo(host, port, family=family, type=kind, flags=socket.AI_NUMERICHOST)
+        return [(each[0], each[4]) for each in found]
+    while True:
+        try:
+            found = await loop.getaddrinfo(host, port, family=family, type=kind)
+            return [(each[0], each[4]) for each in found]
+        except socket.gaierror as error:
+            if error.errno != socket.EAI_NONAME or end - loop.time() < 2 * LOOK_AGAIN:
+                raise
+            opening.trouble = error
+        await asyncio.sleep(LOOK_AGAIN)
+
+
+async def _connect(settings: ConnectionSettings, addresses: list[Any], end: float) -> tuple[socket.socket, Any]:
+    """Returns a socket that is connected to one of the addresses, and which; each gets its share of the time."""
+    loop = asyncio.get_running_loop()
+    left = len(addresses)
+    while True:
+        left -= 1
+        family, address = addresses[-left - 1]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            settings.set_up(sock)
+            async with asyncio.timeout_at(end - (end - loop.time()) * left / (left + 1)):
+                await loop.sock_connect(sock, address)
+            return sock, address
+        except BaseException as error:
+            sock.close()
+            if not left or not isinstance(error, OSError):
+                raise
+
+
+async def _speaks_plain(family: int, address: Any) -> bool:
+    """Tells whether a Redis server without TLS answers at an address."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        async with asyncio.timeout(SUSPICIOUS):
+            await loop.sock_connect(sock, address)
+            await loop.sock_sendall(sock, b"PING\r\n")
+            return speaks_plain(await loop.sock_recv(sock, 64))
+    return False
+
+
+async def _hear_alert(settings: ConnectionSettings, family: int, address: Any, host: str) -> None:
+    """Greets a server once more and says nothing. A server that refuses the client says why after the greeting.
+
+    What is said to it meanwhile resets the connection, and the reason may be lost.
+
+    Raises:
+        ssl.SSLError: The reason.
+    """
+    loop = asyncio.get_running_loop()
+    context = settings.tls()
+    silent = (ssl.SSLEOFError, ConnectionError, TimeoutError)
+    with contextlib.suppress(*silent), socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        async with asyncio.timeout(SUSPICIOUS):
+            await loop.sock_connect(sock, address)
+            reader, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname=host)
+            try:
+                await reader.read(1)
+            finally:
+                writer.transport.abort()
+
+
+async def _speaks_tls(family: int, address: Any) -> bool:
+    """Tells whether a server answers at an address that speaks TLS."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        async with asyncio.timeout(SUSPICIOUS):
+            await loop.sock_connect(sock, address)
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=sock, ssl=probing(), server_hostname="")
+            transport.abort()
+            return True
+    return False
 
 
 class _Job:
@@ -249,6 +417,9 @@ class GroupCommit:
     WAIT counts what was written on its own connection, and blocks whatever is behind it. So there is
     one dedicated connection, never more than one WAIT in flight on it, and what arrives meanwhile
     shares the next one.
+
+    Attributes:
+        latest: The connection that is being opened, or could not be opened; None: the latest one was opened.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
@@ -257,6 +428,7 @@ class GroupCommit:
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self.latest: Connection | None = None
 
     async def exchange(
         self, commands: Sequence[Command], wait: Command, timeout: float, patience: float, state: Sent
@@ -332,9 +504,9 @@ class GroupCommit:
         await self._drop()
         if self._closed:
             raise redis_errors.ConnectionError("the backend is closed")
-        connection = Connection(self._settings)
+        connection = self.latest = Connection(self._settings)
         await connection.open(timeout)
-        self._connection = connection
+        self.latest, self._connection = None, connection
         return connection
 
     async def drop(self) -> None:

@@ -19,6 +19,7 @@ from .._leasing import Granted, Lost, Occupied, Ring, Taken, Ticket, new_holder
 from .._protocol import Call, Carried, Where
 from .._retry import RetryPolicy
 from ..errors import (
+    BackendConfigError,
     BackendError,
     BackendUnavailableError,
     CorruptSnapshotError,
@@ -254,7 +255,7 @@ class Leases:
             call = _leasing.acquire(way.where, way.ticket, queue=way.queued, uncounted=uncounted)
             reply = await self.send(way.where, call, within, delivery, policy)
             answered = True
-        except (BackendUnavailableError, CorruptSnapshotError):
+        except (BackendConfigError, BackendUnavailableError, CorruptSnapshotError):
             # Each copy was refused for certain: the server knows nothing of it, and there is nothing to give up.
             refused = not delivery.ambiguous
             raise

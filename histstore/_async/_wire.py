@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
+from .._opening import turned_away
 from .._protocol import Command
 from .._resp import Replies, pack
 
@@ -60,7 +61,7 @@ def answered(found: Any) -> list[Any]:
 
 
 class Wire(asyncio.Protocol):
-    """Speaks RESP over a transport that somebody else has opened.
+    """Speaks RESP. It is a transport's protocol from the beginning, so that no byte is heard by another one.
 
     A request goes out at once when none waits for an answer. Else it goes with its neighbours, in one write, when the
     loop has come round, or sooner when there is enough of them.
@@ -74,9 +75,10 @@ class Wire(asyncio.Protocol):
             And when the wire is retired or broken.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    _transport: asyncio.Transport
+
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._transport = transport
         self._replies = Replies()
         self._unsent: list[_Request] = []
         self._together = 0
@@ -91,8 +93,20 @@ class Wire(asyncio.Protocol):
         self.load = 0
         self.retired = False
         self.moved: Callable[[], None] | None = None
-        self._former = transport.get_protocol()
-        transport.set_protocol(self)
+        self._why = "the connection broke"
+        self._refused = False
+        self._cause: BaseException | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begins to speak over a transport."""
+        self._transport = transport
+        if self.broken:  # it was given up meanwhile
+            transport.abort()
+
+    @property
+    def socket(self) -> Any:
+        """The transport's socket, to set options of."""
+        return self._transport.get_extra_info("socket")
 
     @property
     def usable(self) -> bool:
@@ -135,7 +149,7 @@ class Wire(asyncio.Protocol):
             redis.exceptions.ConnectionError: The connection broke before.
         """
         if self.broken:
-            raise redis_errors.ConnectionError("the connection broke")
+            raise self._gone()
         payload = pack(commands)
         loop = self._loop
         if answer is None:
@@ -184,6 +198,7 @@ class Wire(asyncio.Protocol):
         """Gives each answer to the oldest request that waits for one."""
         pending, heard = self.pending, self._heard
         complete: list[_Request] = []
+        reply: Any = None
         try:
             for reply in self._replies.read(data):
                 if heard is not None:
@@ -198,8 +213,10 @@ class Wire(asyncio.Protocol):
         except (redis_errors.ConnectionError, IndexError) as error:
             # Whoever answers what nobody asked has not complete what was asked either.
             pending.extendleft(reversed(complete))
-            unasked = "what answers there is no Redis server: more answers than requests"
-            self._fail(unasked if isinstance(error, IndexError) else str(error))
+            if not isinstance(error, IndexError):
+                self._fail(str(error))
+            elif not self._turned_away(reply):
+                self._fail("what answers there is no Redis server: more answers than requests")
             return
         for request in complete:
             if not request.answer.done():
@@ -216,7 +233,7 @@ class Wire(asyncio.Protocol):
         self._lost = self._loop.create_future()
         self._heard = heard
         if self.broken:
-            raise redis_errors.ConnectionError("the connection broke")
+            raise self._gone()
         self._transport.write(pack([command]))
         await self._lost
 
@@ -262,27 +279,45 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fails what waits for an answer."""
-        self._former.connection_lost(error)
-        self._fail(f"the connection broke: {error}" if error is not None else "the server closed the connection")
+        self._fail(f"the connection broke: {error}" if error is not None else "the server closed the connection", error)
 
     def abort(self) -> None:
         """Closes the connection without sending what is still to be sent."""
-        self._transport.abort()
+        if hasattr(self, "_transport"):
+            self._transport.abort()
         self._fail("the connection was closed")
 
-    def _fail(self, text: str) -> None:
+    def _turned_away(self, reply: Any = None) -> bool:
+        """Fails everything if the server says that it refuses the connection. It has read no request then."""
+        self._refused = turned_away([reply]) is not None
+        if self._refused:
+            self._fail(str(reply))
+        return self._refused
+
+    def _gone(self) -> Exception:
+        """Returns why the connection is gone. A new error for each caller, since each collects a traceback."""
+        found = (redis_errors.ResponseError if self._refused else redis_errors.ConnectionError)(self._why)
+        found.__cause__ = self._cause
+        return found
+
+    def _fail(self, text: str, cause: BaseException | None = None) -> None:
         if self.broken:
             return
+        # The refusal may have been taken for the first of several answers.
+        if not self._refused and self.pending and self._turned_away(*self.pending[0].found[:1]):
+            return
         self.broken = True
-        self._transport.abort()
+        self._why, self._cause = text, cause
+        if hasattr(self, "_transport"):
+            self._transport.abort()
         if self._watch is not None:
             self._watch.cancel()
         pending, self.pending, self._unsent = self.pending, deque(), []
         self.load = 0
         for request in pending:
             if not request.answer.done():
-                request.answer.set_result(redis_errors.ConnectionError(text))
+                request.answer.set_result(self._gone())
         if self._lost is not None and not self._lost.done():
-            self._lost.set_exception(redis_errors.ConnectionError(text))
+            self._lost.set_exception(self._gone())
         if self.moved is not None:
             self.moved()

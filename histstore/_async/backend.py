@@ -10,17 +10,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from redis import exceptions as redis_errors
-from redis.backoff import NoBackoff
 
 from .. import _protocol
 from .._keys import run_of_head
 from .._leasing import Lost
 from .._options import DEFAULTS, Options
 from .._retry import Durability, RetryPolicy
-from .._settings import ConnectionSettings, connection_settings
+from .._settings import ConnectionSettings, check_url, connection_settings
 from ..errors import (
     BackendError,
     BackendUnavailableError,
+    ConnectionOptionError,
     CorruptSnapshotError,
     HistoryStoreError,
     SnapshotError,
@@ -94,9 +94,8 @@ class RedisBackend:
         self._settings: ConnectionSettings = connection_settings(
             pool.connection_class,
             # A single URL's pool keeps its limit beside the other settings.
-            {**pool.connection_kwargs, "max_connections": _limit(pool)},
-            _io.Retry(NoBackoff(), 0),
-            _io.HANDSHAKE_TIMEOUT,
+            {**pool.connection_kwargs, **_sentinels(pool), "max_connections": _limit(pool)},
+            _io.KINDS,
         )
         self._runner = Runner(self._settings, self.durability, self.namespace)
         self._leases = Leases(self._runner, self.namespace, self.retry)
@@ -117,7 +116,8 @@ class RedisBackend:
         """Make a backend for the server at a URL. This does no I/O.
 
         Args:
-            url: `redis://`, `rediss://` or `unix://`, with redis-py's query options.
+            url: `redis://`, `rediss://` or `unix://`, with redis-py's query options. `max_connections` bounds all open
+                connections of the backend, `socket_connect_timeout` all of connecting, in seconds.
             namespace: Prefix of all keys. Backends with different namespaces do not see each other's runs. Default:
                 "histstore".
             run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which sets no lifetime and
@@ -128,19 +128,21 @@ class RedisBackend:
             max_snapshot_bytes: Size limit of a snapshot, in bytes of its encoded messages. Default: 64 MiB.
 
         Raises:
-            SnapshotError: The URL or an option is of no use. The text does not quote the URL.
+            BackendConfigError: The URL is of no use. The text does not quote it. It is a SnapshotError as well.
+            SnapshotError: An option is of no use.
         """
         if not isinstance(url, str):
             raise SnapshotError(f"a URL is a str, not a {type(url).__name__}")
         scheme = url.partition("://")[0].lower()
         if scheme not in ("redis", "rediss", "unix"):
             known = scheme[:20] if "://" in url else "none"
-            raise SnapshotError(f"the URL's scheme is {known!r}: redis://, rediss:// and unix:// are supported")
+            raise ConnectionOptionError(f"the URL's scheme is {known!r}: redis://, rediss:// and unix:// are supported")
+        check_url(url)
         try:
             pool = _io.ConnectionPool.from_url(url)
         except (ValueError, TypeError, UnicodeError, redis_errors.RedisError):
             # The error may quote the URL, and the URL may hold a password.
-            raise SnapshotError(
+            raise ConnectionOptionError(
                 "the URL is not one that redis-py can read: check host, port and query options"
             ) from None
         return cls(
@@ -364,6 +366,11 @@ class RedisBackend:
         except HistoryStoreError as error:
             name_run(error, store.run_id)
             raise
+
+
+def _sentinels(pool: Any) -> dict[str, Any]:
+    """Returns the option by which a pool asks Sentinels for the primary. redis-py's own dies with the client."""
+    return {"connection_pool": pool} if "connection_pool" in pool.connection_kwargs else {}
 
 
 def _limit(pool: Any) -> int | None:

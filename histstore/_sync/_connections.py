@@ -41,13 +41,14 @@ class _Slot:
     are C code (see `_io`), so that no interruption loses a slot: the entry asks the lock and looks the answer up.
     """
 
-    __slots__ = ("__enter__", "__exit__", "connection", "lock")
+    __slots__ = ("__enter__", "__exit__", "connection", "lent", "lock")
     __enter__: Any
     __exit__: Any
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.connection: Connection | None = None
+        self.lent = False
         self.__enter__ = map(_TAKEN.__getitem__, map(self.lock.acquire, repeat(False))).__next__
         self.__exit__ = self.lock.__exit__
 
@@ -56,10 +57,19 @@ class Connections:
     """Sends requests to one server, over `max_connections` connections at most; idle ones are reused.
 
     The first slot that is free is taken, so as few connections are open as were ever needed at once.
+
+    Attributes:
+        latest: A connection that is being opened, or the latest that could not be; None: the latest one was opened.
+
+    Args:
+        settings: How to connect.
+        reserved: Connections of the limit that are opened elsewhere.
     """
 
-    def __init__(self, settings: ConnectionSettings) -> None:
+    def __init__(self, settings: ConnectionSettings, reserved: int = 0) -> None:
         self._settings = settings
+        self._limit = settings.max_connections - reserved
+        self.latest: Connection | None = None
         self._slots = [_Slot()]
         self._growing = threading.Lock()
         # Of those who wait for a slot. One that is interrupted may leave its place here; a wake-up is wasted on it.
@@ -69,8 +79,9 @@ class Connections:
     @property
     def count(self) -> tuple[int, int]:
         """Connections in use, and idle ones."""
-        free = [slot for slot in self._slots if not slot.lock.locked()]
-        return len(self._slots) - len(free), sum(slot.connection is not None for slot in free)
+        mine = [slot for slot in self._slots if not slot.lent]
+        free = [slot for slot in mine if not slot.lock.locked()]
+        return len(mine) - len(free), sum(slot.connection is not None for slot in free)
 
     def exchange(self, commands: Sequence[Command], end: float, state: Sent, large: bool = False) -> list[Any]:
         """Sends commands and returns their replies; an error reply is returned, not raised.
@@ -118,7 +129,42 @@ class Connections:
         if old is not None:
             old.close()
         connection = Connection(self._settings)
-        connection.open(max(0.001, end - monotonic()))
+        before = self.latest
+        if before is None:
+            before = self.latest = connection
+        try:
+            connection.open(max(0.001, end - monotonic()))
+        except redis_errors.TimeoutError as error:
+            told = connection.opening.told_by(before.opening, error)
+            if told is error:
+                self.latest = connection
+            raise told from None
+        except BaseException:
+            self.latest = connection
+            raise
+        self.latest = None
+        return connection
+
+    def lend(self, end: float) -> Connection:
+        """Returns a connection of the caller's own, which is not open yet. It has room for it until it is closed.
+
+        Background threads ask for one; no signal interrupts them.
+        """
+        slot = self._free(end)
+        while not slot.lock.acquire(False):
+            slot = self._free(end)
+        slot.lent = True
+        idle, slot.connection = slot.connection, None
+        if idle is not None:
+            idle.close()
+
+        def release() -> None:
+            slot.lent = False
+            slot.lock.release()
+            self._wake()
+
+        connection = Connection(self._settings)
+        connection.release = release
         return connection
 
     def _free(self, end: float) -> _Slot:
@@ -128,7 +174,7 @@ class Connections:
                 if not slot.lock.locked():
                     return slot
             with self._growing:
-                if len(self._slots) < self._settings.max_connections:
+                if len(self._slots) < self._limit:
                     self._slots.append(_Slot())
                     continue
             self._wait(end)

@@ -21,6 +21,9 @@ MARGIN: Final = 0.002
 STAGGER: Final = 0.005
 """Seconds between the times at which one waiter and the next in the queue ask."""
 
+POLL: Final = 0.25
+"""Seconds between two questions of a waiter whose backend has no connection to listen on (max_connections=1)."""
+
 NEAR: Final = 16
 """Waiters of one process that are woken to ask sooner; those behind them have time."""
 
@@ -126,6 +129,8 @@ class Doorbell:
         What rang may be newer than the answer: the lease was given up, say, and handed to one who does not claim it.
         If it is older, the waiter asks once too often.
         """
+        if not self._runner.may_listen:
+            expires_in = min(expires_in, POLL)
         with self._guard:
             heard = waiter.ask_at
             waiter.arm(expires_in, rank)
@@ -134,6 +139,9 @@ class Doorbell:
     def open(self, timeout: float) -> None:
         """Returns when the doorbell can be heard, or after a failed try to hear it, or after `timeout` seconds."""
         if self.listening:
+            return
+        if not self._runner.may_listen:
+            self.uncounted = True  # whoever asks so often is told in time, too
             return
         with self._guard:
             if not self._active and not self._closing.is_set():

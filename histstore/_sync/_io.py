@@ -11,6 +11,7 @@ whatever comes out of it.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 
 # Looking up a host's name would import it, and a signal's handler that raises in the midst of an import leaves the
@@ -31,24 +32,32 @@ from typing import Any, Final, TypeVar, cast
 
 import redis
 from redis import exceptions as redis_errors
-from redis.retry import Retry as Retry
+from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from tenacity import Retrying as Retrying
 
+from .._opening import CONNECT, LOG_IN, LOOK_AGAIN, SUSPICIOUS, TLS, Opening, probing, speaks_plain, turned_away
 from .._protocol import Command
 from .._resp import Replies, pack
-from .._settings import TRY_TIMEOUT, ConnectionSettings, check_handshake, keep_alive
+from .._settings import ConnectionSettings, keep_alive
 
 T = TypeVar("T")
 
 Lock = threading.RLock
 """Re-entrant, not to be re-entered but to notice that: a signal's handler may call what it has interrupted."""
 READ_SIZE: Final = 1 << 16
-HANDSHAKE_TIMEOUT: Final = TRY_TIMEOUT
-"""Seconds for a socket operation of redis-py's handshake."""
-
+_FAILS: Final = (redis_errors.RedisError, OSError, UnicodeError)
+"""Errors that opening a connection may end with. Any other is a signal handler's, and is passed on unchanged."""
 Client = redis.Redis
 ClusterClient = redis.RedisCluster
 ConnectionPool = redis.ConnectionPool
+KINDS: Final[dict[type[Any], str]] = {
+    redis.Connection: "tcp",
+    redis.SSLConnection: "tls",
+    redis.UnixDomainSocketConnection: "unix",
+    SentinelManagedConnection: "tcp",
+    SentinelManagedSSLConnection: "tls",
+}
+"""redis-py's classes of connections, whose options are taken over."""
 
 
 monotonic = time.monotonic
@@ -138,50 +147,129 @@ def _left(end: float) -> float:
 
 
 class Connection:
-    """One connection: opened by redis-py, then spoken over directly.
+    """One connection, opened and spoken over by our own means.
 
     redis-py's own read and write cannot tell a request that was not sent from one that was, and they retry, and
     they bound each socket operation instead of the whole answer. Packing and parsing are hiredis'.
+
+    Whatever interrupts opening, the socket is in `_socket` or is nobody's, and Python closes it.
+
+    Attributes:
+        settings: How it was opened. Whoever drops all connections makes a new copy, and so tells older ones.
+        opening: What opening it is at, or ended with.
+        release: Called once when it is closed: gives its room back.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
-        self._inner = settings.make()
+        self.opening = Opening(settings, settings.connect_timeout)
+        self.release: Callable[[], None] | None = None
         self._replies = Replies()
         self._poll = select.poll()
+        self._socket: Any = None
+        self._process = os.getpid()
         self._tls = False
 
     def open(self, timeout: float) -> None:
-        """Connects, then logs in and selects the database, each of the two within `timeout` seconds.
+        """Connects, authenticates and selects the database, within `timeout` seconds. What fails is closed.
 
-        What fails is closed.
+        Raises:
+            OpeningError: It failed; the text names the phase and the cause.
+            OpeningTimeoutError: It took too long.
         """
+        bound = min(timeout, self.settings.connect_timeout)
+        opening = self.opening = Opening(self.settings, bound)
         try:
-            self._open(min(timeout, self.settings.connect_timeout))
+            self._open(opening, monotonic() + bound)
+        except _FAILS as error:
+            self.close()
+            found = opening.trouble = opening.error(error)
+            if found is error:
+                raise
+            raise found from error
         except BaseException:
             self.close()
             raise
 
-    def _open(self, bound: float) -> None:
-        self._inner.socket_connect_timeout = self._inner.socket_timeout = bound
-        self._inner.connect()
-        sock = self._inner._sock
-        self._poll.register(sock, select.POLLIN)
-        self._tls = isinstance(sock, ssl.SSLSocket)
+    def _open(self, opening: Opening, end: float) -> None:
+        settings = self.settings
+        host = ""
+        if settings.path is not None:
+            addresses: list[Any] = [(socket.AF_UNIX, settings.path)]
+        else:
+            host, port = settings.address
+            if settings.sentinels is not None:
+                host, port = settings.sentinels.get_master_address()
+                opening.leads_to((host, port))
+            addresses = _look_up(opening, host, port, settings.family, end)
+        opening.phase = CONNECT
+        family, peer = self._connect(addresses, end)
+        if settings.kind == "tls":
+            opening.phase = TLS
+            self._greet(opening, family, peer, host, end)
+        self._poll.register(self._socket, select.POLLIN)
         # With a timeout, Python polls before each operation and changes the socket's mode each time it is set.
         # What TLS has read ahead a poll does not see, so there the timeouts are Python's.
         if not self._tls:
-            sock.setblocking(False)
-        provider = self._inner.credential_provider
-        credentials = provider.get_credentials() if provider is not None else None
-        commands = self.settings.handshake(self._inner, credentials)
-        if commands:
-            check_handshake(self.exchange(commands, monotonic() + bound, Sent()))
+            self._socket.setblocking(False)
+        opening.phase = LOG_IN
+        provider = settings.kwargs.get("credential_provider")
+        commands = settings.handshake(provider.get_credentials() if provider is not None else None)
+        try:
+            replies = self.exchange(commands, end, Sent())
+        except redis_errors.ConnectionError:
+            if settings.kind == "tcp" and _speaks_tls(family, peer, min(SUSPICIOUS, _left(end))):
+                raise opening.secured() from None
+            if opening.greeted:
+                _hear_alert(settings, family, peer, host, min(SUSPICIOUS, _left(end)))
+            raise
+        refused = opening.refused(replies, commands)
+        if refused is not None:
+            raise refused
+
+    def _connect(self, addresses: list[Any], end: float) -> tuple[int, Any]:
+        """Connects to one of the addresses; each gets its share of the time."""
+        left = len(addresses)
+        while True:
+            left -= 1
+            family, address = addresses[-left - 1]
+            self._socket = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                self.settings.set_up(self._socket)
+                self._socket.settimeout(_left(end) / (left + 1))
+                self._socket.connect(address)
+                return family, address
+            except OSError:
+                self._socket.close()
+                if not left:
+                    raise
+
+    def _greet(self, opening: Opening, family: int, peer: Any, host: str, end: float) -> None:
+        """Greets the server by TLS.
+
+        A server that waits for a line of text answers nothing to that. If no answer comes for long, it is asked so.
+        """
+        try:
+            context = self.settings.tls()
+        except (OSError, ValueError) as error:
+            raise opening.unusable(error) from error
+        assert context is not None
+        self._socket.settimeout(min(SUSPICIOUS, _left(end) / 2))
+        self._socket = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
+        self._tls = True
+        try:
+            self._socket.do_handshake()
+        except TimeoutError:
+            if _speaks_plain(family, peer, min(SUSPICIOUS, _left(end))):
+                raise opening.plain() from None
+            self._socket.settimeout(_left(end))
+            self._socket.do_handshake()
+        opening.greeted = True
 
     @property
     def usable(self) -> bool:
         """Whether the server has neither closed the connection nor sent what nobody asked for."""
-        return self._inner._sock is not None and not self._poll.poll(0)
+        return self._socket is not None and not self._poll.poll(0)
 
     def exchange(self, commands: Sequence[Command], end: float, state: Sent) -> list[Any]:
         """Sends commands and returns their replies; an error reply is returned, not raised.
@@ -205,18 +293,18 @@ class Connection:
             while len(found) < count:
                 data = self._receive(end)
                 if not data:
-                    raise redis_errors.ConnectionError("the server closed the connection")
+                    raise turned_away(found) or redis_errors.ConnectionError("the server closed the connection")
                 found += replies.read(data)
         except TimeoutError:
             raise redis_errors.TimeoutError(f"no answer within {end - began:.3g} s") from None
         except OSError as error:
-            raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
+            raise turned_away(found) or redis_errors.ConnectionError(f"the connection broke: {error}") from error
         if len(found) != count:
             raise redis_errors.ConnectionError("more answers than requests: what answers there is no Redis server")
         return found
 
     def _send(self, payload: bytes, end: float) -> None:
-        sock = self._inner._sock
+        sock = self._socket
         if self._tls:
             sock.settimeout(_left(end))
             sock.sendall(payload)
@@ -233,7 +321,7 @@ class Connection:
                 at += sock.send(memoryview(payload)[at:])
 
     def _receive(self, end: float) -> bytes:
-        sock = self._inner._sock
+        sock = self._socket
         # Anew before each read: an answer that trickles in must not outlast its time.
         if self._tls:
             sock.settimeout(_left(end))
@@ -250,7 +338,7 @@ class Connection:
         Raises:
             redis.exceptions.ConnectionError: The connection broke, or was interrupted.
         """
-        sock = self._inner._sock
+        sock = self._socket
         try:
             sock.setblocking(True)
             sock.sendall(pack([command]))
@@ -263,18 +351,109 @@ class Connection:
 
     def keep_alive(self) -> None:
         """Lets the system notice when the other end is gone, on a connection that mostly waits."""
-        keep_alive(self._inner._sock)
+        keep_alive(self._socket)
 
     def interrupt(self) -> None:
         """Ends a `listen` in another thread."""
-        sock = self._inner._sock
+        sock = self._socket
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Closes the connection."""
-        self._inner.disconnect()
+        sock = self._socket
+        if sock is not None:
+            if self._process == os.getpid():
+                # A forked child holds the socket, too, and closing alone would leave it open.
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+            self._socket = None
+        release, self.release = self.release, None
+        if release is not None:
+            release()
+
+
+def _look_up(opening: Opening, host: str, port: int, family: int, end: float) -> list[Any]:
+    """Returns the addresses of a host: family and address of each."""
+    kind = socket.SOCK_STREAM
+    with contextlib.suppress(socket.gaierror):
+        # An address in digits needs no thread.
+        found = socket.getaddrinfo(host, port, family=family, type=kind, flags=socket.AI_NUMERICHOST)
+        return [(each[0], each[4]) for each in found]
+    while True:
+        try:
+            found = _resolved((host, port, family, kind), end)
+            return [(each[0], each[4]) for each in found]
+        except socket.gaierror as error:
+            if error.errno != socket.EAI_NONAME or end - monotonic() < 2 * LOOK_AGAIN:
+                raise
+            opening.trouble = error
+        time.sleep(LOOK_AGAIN)
+
+
+def _resolved(question: tuple[Any, ...], end: float) -> Any:
+    """Looks a name up in a thread of its own: the resolver knows no timeout, and a signal does not end its wait."""
+    found: list[Any] = []
+    done = threading.Lock()
+    done.acquire()
+    try:
+        _thread.start_new_thread(_resolve, (question, found, done))
+    except RuntimeError:  # no more threads may be started
+        return socket.getaddrinfo(*question)
+    if not done.acquire(timeout=_left(end)):
+        raise TimeoutError
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def _resolve(question: tuple[Any, ...], found: list[Any], done: Any) -> None:
+    try:
+        found.append(socket.getaddrinfo(*question))
+    except Exception as error:
+        found.append(error)
+    finally:
+        done.release()
+
+
+def _speaks_plain(family: int, address: Any, timeout: float) -> bool:
+    """Tells whether a Redis server without TLS answers at an address."""
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
+        sock.connect(address)
+        sock.sendall(b"PING\r\n")
+        return speaks_plain(sock.recv(64))
+    return False
+
+
+def _hear_alert(settings: ConnectionSettings, family: int, address: Any, host: str, timeout: float) -> None:
+    """Greets a server once more and says nothing. A server that refuses the client says why after the greeting.
+
+    What is said to it meanwhile resets the connection, and the reason may be lost.
+
+    Raises:
+        ssl.SSLError: The reason.
+    """
+    context = settings.tls()
+    assert context is not None
+    silent = (ssl.SSLEOFError, ConnectionError, TimeoutError)
+    with contextlib.suppress(*silent), socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
+        sock.connect(address)
+        with context.wrap_socket(sock, server_hostname=host) as secured:
+            secured.recv(1)
+
+
+def _speaks_tls(family: int, address: Any, timeout: float) -> bool:
+    """Tells whether a server answers at an address that speaks TLS."""
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
+        sock.connect(address)
+        with probing().wrap_socket(sock):
+            return True
+    return False
 
 
 class _Job:
@@ -304,6 +483,9 @@ class GroupCommit:
     WAIT counts what was written on its own connection, and blocks whatever is behind it. So there is
     one dedicated connection, never more than one WAIT in flight on it, and what arrives meanwhile
     shares the next one: the thread that gets the connection sends for all that wait.
+
+    Attributes:
+        latest: The connection that is being opened, or could not be opened; None: the latest one was opened.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
@@ -312,6 +494,7 @@ class GroupCommit:
         self._connection: Connection | None = None
         self._sending = Lock()
         self._closed = False
+        self.latest: Connection | None = None
 
     def exchange(
         self, commands: Sequence[Command], wait: Command, timeout: float, patience: float, state: Sent
@@ -397,8 +580,9 @@ class GroupCommit:
             connection.close()
         if self._closed:
             raise redis_errors.ConnectionError("the backend is closed")
-        connection = Connection(self._settings)
+        connection = self.latest = Connection(self._settings)
         connection.open(timeout)
+        self.latest = None
         return connection
 
     def drop(self) -> None:

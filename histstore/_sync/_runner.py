@@ -28,7 +28,7 @@ from .._retry import (
     tenacity_options,
 )
 from .._settings import ConnectionSettings
-from ..errors import BackendError, BackendUnavailableError, OutcomeUnknownError
+from ..errors import BackendConfigError, BackendError, BackendUnavailableError, OutcomeUnknownError
 from ..snapshot import RunId
 from . import _io
 from ._connections import Connections
@@ -76,7 +76,9 @@ class Runner:
         self._durability = durability
         self._waits = durability.wanted > 0
         self._namespace = namespace
-        self._connections = Connections(settings)
+        # One for requests, one to listen, one for the group commit: with fewer, durable writes go with the requests.
+        self._grouped = self._waits and settings.max_connections >= 3
+        self._connections = Connections(settings, int(self._grouped))
         self._commits = _io.GroupCommit(settings)
         self._owner: Any = None
         self._tested = False
@@ -94,10 +96,15 @@ class Runner:
         """Changes where the connections that are made from now on lead to."""
         old_connections, old_commits = self._connections, self._commits
         self._settings = settings
-        self._connections = Connections(settings)
+        self._connections = Connections(settings, int(self._grouped))
         self._commits = _io.GroupCommit(settings)
         old_commits.close()
         old_connections.close()
+
+    @property
+    def may_listen(self) -> bool:
+        """Whether there may be a connection to listen on beside the one for requests."""
+        return self._settings.max_connections > 1
 
     @property
     def connections(self) -> tuple[int, int]:
@@ -116,6 +123,7 @@ class Runner:
             within: Seconds after which the answer is of no use; the policy's deadline may be sooner.
 
         Raises:
+            BackendConfigError: A mistake in the settings; nothing was written.
             BackendUnavailableError: The server could not be used, and nothing was written.
             OutcomeUnknownError: `call` writes, was sent, and no answer came.
             BrokenChainError: A key of the run is of a foreign type.
@@ -169,8 +177,9 @@ class Runner:
         Raises:
             RedisError: There is none.
         """
-        self._ready(_io.monotonic() + self.try_timeout)
-        connection = _io.Connection(self._settings)
+        end = _io.monotonic() + self.try_timeout
+        self._ready(end)
+        connection = self._connections.lend(end)
         with self._noticing():
             connection.open(self.try_timeout)
         try:
@@ -261,16 +270,26 @@ class Runner:
                 or (relaxed is not None and not _whole(reply, relaxed))
             ):
                 reply, acked = self._second_look(call, state, this, end, reply, acked)
-        except (redis_errors.RedisError, OSError) as error:
+        except (redis_errors.RedisError, OSError) as failure:
+            error = failure if this.sent else self._why(failure)
             state.sent = state.sent or this.sent
             if self.prepare is not None and not this.sent and isinstance(error, redis_errors.ConnectionError):
                 self._tested = False  # the server may have died: the next try starts it
-            raise self._judge(call, state, error, this.sent) from error
+            raise self._judge(call, state, error, this.sent) from failure
         except BaseException:
             state.sent = state.sent or this.sent
             raise
         state.sent = True
         return reply, acked
+
+    def _why(self, error: Exception) -> Exception:
+        """Returns why a request was not sent. If it took too long, a connection that could not be opened says it."""
+        if not isinstance(error, redis_errors.TimeoutError):
+            return error
+        for latest in (self._commits.latest, self._connections.latest):
+            if latest is not None:
+                return latest.opening.late()
+        return error
 
     def _ask(self, call: Call, this: _io.Sent, end: float) -> Any:
         """Sends a read, and asks the server for its role.
@@ -333,11 +352,14 @@ class Runner:
 
     def _failure(self, call: Call, state: Delivery, error: Exception) -> Exception:
         reason = explain([error], sent=True)
+        fault = classify(error, sent=True)
         if call.write is not None and state.ambiguous:
             # Also after a definite refusal of a resend: that says nothing about the earlier copy.
             return OutcomeUnknownError(call.write(), reason)
         if is_damage(error):
             return BrokenChainError(None, "a key of the run holds what histstore did not put there")
+        if fault.config and not state.ambiguous:
+            return BackendConfigError(f"{call.name}: {reason}; nothing was written")
         if state.ambiguous and call.script is not None:
             return BackendUnavailableError(f"{call.name}: {reason}; it may have been done, and repeating it is safe")
         return BackendUnavailableError(f"{call.name}: {reason}; nothing was written, repeating is safe")
@@ -350,7 +372,7 @@ class Runner:
             return _last(self._connections.exchange(commands, end, this, call.large)), None
         wait = self._durability.command()
         patience = self._durability.timeout
-        if call.large:
+        if call.large or not self._grouped:
             # In a batch it would hold up the others.
             *replies, acked = self._connections.exchange([*commands, wait], end + patience, this, True)
         else:
@@ -380,7 +402,7 @@ class Runner:
             faults = [classify(problem, sent=False) for problem in problems]
             if any(not fault.retry for fault in faults):
                 found = explain(problems, sent=False)
-                raise BackendUnavailableError(f"the server refuses what histstore needs: {found}") from problems[0]
+                raise BackendConfigError(f"the server refuses what histstore needs: {found}") from problems[0]
             self._hear_role(replies[list(commands).index(_ROLE)])
             if problems:
                 # Loading, full, read-only: what the call itself may bear.
@@ -463,7 +485,7 @@ def _problems(commands: Sequence[Command], replies: Sequence[Any]) -> list[Excep
         if isinstance(reply, Exception):
             text = str(reply)
             if command[0] == "WAITAOF":
-                text = f"NOPERM Durability(fsync=True) needs WAITAOF (Redis 7.2, Valkey 7.2) and appendonly yes: {text}"
+                text = text if text.startswith("NOPERM") else f"WAITAOF, for Durability(fsync=True): {describe(reply)}"
             # The digest of the EVALSHA is nobody's; INFO only serves a warning.
             expected = {"EVALSHA": "NOSCRIPT", "INFO": "NOPERM"}.get(str(command[0]))
             if expected is None or not text.startswith(expected):

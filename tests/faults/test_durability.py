@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 import redis
 
-from histstore import ANY, BackendError, BackendUnavailableError, Durability, NotReplicatedError, RetryPolicy
+from histstore import (
+    ANY,
+    BackendConfigError,
+    BackendError,
+    BackendUnavailableError,
+    Durability,
+    NotReplicatedError,
+    RetryPolicy,
+)
 from histstore._scripts import SAVE
 
 from ..support.history import message
@@ -166,7 +174,7 @@ async def test_fifty_concurrent_durable_saves_share_few_waits(shell: str, backen
 async def test_a_server_without_waitaof_is_told_at_the_first_call(shell: str, backends: Make, primary: Server) -> None:
     """fsync needs WAITAOF and appendonly: a server that has not both is refused before anything is written."""
     store = backends(shell, primary.url, durability=Durability(fsync=True)).store("run")
-    with pytest.raises(BackendUnavailableError, match="WAITAOF"):
+    with pytest.raises(BackendConfigError, match="WAITAOF"):
         await store.append(message("x"))
     assert await backends(shell, primary.url).store("run").load() is None
 

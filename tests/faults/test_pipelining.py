@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 import redis
-from redis.asyncio import Connection as RedisConnection
 from redis.asyncio import ConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.credentials import CredentialProvider
 
 from histstore import (
     ANY,
+    BackendConfigError,
     BackendError,
     BackendUnavailableError,
     ConversationSnapshot,
@@ -447,7 +447,7 @@ async def test_no_more_bytes_wait_than_may(server: Server, reads: bool) -> None:
         for _ in range(20):
             await asyncio.sleep(0.005)
             assert line.wire.load <= most
-            assert line._writer.transport.get_write_buffer_size() <= most
+            assert line.wire._transport.get_write_buffer_size() <= most
             assert between.sent <= most
             assert len(backend._runner._connections._waiting) >= 200 - most // len(text)
         between.hold_requests.set()
@@ -695,7 +695,8 @@ async def test_where_no_connection_can_be_had_all_who_wait_are_told(server: Serv
     finally:
         if trouble == "frozen":
             server.thaw()
-    assert {type(each) for each in found} == {BackendUnavailableError}
+    mistake = trouble in ("password", "tls")
+    assert {type(each) for each in found} == {BackendConfigError if mistake else BackendUnavailableError}
     assert [store.unsettled for store in stores] == [None] * 50
     await backend.aclose()
     assert backend._runner.connections == (0, 0)
@@ -704,19 +705,19 @@ async def test_where_no_connection_can_be_had_all_who_wait_are_told(server: Serv
     await _no_connection_left(server)
 
 
-class HangsUp(RedisConnection):
-    """Takes its time between being connected and being used."""
+class Slow(CredentialProvider):
+    """Takes its time between a connection's being connected and its being used."""
 
-    async def connect(self) -> None:
-        await super().connect()
+    async def get_credentials_async(self) -> tuple[str]:
         await asyncio.sleep(0.05)
+        return ("password",)
 
 
 async def test_a_connection_that_is_closed_while_it_is_opened_is_not_used() -> None:
     """Whoever accepts and hangs up is noticed at once, not when an answer is overdue; nothing counts as sent."""
     server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
     pool = ConnectionPool(
-        connection_class=HangsUp, host="127.0.0.1", port=server.sockets[0].getsockname()[1], socket_timeout=GUARD
+        credential_provider=Slow(), host="127.0.0.1", port=server.sockets[0].getsockname()[1], socket_timeout=GUARD
     )
     backend = RedisBackend(AsyncRedis(connection_pool=pool), retry=RetryPolicy(attempts=2, deadline=GUARD))
     backend._runner._tested = True

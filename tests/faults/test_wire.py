@@ -42,8 +42,8 @@ class Pair:
 async def pair() -> AsyncIterator[Pair]:
     near, far = socket.socketpair()
     far.setblocking(False)
-    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
-    found = Pair(Wire(transport), far)
+    _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=near)
+    found = Pair(wire, far)
     async with asyncio.timeout(GUARD):
         yield found
     found.wire.abort()

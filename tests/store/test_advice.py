@@ -903,6 +903,9 @@ ELSEWHERE = {
     "run Redis or Valkey in Docker or WSL, and connect with RedisBackend.from_url": (
         "tests/unit/test_imports.py::test_a_backend_of_a_url_works_without_posix_modules"
     ),
+    "{}: {}; nothing was written": (
+        "tests/faults/test_opening.py::test_a_mistake_is_told_at_once_with_its_phase_and_what_to_change"
+    ),
     "name a folder of your own": "tests/unit/test_embedded.py::test_folder_of_another_user_is_refused",
 }
 """Advice whose fault takes another user, a full disk or a bare machine: which test makes it and follows the advice."""

@@ -21,6 +21,7 @@ import histstore
 from histstore import (
     ANY,
     Attempt,
+    BackendConfigError,
     BackendError,
     BackendUnavailableError,
     ConflictError,
@@ -333,6 +334,11 @@ async def unavailable(scene: Scene) -> None:
     await scene.backends(NOWHERE, retry=ONCE).store(RUN).load()
 
 
+async def misconfigured(scene: Scene) -> None:
+    url = scene.url.replace("//", "//nobody:wrong@")
+    await scene.backends(url, retry=ONCE).store(RUN).load()
+
+
 async def outcome_unknown(scene: Scene) -> None:
     for script in ALL:
         scene.raw.script_load(script.source)
@@ -356,6 +362,7 @@ SCENES: dict[type[HistoryStoreError], Callable[[Scene], Awaitable[None]]] = {
     UnsupportedVersionError: newer_format,
     NotReplicatedError: not_replicated,
     BackendError: closed,
+    BackendConfigError: misconfigured,
     BackendUnavailableError: unavailable,
     OutcomeUnknownError: outcome_unknown,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from histstore import ANY, BackendUnavailableError, ConversationSnapshot, Durability
+from histstore import ANY, BackendConfigError, ConversationSnapshot, Durability
 
 from ..support.samples import PLAIN, TYPED, user
 from ..support.servers import Server
@@ -77,14 +77,14 @@ async def test_another_namespace_is_out_of_bounds(shell: Shell, guarded: Server)
     """The key pattern keeps users of one server apart; the error comes before anything is written."""
     async with shell.from_url(url(guarded), namespace="theirs") as backend:
         for call in (backend.store("run").load, lambda: backend.store("run").append(user(0))):
-            with pytest.raises(BackendUnavailableError, match=r"permission|NOPERM"):
+            with pytest.raises(BackendConfigError, match=r"permission|NOPERM"):
                 await call()
 
 
 async def test_strangers_are_kept_out(shell: Shell, guarded: Server) -> None:
     """Without the user's name and password nothing can be read."""
     async with shell.from_url(guarded.url) as backend:
-        with pytest.raises(BackendUnavailableError):
+        with pytest.raises(BackendConfigError):
             await backend.store("run").load()
 
 
@@ -117,7 +117,7 @@ async def test_a_missing_permission_is_told_before_anything_is_written(
     server = _with_acl(tmp_path, f"user admin on nopass ~* &* +@all\n{text}")
     try:
         async with shell.from_url(url(server)) as backend:
-            with pytest.raises(BackendUnavailableError) as caught:
+            with pytest.raises(BackendConfigError) as caught:
                 await (walk(backend) if command == "scan" else backend.store("run").append(user(0)))
             assert command in str(caught.value).lower()
         with server.client(username="admin", password="x") as client:

@@ -15,8 +15,8 @@ from redis.retry import Retry
 import histstore
 from histstore import (
     ANY,
+    BackendConfigError,
     BackendError,
-    BackendUnavailableError,
     ConversationSnapshot,
     CorruptSnapshotError,
     Durability,
@@ -329,7 +329,7 @@ async def test_a_password_in_the_url(shell: Shell, private_server: Any) -> None:
         assert "s3cret" not in repr(backend) + repr(vars(backend))
     for credentials in ("", ":wr0ng@", "nobody:wr0ng@"):
         async with shell.from_url(f"redis://{credentials}127.0.0.1:{server.port}/0") as backend:
-            with pytest.raises(BackendUnavailableError) as caught:
+            with pytest.raises(BackendConfigError) as caught:
                 await backend.store("run").load()
             error: BaseException | None = caught.value
             while error is not None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import histstore
 from histstore import (
     Attempt,
+    BackendConfigError,
     BackendError,
     BackendUnavailableError,
     ConflictError,
@@ -33,7 +34,7 @@ from histstore import (
     SnapshotTooLargeError,
     UnsupportedVersionError,
 )
-from histstore.errors import quoted
+from histstore.errors import ConnectionOptionError, quoted
 
 ONE, TWO = Revision(1, bytes(16)), Revision(2, bytes(15) + b"\x01")
 LONG = Revision(12_345_678, b"\xff" * 16)
@@ -86,6 +87,7 @@ ERRORS: list[tuple[HistoryStoreError, dict[str, Any], list[str]]] = [
     (UnsupportedVersionError(999, 1), {"found": 999, "supported": 1}, ["unsupported snapshot version 999", "upgrade"]),
     (NotReplicatedError(TWO, 0, 1), {"revision": TWO, "acked": 0, "wanted": 1}, [str(TWO), "0 of 1", "do not repeat"]),
     (BackendError("this backend is closed: make a new one"), {}, ["make a new one"]),
+    (BackendConfigError("load: log-in: WRONGPASS: check the password"), {}, ["check the password"]),
     (BackendUnavailableError("load: no answer"), {}, ["no answer"]),
     (OutcomeUnknownError(ATTEMPT), {"attempt": ATTEMPT, "run_id": "run"}, ["'run'", str(TWO), "resolve()"]),
 ]
@@ -112,6 +114,7 @@ ABOUT_A_RUN: list[Callable[[str], HistoryStoreError]] = [
     lambda run: UnsupportedVersionError(run, 1, run_id=run),
     lambda run: NotReplicatedError(LONG, 0, 3, run_id=run),
     lambda run: BackendError("this backend is closed: make a new one", run_id=run),
+    lambda run: BackendConfigError(f"save: log-in ({run}): WRONGPASS: check the password", run_id=run),
     lambda run: BackendUnavailableError(f"save: {run}; nothing was written, repeating is safe", run_id=run),
     lambda run: OutcomeUnknownError(Attempt("delete", run, RunId(run), LONG, LONG, b"t" * 16), run),
 ]
@@ -217,6 +220,8 @@ def test_the_tree() -> None:
         UnsupportedVersionError: (HistoryStoreError,),
         NotReplicatedError: (HistoryStoreError,),
         BackendError: (HistoryStoreError,),
+        BackendConfigError: (BackendError,),
+        ConnectionOptionError: (BackendConfigError, SnapshotError),
         BackendUnavailableError: (BackendError,),
         OutcomeUnknownError: (BackendError,),
     }
@@ -225,6 +230,15 @@ def test_the_tree() -> None:
     # A conflict is no outage, and damage is no bad input.
     assert not issubclass(CorruptSnapshotError, (ValueError, BackendError))
     assert not issubclass(NotReplicatedError, BackendError)
+
+
+def test_a_connection_option_is_bad_input_and_a_mistake_in_the_settings() -> None:
+    """Handlers of either class catch it, as documented; a password that is refused is no bad input."""
+    error = pickle.loads(pickle.dumps(ConnectionOptionError("the URL's scheme is 'http'")))
+    assert isinstance(error, SnapshotError)
+    assert isinstance(error, BackendConfigError)
+    assert isinstance(error, ValueError)
+    assert not issubclass(BackendConfigError, (SnapshotError, BackendUnavailableError))
 
 
 def test_an_attempt_is_a_frozen_value() -> None:

@@ -34,6 +34,7 @@ ROWS: list[tuple[str, Fault]] = [
     ("WRONGPASS invalid username-password pair or user is disabled.", NEVER),
     ("NOPERM this user has no permissions to run the 'evalsha' command", NEVER),
     ("ERR unknown command 'WAITAOF', with args beginning with: '1' '0' '1'", NEVER),
+    ("WAITAOF, for Durability(fsync=True): ERR unknown command 'WAITAOF'", NEVER),
     ("WRONGTYPE Operation against a key holding the wrong kind of value", NEVER),
     ("WRONGTYPE Operation against a key script: 4ca238, on @user_script:1.", NEVER),
     # Inside a script a server says these at its first write or not at all. Redis 6 wraps them.

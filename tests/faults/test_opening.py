@@ -1,0 +1,438 @@
+"""Connections that cannot be opened: the error names the phase, the cause and the mend (rows 30 and 31)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.credentials import CredentialProvider
+
+from histstore import (
+    ANY,
+    BackendConfigError,
+    BackendUnavailableError,
+    Durability,
+    OutcomeUnknownError,
+    RetryPolicy,
+)
+from histstore._scripts import SAVE
+
+from ..support.history import message
+from ..support.proxy import proxy
+from ..support.servers import Server, cluster, server_binary
+from ..support.shells import SHELLS, until
+from ..support.tls import Certificates, Relay, black_hole, silent
+from .shells import GUARD, carries, contents
+
+Make = Callable[..., Any]
+
+ENDLESS = RetryPolicy(attempts=1000, deadline=600.0)
+"""Who tries again what cannot help does not come back before the test's guard."""
+ONCE = RetryPolicy(attempts=1, deadline=600.0)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls"))
+
+
+@dataclass
+class World:
+    server: Server
+    tls: Relay
+    certificates: Certificates
+    black_hole: int
+    silent: int
+    folder: Path
+
+    def plain(self, rest: str = "/0", user: str = "u:s3cret@", scheme: str = "redis") -> str:
+        return f"{scheme}://{user}127.0.0.1:{self.server.port}{rest}"
+
+    def secure(self, host: str = "127.0.0.1", **given: Any) -> str:
+        return f"rediss://u:s3cret@{host}:{self.tls.port}/0?{self.certificates.query(**given)}"
+
+
+@pytest.fixture
+def world(private_server: Callable[..., Server], certificates: Certificates, tmp_path: Path) -> Iterator[World]:
+    server = private_server()
+    with server.client() as raw:
+        raw.execute_command("ACL", "SETUSER", "u", "on", ">s3cret", "~*", "&*", "+@all")
+    relay = Relay(server.port, certificates)
+    with black_hole() as hole, silent() as deaf:
+        yield World(server, relay, certificates, hole, deaf, tmp_path)
+    relay.close()
+
+
+MISTAKES: dict[str, tuple[Callable[[World], str], str, str]] = {
+    "TLS to a port without": (lambda w: w.plain(scheme="rediss"), "TLS", "redis://"),
+    "no TLS to a port with": (lambda w: f"redis://u:s3cret@127.0.0.1:{w.tls.port}/0", "log-in", "rediss://"),
+    "a wrong password": (lambda w: w.plain(user="u:s3cret1@"), "log-in", "password"),
+    "an unknown user": (lambda w: w.plain(user="nobody:s3cret@"), "log-in", "user"),
+    "a password where there is none": (lambda w: w.plain(user=":s3cret@"), "log-in", "password"),
+    "a database out of range": (lambda w: w.plain("/99"), "select", "database"),
+    "no client certificate": (lambda w: w.secure(client=None), "TLS", "ssl_certfile"),
+    "a stranger's client certificate": (lambda w: w.secure(client="other"), "TLS", "ssl_certfile"),
+    "an unknown CA": (lambda w: w.secure(ca=None), "TLS", "ssl_ca_certs"),
+    "a stranger's CA": (lambda w: w.secure(ca="other"), "TLS", "ssl_ca_certs"),
+    "another host's certificate": (lambda w: w.secure("127.0.0.2"), "TLS", "name"),
+    "a certificate file that is missing": (lambda w: w.secure(client="nobody"), "TLS", "ssl_certfile"),
+    "a CA file that is none": (lambda w: w.secure(ca="nobody"), "TLS", "ssl_ca_certs"),
+    "no common protocol": (lambda w: w.secure() + "&ssl_ciphers=nonsense", "TLS", "ssl_"),
+}
+OUTAGES: dict[str, tuple[Callable[[World], str], str, str]] = {
+    "nobody listens": (lambda _w: "redis://u:s3cret@127.0.0.1:1/0", "connect", "refused"),
+    "packets are dropped": (
+        lambda w: f"redis://u:s3cret@127.0.0.1:{w.black_hole}/0?socket_connect_timeout=0.4", "connect", "firewall",
+    ),
+    "no answer": (lambda w: f"redis://u:s3cret@127.0.0.1:{w.silent}/0?socket_connect_timeout=0.4", "log-in", "frozen"),
+    "no answer without a log-in": (
+        lambda w: f"redis://127.0.0.1:{w.silent}/0?socket_connect_timeout=0.4", "log-in", "frozen",
+    ),
+    "no answer to TLS": (
+        lambda w: f"rediss://u:s3cret@127.0.0.1:{w.silent}/0?socket_connect_timeout=0.4", "TLS", "redis://",
+    ),
+    "no such socket": (lambda w: f"unix://u:s3cret@{w.folder}/sock", "connect", "no such file"),
+}  # fmt: skip
+
+
+def _told(error: BaseException, phase: str, advice: str) -> None:
+    text = str(error)
+    assert f"load: {phase} (" in text, text
+    assert advice in text
+    assert "\n" not in text
+    assert len(text) < 300
+    found: BaseException | None = error
+    while found is not None:
+        assert "s3cret" not in str(found) + repr(found)
+        found = found.__cause__ or found.__context__
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+async def test_a_mistake_is_told_at_once_with_its_phase_and_what_to_change(
+    shell: str, backends: Make, world: World, name: str
+) -> None:
+    """One try, however patient the policy is. No word of repeating, and nothing is left behind."""
+    make, phase, advice = MISTAKES[name]
+    backend = backends(shell, make(world), retry=ENDLESS)
+    with world.server.client() as raw:
+        before = raw.info("stats")["total_connections_received"]
+        for _ in range(2):
+            async with asyncio.timeout(GUARD):
+                with pytest.raises(BackendConfigError) as caught:
+                    await backend.store("run").load()
+            assert not isinstance(caught.value, BackendUnavailableError)
+            _told(caught.value, phase, advice)
+            assert "repeat" not in str(caught.value)
+        # A port that answers nothing to TLS is asked once more, without.
+        assert raw.info("stats")["total_connections_received"] - before <= 4
+        assert raw.keys("*") == []
+    assert world.tls.accepted <= 4
+
+
+@pytest.mark.parametrize("name", OUTAGES)
+async def test_an_outage_names_its_phase_and_its_cause(shell: str, backends: Make, world: World, name: str) -> None:
+    """Within `connect_timeout`, where one is set; the call may be repeated."""
+    make, phase, advice = OUTAGES[name]
+    backend = backends(shell, make(world), retry=ONCE)
+    async with asyncio.timeout(GUARD):
+        with pytest.raises(BackendUnavailableError) as caught:
+            await backend.store("run").load()
+    _told(caught.value, phase, advice)
+
+
+async def test_an_unknown_host_is_looked_up_for_as_long_as_connecting_may_take(shell: str, backends: Make) -> None:
+    """The name may be about to appear; after that the rest of the deadline does not help."""
+    backend = backends(shell, "redis://u:s3cret@nobody.invalid/0?socket_connect_timeout=0.5", retry=ENDLESS)
+    async with asyncio.timeout(GUARD):
+        with pytest.raises(BackendUnavailableError) as caught:
+            await backend.store("run").load()
+    _told(caught.value, "look-up", "host's name")
+    assert "nobody.invalid" in str(caught.value)
+
+
+async def test_a_resolver_that_hangs_is_not_waited_for(
+    shell: str, backends: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's resolver knows no timeout of ours."""
+
+    over, asked = threading.Event(), socket.getaddrinfo
+
+    def hang(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        if host == "slow.invalid" and not kwargs.get("flags"):
+            over.wait(GUARD)
+        return asked(host, port, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    backend = backends(shell, "redis://slow.invalid/0?socket_connect_timeout=0.3", retry=ONCE)
+    try:
+        async with asyncio.timeout(GUARD / 2):
+            with pytest.raises(BackendUnavailableError) as caught:
+                await backend.store("run").load()
+        _told(caught.value, "look-up", "no answer from the resolver")
+    finally:
+        over.set()
+
+
+async def test_the_other_addresses_of_a_host_are_tried(
+    shell: str, backends: Make, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two addresses the first one drops packets: the second one serves, within one attempt."""
+
+    asked = socket.getaddrinfo
+
+    def two(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        if host != "two.invalid":
+            return asked(host, port, *args, **kwargs)
+        if kwargs.get("flags"):
+            raise socket.gaierror(socket.EAI_NONAME, "not in digits")
+        ports = (world.black_hole, world.server.port)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", each)) for each in ports]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    backend = backends(shell, "redis://u:s3cret@two.invalid/0?socket_connect_timeout=2", retry=ONCE)
+    assert await backend.store("run").load() is None
+
+
+async def test_sentinels_say_where_the_primary_is(
+    shell: str, private_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """redis-py asks them, for each connection; a pool of their replicas is refused."""
+    server = private_server()
+    binary = server_binary()
+    assert binary is not None
+    config = tmp_path / "sentinel.conf"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {server.port} 1\n")
+    command = [binary, str(config), "--sentinel"]
+    process = _started(command)
+    flavour = SHELLS[shell == "sync"]
+    try:
+        await until(lambda: _listens(port))
+        sentinel = flavour.redis.sentinel.Sentinel([("127.0.0.1", port)], socket_timeout=5)
+        async with flavour.backend(sentinel.master_for("main")) as backend:
+            await backend.store("run").append(message("a"))
+            assert await contents(backend.store("run")) == ["a"]
+        with pytest.raises(BackendConfigError, match="master_for"):
+            flavour.backend(sentinel.slave_for("main"))
+        for each in sentinel.sentinels:
+            await flavour.close_client(each)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _started(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+class Slow(CredentialProvider):
+    """Lets a server refuse the client before the client says anything."""
+
+    def get_credentials(self) -> tuple[str, str]:
+        time.sleep(0.2)
+        return ("u", "s3cret")
+
+    async def get_credentials_async(self) -> tuple[str, str]:
+        time.sleep(0.2)  # noqa: ASYNC251 (a busy loop: it writes before it reads)
+        return ("u", "s3cret")
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_a_client_certificate_that_is_missing_is_told_whoever_is_faster(
+    shell: str, world: World, slow: bool
+) -> None:
+    """The server's reason comes after the greeting. What the client says then resets the connection."""
+    flavour = SHELLS[shell == "sync"]
+    url = world.secure(client=None).replace("u:s3cret@", "")
+    for _ in range(10):
+        pool = flavour.redis.ConnectionPool.from_url(url, **({"credential_provider": Slow()} if slow else {}))
+        backend = flavour.backend(flavour.redis.Redis(connection_pool=pool), retry=ONCE)
+        async with backend:
+            with pytest.raises(BackendConfigError) as caught:
+                await backend.store("run").load()
+        _told(caught.value, "TLS", "ssl_certfile")
+
+
+async def test_tls_serves(shell: str, backends: Make, world: World) -> None:
+    """With the CA and the client certificate: a save and a load, large ones, and a lock that somebody waits for."""
+    backend = backends(shell, world.secure("localhost"))
+    store = backend.store("run")
+    for number in range(3):
+        await store.append(message(str(number) * 400_000 if number == 1 else str(number)))
+    assert len((await backend.store("run").load()).messages) == 3
+
+
+@pytest.mark.parametrize("user", ["u:s3cret@", ""])
+async def test_a_full_server_is_named(shell: str, backends: Make, world: World, user: str) -> None:
+    """It accepts the connection, refuses it by its first words and closes it. The next try finds room."""
+    backend = backends(shell, world.plain(user=user), retry=ONCE)
+    with world.server.client() as raw:
+        raw.config_set("maxclients", len(raw.client_list()))  # type: ignore[arg-type]
+        for _ in range(3):
+            with pytest.raises(BackendUnavailableError) as caught:
+                await backend.store("run").load()
+            _told(caught.value, "log-in", "maxclients")
+        raw.config_set("maxclients", 1000)
+    await backend.store("run").append(message("a"))
+    assert await contents(backend.store("run")) == ["a"]
+
+
+async def test_a_cluster_has_one_database(shell: str, backends: Make) -> None:
+    """A node refuses SELECT; the error says what to leave out."""
+    with cluster() as (owner, _):
+        backend = backends(shell, f"redis://127.0.0.1:{owner.port}/1", retry=ENDLESS)
+        async with asyncio.timeout(GUARD):
+            with pytest.raises(BackendConfigError) as caught:
+                await backend.store("run").load()
+        _told(caught.value, "select", "leave it out" if "cluster" in str(caught.value) else "databases")
+
+
+@pytest.mark.parametrize("most", [1, 2, 20])
+@pytest.mark.parametrize("name", ["packets are dropped", "no answer"])
+async def test_all_who_wait_for_a_connection_hear_why_there_is_none(
+    shell: str, backends: Make, world: World, name: str, most: int
+) -> None:
+    """And not that connections had no room: that would send people to raise max_connections."""
+    make, phase, advice = OUTAGES[name]
+    url = make(world).replace("0.4", "0.6") + f"&socket_timeout=0.6&max_connections={most}"
+    backend = backends(shell, url, retry=ONCE)
+    for tested in (False, True):
+        (backend if shell == "async" else backend.inner)._runner._tested = tested
+        async with asyncio.timeout(GUARD):
+            work = [backend.store(f"run {number}").load() for number in range(12)]
+            found = await asyncio.gather(*work, return_exceptions=True)
+        for each in found:
+            assert isinstance(each, BackendUnavailableError)
+            _told(each, phase, advice)
+
+
+async def test_who_waits_with_a_durable_save_hears_why_too(shell: str, backends: Make, world: World) -> None:
+    """The group commit opens a connection of its own."""
+    make, phase, _ = OUTAGES["packets are dropped"]
+    url = make(world) + "&socket_timeout=0.4"
+    backend = backends(shell, url, retry=ONCE, durability=Durability(replicas=1))
+    (backend if shell == "async" else backend.inner)._runner._tested = True
+    work = [backend.store(f"run {number}").append(message("x"), expected=None) for number in range(6)]
+    async with asyncio.timeout(GUARD):
+        found = await asyncio.gather(*work, return_exceptions=True)
+    assert [type(each) for each in found] == [BackendUnavailableError] * 6
+    assert all(f"save: {phase} (" in str(each) for each in found), found
+
+
+async def test_a_mistake_after_a_lost_reply_is_an_unknown_outcome(
+    shell: str, backends: Make, private_server: Callable[..., Server]
+) -> None:
+    """The password was changed while the answer to a save was lost: nobody may say that nothing was written."""
+    server = private_server()
+    async with proxy(server.url) as between:
+        backend = backends(shell, between.url, retry=RetryPolicy(attempts=5, deadline=20.0))
+        store = backend.store("run")
+        await store.append(message("a"))
+        with server.client() as raw:
+            changed: list[Any] = []
+
+            def change(request: bytes) -> bool:
+                if found := carries(SAVE)(request):
+                    raw.config_set("requirepass", "other")
+                    changed.append(request)
+                return found
+
+            between.lose_replies(1, change)
+            with pytest.raises(OutcomeUnknownError) as caught:
+                await store.append(message("b"))
+            assert changed
+            assert "give the URL a user and a password" in str(caught.value)
+            raw.config_set("requirepass", "")
+        assert (await store.resolve()) == (await backend.store("run").info()).revision
+
+
+# -------------------------------------------------------------------------------------- max_connections
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 8])
+@pytest.mark.parametrize("durable", [False, True])
+async def test_no_more_connections_are_open_than_allowed(
+    shell: str, backends: Make, private_server: Callable[..., Server], most: int, durable: bool
+) -> None:
+    """Small and large calls, durable ones, and locks that others wait for: the server counts the connections."""
+    server = private_server(appendonly="yes")
+    options = {"durability": Durability(fsync=True, timeout=20.0)} if durable else {}
+    with server.client() as raw:
+        if durable and [int(part) for part in raw.info("server")["redis_version"].split(".")[:2]] < [7, 2]:
+            pytest.skip("no WAITAOF")
+        backend = backends(shell, f"{server.url}?max_connections={most}&socket_timeout={GUARD}", **options)
+        counts = []
+
+        async def count() -> None:
+            while True:
+                counts.append(len(raw.client_list()) - 1)  # type: ignore[arg-type]
+                await asyncio.sleep(0.002)
+
+        async def turn(number: int) -> None:
+            store = backend.store("shared")
+            if shell == "async":
+                async with store.lock(ttl=20.0, acquire_timeout=GUARD):
+                    await store.append(message(f"turn {number}"), expected=ANY)
+            else:
+                await asyncio.to_thread(_locked, store.inner, number)
+
+        counting = asyncio.create_task(count())
+        async with asyncio.timeout(GUARD):
+            small = [backend.store(f"small {n}").append(message("x")) for n in range(40)]
+            large = [backend.store(f"large {n}").append(message("x" * 300_000)) for n in range(6)]
+            await asyncio.gather(*(turn(n) for n in range(4)), *small, *large)
+            loads = [contents(backend.store(f"large {n}")) for n in range(6)]
+            await asyncio.gather(*loads, *(turn(n) for n in range(4, 8)))
+        counting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await counting
+        assert max(counts) <= most, f"{max(counts)} connections"
+        assert len(await contents(backend.store("shared"))) == 8
+        log = raw.xlen("histstore:{shared}:log")
+        assert log == 8 or log == 0
+
+
+def _locked(store: Any, number: int) -> None:
+    with store.lock(ttl=20.0, acquire_timeout=GUARD):
+        store.append(message(f"turn {number}"), expected=ANY)
+
+
+async def test_a_connection_whose_answers_are_overdue_counts_until_it_is_closed(
+    backends: Make, private_server: Callable[..., Server]
+) -> None:
+    """It is replaced at once. With no room for both, the calls that still wait for its answers are failed."""
+    server = private_server()
+    async with proxy(server.url) as between:
+        backend = backends("async", f"{between.url}?max_connections=2&socket_timeout=0.6", retry=ONCE)
+        stores = {name: backend.store(name) for name in ("first", "second", "large", "third")}
+        for store in stores.values():
+            await store.append(message("start"))
+        between.stall()
+        first = asyncio.create_task(stores["first"].append(message("x")))
+        await asyncio.sleep(0.3)
+        large = asyncio.create_task(stores["large"].append(message("x" * 300_000)))
+        second = asyncio.create_task(stores["second"].append(message("x")))
+        found = await asyncio.gather(first, return_exceptions=True)
+        between.stall(lambda _request: False)
+        await stores["third"].append(message("x"))
+        assert len(between.open) <= 2
+        between.go_on()
+        found += await asyncio.gather(second, large, return_exceptions=True)
+        assert type(found[0]) is type(found[1]) is OutcomeUnknownError
