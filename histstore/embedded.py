@@ -49,9 +49,10 @@ class EmbeddedServer:
     far as the disk keeps its word. Without one, the folder is temporary and goes with its last owner.
 
     The server ends within 5 seconds after its last owner closed it or died. All calls block; they may come from any
-    thread, but not from two at once. A forked child does not own what its parent started, and closing it there does
-    nothing; ``start`` makes the child an owner too. An object that is dropped without ``close`` keeps its server until
-    the process ends.
+    thread, and those of several threads take turns. A forked child does not own what its parent started, and closing
+    it there does nothing; ``start`` makes the child an owner too. A temporary server may have ended by then, with its
+    data: ``start`` in the child says so. An object that is dropped without ``close`` keeps its server until the process
+    ends.
 
     Args:
         path: Folder of the data, readable by its user alone (0700) and made if it is not there. None: a temporary one.
@@ -71,6 +72,16 @@ class EmbeddedServer:
         self._owners_lock = -1
         self._folder: str | None = None
         self._socket_path: str | None = None
+        # By process: in a forked child, a thread that is gone may hold the parent's. Re-entrant: start() may close.
+        self._turns: dict[tuple[int, int], threading.RLock] = {}
+
+    @property
+    def path(self) -> str | None:
+        """Absolute path of the folder that was given; None: the folder is temporary."""
+        return self._path
+
+    def _turn(self) -> threading.RLock:
+        return self._turns.setdefault(_process(), threading.RLock())
 
     @property
     def socket_path(self) -> str:
@@ -93,7 +104,10 @@ class EmbeddedServer:
             BackendUnavailableError: The server did not answer in time, or ended at once; the end of its log is told.
             BackendError: The folder cannot be used, or there is no server to run.
         """
-        deadline = time.monotonic() + self._startup_timeout
+        with self._turn():
+            self._start(time.monotonic() + self._startup_timeout)
+
+    def _start(self, deadline: float) -> None:
         try:
             self._wait_for_answer(self._own(deadline), deadline)
         except OSError as error:
@@ -108,6 +122,10 @@ class EmbeddedServer:
 
     def close(self) -> None:
         """Stop owning the server; the last owner waits, for 5 seconds at most, until it has ended."""
+        with self._turn():
+            self._close()
+
+    def _close(self) -> None:
         if self._owner != _process() or self._folder is None:  # not started, closed before, or inherited by a fork
             return
         folder, owners = self._folder, self._owners_lock
@@ -145,6 +163,12 @@ class EmbeddedServer:
             _reap(self._folder)
             return self._folder
         # In a forked child the folder is already known: a temporary one is shared with the parent.
+        if self._path is None and self._folder is not None and not os.path.isdir(self._folder):
+            # A new server in its place would be empty, and say that there is no such conversation.
+            raise BackendError(
+                "the temporary embedded server has ended with the process that started it, and its data is gone: give "
+                "embedded() a path, or let this process use it while that one lives"
+            )
         folder = _private_folder(self._path or self._folder)
         owners = _open(folder, watch.OWNERS_LOCK)
         try:

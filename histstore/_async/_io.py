@@ -21,6 +21,7 @@ from .._opening import CONNECT, LOG_IN, LOOK_AGAIN, SUSPICIOUS, TLS, Opening, pr
 from .._protocol import Command
 from .._retry import OpeningError, OpeningTimeoutError
 from .._settings import ConnectionSettings, keep_alive
+from .._severing import Register, after_fork, sever
 from ._wire import Sent as Sent
 from ._wire import Wire
 from ._wire import monotonic as monotonic
@@ -28,6 +29,9 @@ from ._wire import monotonic as monotonic
 T = TypeVar("T")
 
 Retrying = AsyncRetrying
+
+LOOK: Final = 0.005
+"""Seconds between two looks at a lock that another event loop's task holds."""
 
 Client = redis.Redis
 ClusterClient = redis.RedisCluster
@@ -60,42 +64,79 @@ _NOW: Final = _Now()
 
 
 class Lock:
-    """A lock that goes to who asked first. Where it is free it is taken without a coroutine: every call takes one."""
+    """A lock that goes to who asked first. Where it is free it is taken without a coroutine: every call takes one.
 
-    __slots__ = ("_held", "_waiting")
+    Several event loops may use it. One that finds another's task inside looks again now and then. What a task of a loop
+    that has ended still holds is taken from it. Each step is one operation of a list, which no other thread divides.
+    """
+
+    __slots__ = ("_free", "_holding", "_waiting")
 
     def __init__(self) -> None:
-        self._held = False
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._free: list[None] = [None]
+        self._holding: list[Held | None] = []
+        self._waiting: deque[tuple[asyncio.Future[None], Held | None]] = deque()
 
-    def take(self) -> bool:
+    def take(self, by: Held | None = None) -> bool:
         """Takes the lock if it is free."""
-        if self._held:
+        try:
+            self._free.pop()
+        except IndexError:
             return False
-        self._held = True
+        self._holding.append(by)
         return True
 
-    async def acquire(self) -> None:
+    async def acquire(self, by: Held | None = None) -> None:
         """Takes the lock, and waits for it if need be."""
-        if self.take():
+        if self.take(by):
             return
-        place = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        loop = asyncio.get_running_loop()
+        while not self._is_held_in(loop):
+            if self._inherit(by):
+                return
+            await asyncio.sleep(LOOK)
+            if self.take(by):
+                return
+        place = loop.create_future()
+        self._waiting.append((place, by))
         try:
             await place  # whoever releases the lock hands it over
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
-                self.release()
+                self.release(by)
             raise
 
-    def release(self) -> None:
+    def _is_held_in(self, loop: asyncio.AbstractEventLoop) -> bool:
+        for holder in self._holding[:1]:
+            return holder is None or holder.loop is loop
+        return False
+
+    def _inherit(self, by: Held | None) -> bool:
+        """Takes the lock from a task whose event loop has ended: it never goes on."""
+        for holder in self._holding[:1]:
+            if holder is not None and holder.loop.is_closed():
+                try:
+                    self._holding.remove(holder)
+                except ValueError:  # another was faster
+                    return False
+                self._waiting.clear()  # they waited in the same loop
+                self._holding.append(by)
+                return True
+        return False
+
+    def release(self, by: Held | None = None) -> None:
         """Gives the lock to the next who waits, or sets it free."""
+        try:
+            self._holding.remove(by)
+        except ValueError:
+            return  # the holder's loop has ended, and its task is thrown away; another has the lock
         while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
+            place, waiter = self._waiting.popleft()
+            if not place.done() and not place.get_loop().is_closed():
+                self._holding.append(waiter)
                 place.set_result(None)
                 return
-        self._held = False
+        self._free.append(None)
 
     async def __aenter__(self) -> None:
         await self.acquire()
@@ -107,29 +148,33 @@ class Lock:
 class Held:
     """Holds a lock that became free within `timeout` seconds. A class, because every call goes through one.
 
+    Attributes:
+        loop: Where it is held, or waited for.
+
     Raises:
         Exception: It did not; an error of the given class and text.
     """
 
-    __slots__ = ("_error", "_lock", "_text", "_timeout")
+    __slots__ = ("_error", "_lock", "_text", "_timeout", "loop")
 
     def __init__(self, lock: Lock, timeout: float, error: Callable[[str], Exception], text: str) -> None:
         self._error = error
         self._lock = lock
         self._timeout = timeout
         self._text = text
+        self.loop = asyncio.get_running_loop()
 
     def __aenter__(self) -> Awaitable[None]:
-        return _NOW if self._lock.take() else self._wait()
+        return _NOW if self._lock.take(self) else self._wait()
 
     def __aexit__(self, *_error: object) -> Awaitable[None]:
-        self._lock.release()
+        self._lock.release(self)
         return _NOW
 
     async def _wait(self) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                await self._lock.acquire()
+                await self._lock.acquire(self)
         except TimeoutError:
             raise self._error(self._text) from None
 
@@ -157,9 +202,32 @@ async def maybe_await(value: Any) -> Any:
     return await value if hasattr(value, "__await__") else value
 
 
-def owner() -> tuple[int, Any]:
-    """Returns what connections belong to: this process, and its running loop."""
-    return os.getpid(), asyncio.get_running_loop()
+here: Final = asyncio.get_running_loop
+"""Returns the event loop that runs in this thread: connections belong to one, of one process. Every call asks."""
+
+
+def clock() -> Callable[[], float]:
+    """Returns this loop's clock, in seconds. It may be read in other threads, too."""
+    return asyncio.get_running_loop().time
+
+
+_opened: Register[Connection] = Register()
+"""Every connection of this process, and those that it has inherited by a fork."""
+
+
+def sever_inherited() -> None:
+    """Closes connections that are the parent process's, here only."""
+    pid = os.getpid()
+    sever([connection.descriptor for connection in _opened.all() if connection.pid != pid])
+
+
+def sever_dead() -> None:
+    """Closes connections whose event loop has ended."""
+    sever([connection.descriptor for connection in _opened.all() if connection.loop.is_closed()])
+
+
+# At once, and not when a backend is used: as long as a child has a socket, the server believes that its parent listens.
+after_fork(lambda: sever([connection.descriptor for connection in _opened.all()]))
 
 
 class Connection:
@@ -172,12 +240,17 @@ class Connection:
         settings: How it was opened. Whoever drops all connections makes a new copy, and so tells older ones.
         opening: What opening it is at, or ended with.
         release: Called once when it is closed: gives its room back.
+        pid: The process that made it.
+        loop: The event loop in which it is used.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
         self.opening = Opening(settings, settings.connect_timeout)
         self.release: Callable[[], None] | None = None
+        self.pid = os.getpid()
+        self.loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = None
         self._wire: Wire | None = None
 
     async def open(self, timeout: float) -> None:
@@ -189,6 +262,7 @@ class Connection:
         """
         bound = min(timeout, self.settings.connect_timeout)
         opening = self.opening = Opening(self.settings, bound)
+        _opened.add(self)
         try:
             async with asyncio.timeout(bound):
                 await self._open(opening, monotonic() + bound)
@@ -214,7 +288,7 @@ class Connection:
                 opening.leads_to((host, port))
             addresses = await _look_up(opening, host, port, settings.family, end)
         opening.phase = CONNECT
-        sock, peer = await _connect(settings, addresses, end)
+        sock, peer = await self._connect(addresses, end)
         wire = Wire()
         try:
             if settings.kind == "tls":
@@ -244,6 +318,26 @@ class Connection:
         refused = opening.refused(replies, commands)
         if refused is not None:
             raise refused
+
+    async def _connect(self, addresses: list[Any], end: float) -> tuple[socket.socket, Any]:
+        """Returns a socket that is connected to one of the addresses, and which; each gets its share of the time."""
+        loop = asyncio.get_running_loop()
+        left = len(addresses)
+        while True:
+            left -= 1
+            family, address = addresses[-left - 1]
+            # Known from the beginning: a fork may come while it connects.
+            sock = self._socket = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.setblocking(False)
+                self.settings.set_up(sock)
+                async with asyncio.timeout_at(end - (end - loop.time()) * left / (left + 1)):
+                    await loop.sock_connect(sock, address)
+                return sock, address
+            except BaseException as error:
+                sock.close()
+                if not left or not isinstance(error, OSError):
+                    raise
 
     async def _greet(self, opening: Opening, sock: socket.socket, peer: Any, wire: Wire, host: str, end: float) -> None:
         """Greets the server by TLS.
@@ -276,6 +370,11 @@ class Connection:
                 greeting.cancel()
                 await asyncio.wait([greeting])
         opening.greeted = True
+
+    @property
+    def descriptor(self) -> int:
+        """The socket's file descriptor; negative: there is none."""
+        return -1 if self._socket is None else self._socket.fileno()
 
     @property
     def wire(self) -> Wire:
@@ -330,26 +429,6 @@ async def _look_up(opening: Opening, host: str, port: int, family: int, end: flo
                 raise
             opening.trouble = error
         await asyncio.sleep(LOOK_AGAIN)
-
-
-async def _connect(settings: ConnectionSettings, addresses: list[Any], end: float) -> tuple[socket.socket, Any]:
-    """Returns a socket that is connected to one of the addresses, and which; each gets its share of the time."""
-    loop = asyncio.get_running_loop()
-    left = len(addresses)
-    while True:
-        left -= 1
-        family, address = addresses[-left - 1]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            settings.set_up(sock)
-            async with asyncio.timeout_at(end - (end - loop.time()) * left / (left + 1)):
-                await loop.sock_connect(sock, address)
-            return sock, address
-        except BaseException as error:
-            sock.close()
-            if not left or not isinstance(error, OSError):
-                raise
 
 
 async def _speaks_plain(family: int, address: Any) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Coroutine
+import os
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from redis import exceptions as redis_errors
 
@@ -24,12 +25,17 @@ from ..errors import (
     BackendUnavailableError,
     CorruptSnapshotError,
     HistoryStoreError,
+    LockError,
     LockTimeoutError,
+    name_run,
 )
 from . import _io, _tasks
 from ._doorbell import Doorbell
 from ._runner import Delivery, Runner
 from .lease import Lease
+
+if TYPE_CHECKING:
+    from ._seats import Seats
 
 PATIENCE: Final = 1.0
 """Seconds for which a request about a lease is tried, however little time is left for it to be of use."""
@@ -37,11 +43,13 @@ PATIENCE: Final = 1.0
 CLOSED: Final = "the backend was closed"
 BROKEN: Final = "break_lease took it"
 DELETED: Final = "the run was deleted"
+ENDED: Final = "its event loop has ended, or the backend was closed"
 
 log = logging.getLogger("histstore")
 
 
-_HELD: ContextVar[tuple[Lease, ...]] = ContextVar("histstore_held", default=())
+HELD: Final[ContextVar[tuple[Lease, ...]]] = ContextVar("histstore_held", default=())
+"""The leases that this task is in, of all backends and event loops."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,9 +97,19 @@ class _Turnstile:
 
 
 class Leases:
-    """All leases of a backend, held and waited for."""
+    """All leases of a backend in one process and event loop, held and waited for.
 
-    def __init__(self, runner: Runner, namespace: str, policy: RetryPolicy) -> None:
+    Attributes:
+        pid: The process; in a process that was forked from it, no process's id.
+        now: Returns the time by which leases end. Any thread may ask.
+    """
+
+    def __init__(
+        self, runner: Runner, namespace: str, policy: RetryPolicy, seats: Seats, place: tuple[int, Any]
+    ) -> None:
+        self._seats = seats
+        self.pid, self._loop = place
+        self.now = _io.clock()
         self._runner = runner
         self._policy = policy
         self._namespace = namespace
@@ -99,7 +117,7 @@ class Leases:
         self._inside: dict[str, Lease] = {}
         self._ways: set[_Acquisition] = set()
         # What is on its way to be given up, by holder: an interrupted try is repeated.
-        self._leaving: dict[str, Callable[[], Coroutine[Any, Any, Lost | None]]] = {}
+        self._leaving: dict[str, tuple[Call, Callable[[], Coroutine[Any, Any, Lost | None]]]] = {}
         self._guard = _tasks.Guard()
         self.strays = _tasks.Strays(self._give_up_strays)
         self._alarm = _tasks.Alarm(self._renew, "histstore-alarm", self.strays)
@@ -111,14 +129,46 @@ class Leases:
         self._closing = False
         self._closed = False
 
+    @property
+    def here(self) -> bool:
+        """Whether this is the process and the event loop that they belong to."""
+        return self.pid == os.getpid() and _tasks.runs(self._loop)
+
+    def disown(self) -> None:
+        """This process was forked: they are its parent's, even if it has the parent's id one day."""
+        self.pid = -abs(self.pid)
+
+    def elsewhere(self, where: Where) -> LockError:
+        """Returns the error of who uses a lease of these in another process or event loop."""
+        place = "another event loop" if self.pid == os.getpid() else f"process {abs(self.pid)}, of which this is a fork"
+        error = LockError(
+            f"the lease was entered in {place}, and does not count here: use it there; to lock() the run here, start "
+            "this work outside of that lock"
+        )
+        name_run(error, where.run_id)
+        return error
+
     def of(self, where: Where) -> Lease | None:
-        """Returns the lease of a run that this task is in; None: it is in none."""
+        """Returns the lease of a run that this task is in; None: it is in none.
+
+        Raises:
+            LockError: It is in one that was entered elsewhere: the context came along to a fork, or another loop.
+        """
         if self.strays.found:
             self.strays.look()
-        for lease in reversed(_HELD.get()):
-            if lease._leases is self and lease._where.key == where.key and not lease._ended:
-                return lease
+        for lease in reversed(HELD.get()):
+            theirs = lease._leases
+            if theirs is self:
+                if lease._where.key == where.key and not lease._ended:
+                    return lease
+            elif theirs._seats is self._seats and lease._where.key == where.key and not (lease._ended or theirs.over):
+                raise theirs.elsewhere(where)
         return None
+
+    @property
+    def over(self) -> bool:
+        """Whether the event loop has ended that they belong to: their bodies never go on."""
+        return self.pid == os.getpid() and _tasks.has_ended(self._loop)
 
     async def send(
         self, where: Where, call: Call, within: float, delivery: Delivery, policy: RetryPolicy | None = None
@@ -276,13 +326,12 @@ class Leases:
         holder = way.ticket.holder
         self._passed(way.where.keys.lease, way)
         self._doorbell.forget(way.where.keys.lease, holder)
-        give_up = functools.partial(
-            self._give_up, way.where, Carried(0, holder), way.leaving(way.late), way.ticket.ttl_ms / 1000
-        )
+        call = way.leaving(way.late)
+        give_up = functools.partial(self._give_up, way.where, Carried(0, holder), call, way.ticket.ttl_ms / 1000)
         with self._guard:
             known = way.open and not self._closed  # who closes the backend has done it
             if known:
-                self._leaving[holder] = give_up
+                self._leaving[holder] = call, give_up
             self._ways.discard(way)
         self._no_longer_inside(holder)
         if known:
@@ -304,9 +353,9 @@ class Leases:
 
     async def _give_up(self, where: Where, carried: Carried, call: Call, within: float) -> Lost | None:
         """Ends a lease or the wait for one; returns whose it was, if it was another's. Does not raise."""
-        if not self._runner.owned:
-            self._leaving.pop(carried.holder, None)
-            return None  # a forked child leaves the body: the lease is its parent's
+        if not self.here:
+            self._hand_back(carried.holder)
+            return None
         delivery = Delivery()
         lost: Lost | None = None
         try:
@@ -325,13 +374,18 @@ class Leases:
     def carry(self, lease: Lease) -> None:
         """Lets this task's saves carry a lease."""
         # Those that have ended are still there where a task was started in one and outlived it.
-        _HELD.set((*(held for held in _HELD.get() if not held._ended), lease))
+        HELD.set((*(held for held in HELD.get() if not held._ended), lease))
 
     async def end(self, lease: Lease, scope: _tasks.Scope, error: BaseException | None) -> None:
         """Gives a lease up; whoever is cancelled meanwhile leaves at once, and it is given up all the same."""
+        if self.pid != os.getpid():
+            # A forked child leaves the body: the lease is its parent's. A thread that is gone in the child may hold the
+            # locks here.
+            lease._ended = True
+            return
         within = max(lease.remaining(), PATIENCE)
         give_up = self._leave(lease, within)
-        _HELD.set(tuple(held for held in _HELD.get() if held is not lease))
+        HELD.set(tuple(held for held in HELD.get() if held is not lease))
         try:
             if self._closed:
                 self._no_longer_inside(lease.holder)
@@ -345,11 +399,12 @@ class Leases:
 
     def _leave(self, lease: Lease, within: float) -> Callable[[], Coroutine[Any, Any, Lost | None]]:
         """Ends a lease here; returns what gives it up."""
-        give_up = functools.partial(self._give_up, lease._where, lease._carried, lease._giving_up(), within)
+        call = lease._giving_up()
+        give_up = functools.partial(self._give_up, lease._where, lease._carried, call, within)
         with self._guard:
             lease._ended = True
             if not self._closed:
-                self._leaving[lease._carried.holder] = give_up
+                self._leaving[lease._carried.holder] = call, give_up
         return give_up
 
     async def _give_up_strays(self) -> None:
@@ -363,7 +418,7 @@ class Leases:
             self._leave(lease, PATIENCE)
             self._no_longer_inside(lease.holder)
             lease._over.set()
-        for give_up in list(self._leaving.values()):
+        for _, give_up in list(self._leaving.values()):
             await give_up()
 
     def _no_longer_inside(self, holder: str) -> None:
@@ -381,9 +436,13 @@ class Leases:
             lapsed: Whether that is so only if its time is over.
         """
         with self._guard:
-            if lease._lost is not None or lease._ended or (lapsed and lease._until > _io.monotonic()):
+            if lease._lost is not None or lease._ended or (lapsed and lease._until > self.now()):
                 return
             lease._lost = lost
+        _tasks.tell(self._loop, functools.partial(self._told, lease))
+
+    def _told(self, lease: Lease) -> None:
+        with self._guard:
             for event in self._draining:
                 event.set()
         lease._over.set()
@@ -471,13 +530,14 @@ class Leases:
         # seems to hold it: a server that may not be written to, a replica say, does not know who does.
         call = _leasing.release(where, found.holder, force=True)
         await self.send(where, call, math.inf, Delivery(), policy)
-        lease = self._inside.get(found.holder)
-        if lease is not None:
-            # Its body would not hear of it before the next renewal.
-            self.lose(lease, Lost(None, BROKEN))
+        for leases in self._seats.leases():
+            lease = leases._inside.get(found.holder)
+            if lease is not None:
+                # Its body would not hear of it before the next renewal.
+                leases.lose(lease, Lost(None, BROKEN))
         return bool(found.holder)
 
-    def here(self, where: Where) -> list[Lease]:
+    def of_run(self, where: Where) -> list[Lease]:
         """Returns the leases of a run that are held here."""
         with self._guard:
             return [lease for lease in self._inside.values() if lease._held and lease._where.key == where.key]
@@ -540,11 +600,56 @@ class Leases:
             self.lose(lease, Lost(None, CLOSED))
         try:
             if calls:
-                await self._runner.together(calls, 2 * PATIENCE)
-        except (redis_errors.RedisError, OSError, HistoryStoreError) as error:
-            log.warning("%d leases were not given up, and lapse: %s", len(calls), error)
+                await self.send_all(calls)
         finally:
             await self._end_work()
+
+    async def send_all(self, calls: Sequence[Call]) -> None:
+        """Sends requests that give up leases which others have left behind. Does not raise."""
+        try:
+            await self._runner.together(calls, 2 * PATIENCE)
+        except (redis_errors.RedisError, OSError, HistoryStoreError) as error:
+            log.warning("%d leases were not given up, and lapse: %s", len(calls), error)
+
+    # unasync: off
+    def bury(self) -> list[Call]:
+        """Takes all that is held and waited for from an event loop that has ended, or that does not answer.
+
+        Returns:
+            The requests that give it up.
+        """
+        with self._guard:
+            self._closing = self._closed = True
+            held = list(self._inside.values())
+            calls = {lease.holder: lease._giving_up() for lease in held}
+            # What a way has asked may be on its way just now.
+            calls |= {way.ticket.holder: way.leaving(True) for way in self._ways if way.open}
+            calls |= {holder: call for holder, (call, _) in self._leaving.items()}
+        for lease in held:
+            self.lose(lease, Lost(None, ENDED))
+        return list(calls.values())
+
+    def give_up_for(self, calls: Sequence[Call]) -> None:
+        """Gives up in the background what event loops have left behind that have ended."""
+        if calls:
+            self._jobs.start(functools.partial(self.send_all, calls))
+
+    # unasync: on
+    def _hand_back(self, holder: str) -> None:
+        """Has a lease given up where it was entered: a body may be left elsewhere, with a generator that is closed."""
+        # unasync: off
+        # Whoever closes the backend, or puts this away, has given up everything.
+        if holder in self._leaving and not self._closed and self.pid == os.getpid():
+            call, give_up = self._leaving[holder]
+            if self.over:
+                self._seats.here().leases.give_up_for([call])
+            else:
+                _tasks.tell(self._loop, functools.partial(self._jobs.start, give_up))
+        # unasync: on
+
+    async def leave(self) -> None:
+        """Waits a moment for what is being given up: the event loop is about to end."""
+        await self._jobs.wait(PATIENCE)
 
     async def _end_work(self) -> None:
         await self._alarm.close()

@@ -40,6 +40,10 @@ LEAVE_EVERY: Final = 0.1
 """Seconds between two times at which all connections are dropped: a lone replica is not connected to over and over."""
 _ROLE: Final = ("INFO", "replication")
 
+CLOSED: Final = (
+    "this backend is closed: make a new one, or close it (aclose, the end of a `with`) only after its last use"
+)
+
 log = logging.getLogger("histstore")
 
 
@@ -62,7 +66,7 @@ class Delivery(_io.Sent):
 
 
 class Runner:
-    """Runs calls against one server.
+    """Runs calls against one server, in one process and event loop.
 
     Args:
         settings: How to connect.
@@ -79,7 +83,6 @@ class Runner:
         self._grouped = self._waits and settings.max_connections >= 3
         self._connections = Connections(settings, int(self._grouped))
         self._commits = _io.GroupCommit(settings)
-        self._owner: Any = None
         self._tested = False
         self._testing = _io.Lock()
         self._test_again = -math.inf
@@ -88,6 +91,8 @@ class Runner:
         self._left = -math.inf
         self._primary = False  # whether one was ever seen: who connects to a replica from the beginning means it
         self._role_due = -math.inf
+        self.warned: set[str] = set()
+        """What was logged about the server. All runners of a backend share it, so that it is said once."""
         self.prepare: Callable[[], Awaitable[None]] | None = None
         """Run before the first call, until it succeeds: starts the server, say."""
 
@@ -126,9 +131,10 @@ class Runner:
             BackendUnavailableError: The server could not be used, and nothing was written.
             OutcomeUnknownError: `call` writes, was sent, and no answer came.
             BrokenChainError: A key of the run is of a foreign type.
-            BackendError: This backend is closed, or belongs to another process or event loop.
+            BackendError: This backend is closed.
         """
-        self.check_owner()
+        if self._closed:
+            raise BackendError(CLOSED)
         now = _io.monotonic()
         deadline = now + min(policy.deadline, within)
         state = Delivery() if delivery is None else delivery
@@ -203,10 +209,7 @@ class Runner:
         self._left = now
         if self._role_due != math.inf:
             self._role_due = now
-        await self._connections.drop()
-        await self._commits.drop()
-        for connection in list(self._listeners):
-            connection.interrupt()
+        await self.drop()
 
     @asynccontextmanager
     async def _noticing(self) -> AsyncIterator[None]:
@@ -219,7 +222,7 @@ class Runner:
 
     async def _ready(self, end: float) -> None:
         """Starts the server that is ours to start, if it is down."""
-        self.check_owner()
+        self._check_open()
         if self.prepare is not None and not self._tested:
             await self._self_test(end)
 
@@ -239,7 +242,7 @@ class Runner:
                     # The plain first try was tenacity's first; it only pauses for it here.
                     error, pending = pending, None
                     raise error
-                self.check_owner()
+                self._check_open()
                 return await self._try(call, state, deadline, _io.monotonic())
         raise AssertionError("tenacity ends with a result or an error")
 
@@ -388,7 +391,7 @@ class Runner:
             if self._tested:
                 return
             if self.prepare is not None:
-                self.check_owner()
+                self._check_open()
                 await self.prepare()
             if _io.monotonic() < self._test_again:
                 return
@@ -407,32 +410,23 @@ class Runner:
                 # Loading, full, read-only: what the call itself may bear.
                 self._test_again = _io.monotonic() + TEST_EVERY
                 return
-            _warn_of_eviction(replies)
+            _warn_of_eviction(replies, self.warned)
             self._tested = True
 
-    def check_owner(self) -> None:
-        """Raises BackendError where this backend may not be used (any more)."""
+    def _check_open(self) -> None:
         if self._closed:
-            raise BackendError("this backend is closed: make a new one")
-        owner = _io.owner()
-        if self._owner is None:
-            self._owner = owner
-        elif self._owner != owner:
-            # Two processes, or two loops, that read from one socket get each other's replies.
-            raise BackendError(
-                "this backend belongs to another process or event loop (a fork, a second asyncio.run): make one in each"
-            )
+            raise BackendError(CLOSED)
 
-    @property
-    def owned(self) -> bool:
-        """Whether it was used, and not in another process or event loop than this one."""
-        return self._owner is not None and self._owner == _io.owner()
+    async def drop(self) -> None:
+        """Closes all connections, each when what was asked over it is answered. Others are opened when needed."""
+        await self._connections.drop()
+        await self._commits.drop()
+        for connection in list(self._listeners):
+            connection.interrupt()
 
     async def aclose(self) -> None:
         """Closes the connections. What is under way is answered first, or fails."""
         self._closed = True
-        if self._owner is not None and not self.owned:
-            return
         async with self._testing:  # a server that is being started is there to be closed afterwards
             await self._commits.close()
             await self._connections.close()
@@ -498,11 +492,12 @@ def _problems(commands: Sequence[Command], replies: Sequence[Any]) -> list[Excep
     return problems
 
 
-def _warn_of_eviction(replies: Sequence[Any]) -> None:
+def _warn_of_eviction(replies: Sequence[Any], warned: set[str]) -> None:
     for reply in replies:
         if isinstance(reply, bytes) and b"maxmemory_policy:" in reply:
             policy = reply.split(b"maxmemory_policy:", 1)[1].split(b"\r\n", 1)[0].decode()
-            if policy != "noeviction":
+            if policy != "noeviction" and policy not in warned:
+                warned.add(policy)
                 log.warning(
                     "the server may evict conversations when its memory is full (maxmemory-policy %s): "
                     "set it to noeviction",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Final, ParamSpec, TypeVar
 
 from . import _io
@@ -14,6 +14,9 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 Event = asyncio.Event
+
+MOMENT: Final = 3.0
+"""Seconds that another event loop has to close what belongs to it."""
 
 
 def caller() -> object:
@@ -32,6 +35,98 @@ async def wait(event: asyncio.Event, seconds: float | None) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+def runs(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tells whether an event loop is the one that runs in this thread."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def has_ended(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tells whether an event loop is closed: nothing in it ever goes on."""
+    return loop.is_closed()
+
+
+def tell(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
+    """Runs a function in an event loop: at once if it is this one, else soon; never if it has ended."""
+    if runs(loop):
+        work()
+        return
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(work)
+
+
+async def _farewell(work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await work()
+
+
+def at_the_end(work: Callable[[], Coroutine[Any, Any, None]]) -> object:
+    """Has something done when the running loop ends, if it is ended as `asyncio.run` does it.
+
+    An event loop has no hook for its end. But it closes the asynchronous generators that have begun in it, and runs
+    once more after that, so that transports are closed, too.
+
+    Returns:
+        What has to be kept meanwhile.
+    """
+    generator = _farewell(work)
+    # The loop warns of a generator that begins when it has closed the others.
+    with contextlib.suppress(StopIteration, ResourceWarning):
+        generator.asend(None).send(None)
+    return generator
+
+
+class Elsewhere:
+    """Work that is handed to another event loop of this process.
+
+    Args:
+        loop: Where it is done. It may have ended.
+        work: What to do.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._loop = loop
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+        self._caller = asyncio.get_running_loop()
+        self._over = asyncio.Event()
+        self._done = False
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._work(), name="histstore-close")
+        self._task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()
+        self._done = True
+        tell(self._caller, self._over.set)
+
+    async def wait(self, end: float) -> None:
+        """Waits until it is done, or for a moment after `end`. A loop that does not run is not waited for."""
+        try:
+            if self._loop.is_running():
+                await wait(self._over, end + MOMENT - _io.monotonic())
+        finally:
+            if not self.done():  # what it waits for itself takes too long
+                with contextlib.suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(self._hurry)
+
+    def _hurry(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def done(self) -> bool:
+        """Whether it is done."""
+        return self._done
 
 
 class Alarm:
@@ -133,6 +228,11 @@ class Jobs:
             task = asyncio.create_task(work(), name="histstore-release")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    async def wait(self, seconds: float) -> None:
+        """Waits for it for a while."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=seconds)
 
     async def close(self) -> None:
         """Waits for all of it."""

@@ -283,6 +283,8 @@ class Wire(asyncio.Protocol):
 
     def abort(self) -> None:
         """Closes the connection without sending what is still to be sent."""
+        if self._loop.is_closed():
+            return  # nobody waits any more, and whoever uses the backend next closes the socket
         if hasattr(self, "_transport"):
             self._transport.abort()
         self._fail("the connection was closed")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .. import _leasing
 from .._leasing import Lost
@@ -11,17 +12,22 @@ from .._protocol import Call, Carried, Where
 from .._retry import RetryPolicy
 from ..errors import HistoryStoreError, LeaseLostError, LockError, name_run, quoted
 from ..snapshot import RunId
-from . import _io, _tasks
+from . import _tasks
 from ._runner import Delivery
 
 if TYPE_CHECKING:
     from ._leases import Leases
+    from .backend import RedisBackend
 
 
 class Lease:
     """A run's lease: while it is held, nobody else can save the run. Made by `RedisHistoryStore.lock`.
 
     Compare-and-set protects the data; the lease protects the minutes of work that a turn costs.
+
+    It belongs to the process and the event loop in which it was entered. Another loop, or a forked child, that saves
+    under it or renews it gets a LockError. A child that leaves its copy of the body does not touch the lease. Other
+    threads of the process may read `lost`, `remaining()` and `check()`.
     """
 
     def __init__(
@@ -76,22 +82,30 @@ class Lease:
 
     def remaining(self) -> float:
         """Returns the seconds for which it is surely held if it is not renewed, counted from when it was asked for."""
-        if self._lost is not None or self._ended:
+        if self._lost is not None or self._ended or self._leases.pid != os.getpid():
             return 0.0
-        return max(0.0, self._until - _io.monotonic())
+        return max(0.0, self._until - self._leases.now())
 
     def check(self) -> None:
         """Raises if it is not surely held any more. If its time is over, this decides that it is lost. No I/O.
 
         Raises:
             LeaseLostError: It is not.
+            LockError: It is the parent's of this process.
         """
-        if self._until <= _io.monotonic():
+        if self._leases.pid != os.getpid():
+            self._refuse_elsewhere()
+        if self._until <= self._leases.now():
             self._leases.lose(self, Lost(None), lapsed=True)
         self._refuse_if_over()
 
     async def wait_lost(self) -> bool:
-        """Waits until it is lost or given up; returns whether it was lost. Cancelling it is harmless."""
+        """Waits until it is lost or given up; returns whether it was lost. Cancelling it is harmless.
+
+        Raises:
+            LockError: It was entered in another process or event loop.
+        """
+        self._refuse_elsewhere()
         await _tasks.wait(self._over, None)
         return self._lost is not None
 
@@ -102,9 +116,11 @@ class Lease:
 
         Raises:
             LeaseLostError: It is another's, or was given up.
+            LockError: It was entered in another process or event loop.
             BackendUnavailableError: The server could not be used; the lease may still be held, see `remaining`.
         """
         try:
+            self._refuse_elsewhere()
             self._refuse_if_over()
             delivery = Delivery()
             reply = await self._leases.send(self._where, self._renewal(), self.remaining(), delivery)
@@ -139,6 +155,22 @@ class Lease:
         if self._lost is not None or self._ended:
             raise self._error()
 
+    @property
+    def _is_here(self) -> bool:
+        """Whether it was entered in this process and event loop."""
+        return self._leases.here
+
+    def _refuse_elsewhere(self) -> None:
+        """Raises where another process or event loop has entered it."""
+        if not self._leases.here:
+            raise self._leases.elsewhere(self._where)
+
+    def __reduce__(self) -> NoReturn:
+        raise LockError(
+            f"the lease of run {quoted(self.run_id)} cannot be pickled: it belongs to the process that entered it; "
+            "lock() the run where the work is done"
+        )
+
     def _error(self) -> LeaseLostError:
         lost = self._lost or Lost(None, "it was given up")
         return LeaseLostError(self.fence, lost.current, lost.reason, run_id=self.run_id)
@@ -157,7 +189,7 @@ class LeaseScope:
 
     def __init__(
         self,
-        leases: Leases,
+        backend: RedisBackend,
         where: Where,
         ttl: float,
         acquire_timeout: float | None,
@@ -165,12 +197,13 @@ class LeaseScope:
         cancel: bool,
         policy: RetryPolicy | None,
     ) -> None:
-        self._leases = leases
+        self._backend = backend
+        self._leases = backend._here().leases
         self._where = where
         self._ttl = ttl
         self._timeout = acquire_timeout
         self._renew = renew
-        self._scope = _tasks.Scope(cancel, leases.strays)
+        self._scope = _tasks.Scope(cancel, self._leases.strays)
         self._policy = policy
         self._lease: Lease | None = None
 
@@ -178,6 +211,8 @@ class LeaseScope:
         try:
             if self._lease is not None:
                 raise LockError("this lock() was entered before: call lock() anew each time")
+            if self._leases is not self._backend._here().leases:
+                raise LockError("this lock() was called in another process or event loop: call it where it is entered")
             if self._leases.of(self._where) is not None:
                 raise LockError("the run is already leased here: use that lease, or leave it")
             self._scope.begin(self)
@@ -213,6 +248,9 @@ class LeaseScope:
     def ends_with(self, end: object) -> None:
         """Takes note of what a `with` statement holds, before it enters."""
         self._scope.ends_with(end)
+
+    def __reduce__(self) -> NoReturn:
+        raise LockError("a lock() cannot be pickled: call lock() where the work is done")
 
     @_tasks.Exit
     async def __aexit__(

@@ -39,6 +39,7 @@ from .._opening import CONNECT, LOG_IN, LOOK_AGAIN, SUSPICIOUS, TLS, Opening, pr
 from .._protocol import Command
 from .._resp import Replies, pack
 from .._settings import ConnectionSettings, keep_alive
+from .._severing import Register, after_fork, sever
 
 T = TypeVar("T")
 
@@ -125,9 +126,27 @@ def maybe_await(value: Any) -> Any:
     return value
 
 
-def owner() -> tuple[int, Any]:
-    """Returns what connections belong to: this process."""
-    return os.getpid(), None
+here: Callable[[], Any] = type(None)
+"""Returns None: connections belong to a process, and to no event loop in it. C code, because every call asks."""
+
+
+def clock() -> Callable[[], float]:
+    """Returns the clock, in seconds. Any thread may read it."""
+    return monotonic
+
+
+_opened: Register[Connection] = Register()
+"""Every connection of this process, and those that it has inherited by a fork."""
+
+
+def sever_inherited() -> None:
+    """Closes connections that are the parent process's, here only."""
+    pid = os.getpid()
+    sever([connection.descriptor for connection in _opened.all() if connection.pid != pid])
+
+
+# At once, and not when a backend is used: as long as a child has a socket, the server believes that its parent listens.
+after_fork(lambda: sever([connection.descriptor for connection in _opened.all()]))
 
 
 class Sent:
@@ -158,16 +177,17 @@ class Connection:
         settings: How it was opened. Whoever drops all connections makes a new copy, and so tells older ones.
         opening: What opening it is at, or ended with.
         release: Called once when it is closed: gives its room back.
+        pid: The process that made it.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
         self.opening = Opening(settings, settings.connect_timeout)
         self.release: Callable[[], None] | None = None
+        self.pid = os.getpid()
         self._replies = Replies()
         self._poll = select.poll()
         self._socket: Any = None
-        self._process = os.getpid()
         self._tls = False
 
     def open(self, timeout: float) -> None:
@@ -179,6 +199,7 @@ class Connection:
         """
         bound = min(timeout, self.settings.connect_timeout)
         opening = self.opening = Opening(self.settings, bound)
+        _opened.add(self)
         try:
             self._open(opening, monotonic() + bound)
         except _FAILS as error:
@@ -265,6 +286,12 @@ class Connection:
             self._socket.settimeout(_left(end))
             self._socket.do_handshake()
         opening.greeted = True
+
+    @property
+    def descriptor(self) -> int:
+        """The socket's file descriptor; negative: there is none."""
+        sock = self._socket
+        return -1 if sock is None else cast("int", sock.fileno())
 
     @property
     def usable(self) -> bool:
@@ -364,7 +391,7 @@ class Connection:
         """Closes the connection."""
         sock = self._socket
         if sock is not None:
-            if self._process == os.getpid():
+            if self.pid == os.getpid():
                 # A forked child holds the socket, too, and closing alone would leave it open.
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)

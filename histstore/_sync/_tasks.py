@@ -86,6 +86,26 @@ def wait(event: Event, seconds: float | None) -> None:
     event.wait(seconds)
 
 
+def runs(_loop: None) -> bool:
+    """Tells that what belongs to no event loop is in the right one."""
+    return True
+
+
+def has_ended(_loop: None) -> bool:
+    """Tells that no event loop has ended."""
+    return False
+
+
+def tell(_loop: None, work: Callable[[], None]) -> None:
+    """Runs a function."""
+    work()
+
+
+def at_the_end(_work: Callable[[], None]) -> object:
+    """Is of no use here: there is no event loop that ends."""
+    return None
+
+
 def _start(work: Callable[[], None], name: str) -> None:
     """Starts a thread, or is interrupted before.
 
@@ -248,6 +268,9 @@ class Jobs:
     def start(self, work: Callable[[], object]) -> None:
         """Does some."""
         work()
+
+    def wait(self, _seconds: float) -> None:
+        """Returns: all of it is done."""
 
     def close(self) -> None:
         """Waits for all of it."""

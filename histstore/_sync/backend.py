@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +18,7 @@ from .._keys import run_of_head
 from .._leasing import Lost
 from .._options import DEFAULTS, Options
 from .._retry import Durability, RetryPolicy
-from .._settings import ConnectionSettings, check_url, connection_settings
+from .._settings import check_url, connection_settings
 from ..errors import (
     BackendError,
     BackendUnavailableError,
@@ -31,6 +32,7 @@ from ..snapshot import ANY, M, RunId, RunInfo, check_name
 from . import _io
 from ._leases import DELETED, Leases
 from ._runner import Runner
+from ._seats import Seats
 from .store import RedisHistoryStore
 
 if TYPE_CHECKING:
@@ -38,7 +40,21 @@ if TYPE_CHECKING:
 
 
 class RedisBackend:
-    """Conversations in one Redis or Valkey server. Safe to share between threads.
+    """Conversations in one Redis or Valkey server. Make one, at module level if you like, and use it everywhere.
+
+    Tasks, threads, event loops that come one after the other or run at once, and forked processes may share it. Each
+    event loop of each process has connections and leases of its own, which are made when it first uses the backend.
+    The connections are closed when the loop ends as `asyncio.run` ends it, or by `aclose`. A loop that is closed by
+    hand (`loop.close()` without `shutdown_asyncgens()`) leaves them to the next loop that uses the backend.
+
+    A forked process never touches the connections of its parent. A lease stays with the process and the loop that
+    entered it: see `Lease`.
+
+    A backend that was made by `from_url` can be pickled, for multiprocessing, Ray or Dask: as its URL and its options.
+    The pickle holds the password of the URL. So can `embedded` with a path, for processes of the same machine.
+
+    Objects inside of a client's settings are used by all threads and processes that use the backend. A credential
+    provider, say, must be safe for that.
 
     Args:
         client: A `redis.Redis` whose settings are copied; it is neither changed nor closed. Its own
@@ -92,15 +108,18 @@ class RedisBackend:
         self.retry = options.retry
         self.durability = options.durability
         pool = client.connection_pool
-        self._settings: ConnectionSettings = connection_settings(
+        settings = connection_settings(
             pool.connection_class,
             # A single URL's pool keeps its limit beside the other settings.
             {**pool.connection_kwargs, **_sentinels(pool), "max_connections": _limit(pool)},
             _io.KINDS,
         )
-        self._runner = Runner(self._settings, self.durability, self.namespace)
-        self._leases = Leases(self._runner, self.namespace, self.retry)
+        self._seats = Seats(settings, self.durability, self.namespace, self.retry)
+        # The function itself: every call asks.
+        self._here = self._seats.here
         self._server: EmbeddedServer | None = None
+        # What `pickle` needs. None: the client cannot be made anew elsewhere.
+        self._source: _Source | None = None
 
     @classmethod
     def from_url(
@@ -146,7 +165,7 @@ class RedisBackend:
             raise ConnectionOptionError(
                 "the URL is not one that redis-py can read: check host, port and query options"
             ) from None
-        return cls(
+        backend = cls(
             _io.Client(connection_pool=pool),
             namespace=namespace,
             run_ttl=run_ttl,
@@ -155,6 +174,8 @@ class RedisBackend:
             durability=durability,
             max_snapshot_bytes=max_snapshot_bytes,
         )
+        backend._source = _Source("from_url", url)
+        return backend
 
     @classmethod
     def embedded(
@@ -172,7 +193,8 @@ class RedisBackend:
 
         Args:
             path: A folder for the data, which then survives kill -9 of this process and of the server.
-                Processes that open the same folder share one server. None: a temporary server.
+                Processes that open the same folder share one server. None: a temporary server, which ends with the
+                last process that has used it. A forked process that first uses it later than that gets a BackendError.
             namespace: Prefix of all keys. Backends with different namespaces do not see each other's runs. Default:
                 "histstore".
             run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which sets no lifetime and
@@ -204,20 +226,34 @@ class RedisBackend:
             max_snapshot_bytes=max_snapshot_bytes,
         )
         backend._server = server
-        backend._runner.prepare = backend._start
+        backend._seats.prepare = backend._start
+        backend._source = _Source("embedded", server.path, platform.node())
         return backend
 
-    def _start(self) -> None:
-        """Starts the embedded server, and points the connections at it."""
+    def _start(self, runner: Runner) -> None:
+        """Starts the embedded server, and points connections at it."""
         server = self._server
         assert server is not None
         _io.run_to_the_end(server.start)
-        if self._settings.kwargs.get("path") == server.socket_path:
-            return
-        self._settings = replace(self._settings, kwargs={**self._settings.kwargs, "path": server.socket_path})
-        self._runner.reconnect(self._settings)
+        path = server.socket_path
+        if self._seats.settings.kwargs.get("path") != path:
+            settings = self._seats.settings
+            self._seats.settings = replace(settings, kwargs={**settings.kwargs, "path": path})
+        if runner._settings.kwargs.get("path") != path:
+            runner.reconnect(self._seats.settings)
+
+    @property
+    def _runner(self) -> Runner:
+        """Sends calls from this process and event loop."""
+        return self._seats.at().runner
+
+    @property
+    def _leases(self) -> Leases:
+        """The leases of this process and event loop."""
+        return self._seats.at().leases
 
     def __enter__(self) -> Self:
+        self._seats.check_open()
         return self
 
     def __exit__(
@@ -233,7 +269,12 @@ class RedisBackend:
         leases that are left are given up, so that the next worker enters at once: their bodies are cancelled, as `lock`
         says, and their saves are refused with LeaseLostError. An embedded server is stopped when its last user closes.
 
-        May be repeated, and called by several tasks at once. Cancelling it ends the wait, and the rest is done at once.
+        It closes the backend for all event loops of this process, and not for other processes, parent or child. Other
+        loops that run close their part themselves meanwhile. A loop that stands still does so when it runs next, and
+        its leases are given up from here. So are those of loops that have ended.
+
+        A closed backend stays closed. May be repeated, and called by several tasks at once. Cancelling it ends the
+        wait, and the rest is done at once.
 
         Args:
             drain: Seconds to wait for those inside at most.
@@ -244,24 +285,27 @@ class RedisBackend:
         if type(drain) not in (int, float) or not 0 <= drain <= 86400 * 365:
             raise SnapshotError("drain is a number of seconds from 0 to a year")
         try:
-            try:
-                if self._runner.owned:
-                    self._give_up_leases(drain)
-            finally:
-                self._runner.aclose()
+            self._seats.close(drain)
         finally:
             if self._server is not None:
                 _io.run_to_the_end(self._server.close)
 
-    def _give_up_leases(self, drain: float) -> None:
-        try:
-            self._leases.drain(drain)
-        finally:
-            self._leases.close()
-
     def close(self, drain: float = 5.0) -> None:
         """The same as `aclose`."""
         self.aclose(drain)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._source is None:
+            raise BackendError(
+                "a backend made from a client cannot be pickled: use RedisBackend.from_url(), or make one in each "
+                "process"
+            )
+        if self._source.where is None:
+            raise BackendError(
+                "a temporary embedded server stays with its processes: give embedded() a path, or use from_url()"
+            )
+        options = {option.name: getattr(self, option.name) for option in fields(Options)}
+        return _made_anew, (type(self), self._source, options)
 
     def __repr__(self) -> str:
         return f"<RedisBackend with namespace {self.namespace!r}>"
@@ -337,11 +381,11 @@ class RedisBackend:
         """
         store = self.store(run_id)
         try:
-            held = self._leases.here(store._where)
+            held = [lease for leases in self._seats.leases() for lease in leases.of_run(store._where)]
             with store._mine(retry):
                 deleted = store._delete(ANY, None, retry, force=True)
             for lease in held:
-                self._leases.lose(lease, Lost(None, DELETED))
+                lease._leases.lose(lease, Lost(None, DELETED))
             self._leases.serve(store._where, retry)
             return deleted
         except HistoryStoreError as error:
@@ -372,6 +416,35 @@ class RedisBackend:
 def _sentinels(pool: Any) -> dict[str, Any]:
     """Returns the option by which a pool asks Sentinels for the primary. redis-py's own dies with the client."""
     return {"connection_pool": pool} if "connection_pool" in pool.connection_kwargs else {}
+
+
+class _Source:
+    """How a backend was made, for `pickle`. Its text shows nothing: the URL may hold a password.
+
+    Args:
+        how: The name of the constructor.
+        where: Its first argument.
+        machine: The one where that means something; empty: any.
+    """
+
+    def __init__(self, how: str, where: str | None, machine: str = "") -> None:
+        self.how = how
+        self.where = where
+        self.machine = machine
+
+    def __repr__(self) -> str:
+        return f"<made by {self.how}>"
+
+
+def _made_anew(cls: type[RedisBackend], source: _Source, options: dict[str, Any]) -> RedisBackend:
+    """Makes a backend of what was pickled."""
+    if source.machine not in ("", platform.node()):
+        raise BackendError(
+            f"this backend was pickled on {source.machine}, where its embedded server has its data: run a server that "
+            "both machines reach, and use from_url()"
+        )
+    made: RedisBackend = getattr(cls, source.how)(source.where, **options)
+    return made
 
 
 def _limit(pool: Any) -> int | None:

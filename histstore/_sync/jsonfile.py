@@ -67,6 +67,9 @@ class JsonFileHistoryStore(Generic[M]):
         except OSError:  # the working folder was removed: load and save say so
             self._key = ("file", "", os.fspath(self._path))
         self._lock = _io.Lock()
+        self._pid = os.getpid()
+        # Of processes that were forked meanwhile: a thread that is gone there may hold the lock that they inherit.
+        self._locks: dict[int, _io.Lock] = {}
         self._revision: Revision | None = None
 
     @property
@@ -160,6 +163,9 @@ class JsonFileHistoryStore(Generic[M]):
         return f"<JsonFileHistoryStore at {quoted(str(self._path))}, {brief(self._revision)}>"
 
     def _mine(self) -> _io.Held:
+        pid = os.getpid()
+        if pid != self._pid:
+            self._lock, self._pid = self._locks.setdefault(pid, _io.Lock()), pid
         return _io.Held(self._lock, 1e9, BackendUnavailableError, "")
 
     def _see(self, data: bytes) -> Revision:

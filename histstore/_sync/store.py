@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast, overload
 
 from .. import _chain, _codec, _protocol
 from .._chain import Base, BrokenChainError, Entry, Head
@@ -85,6 +85,7 @@ class _Pending:
         pinned: Whether an append's messages are pinned.
         seen: Whether the store has seen what the write went onto.
         before: The store's revision when it was sent.
+        pid: The process that sent it.
     """
 
     call: Call
@@ -94,13 +95,16 @@ class _Pending:
     pinned: bool
     seen: bool
     before: Revision | None
+    pid: int
 
 
 class RedisHistoryStore(Generic[M]):
     """One run's conversation in Redis, for one writer. Made by `RedisBackend.store(run_id)`.
 
     Making one costs no I/O. It remembers what it last loaded or saved, so that a turn sends only the turn
-    and an unchanged load receives next to nothing. Threads may share a store: its calls take turns.
+    and an unchanged load receives next to nothing. Threads may share a store: its calls take turns. So may event loops,
+    one after the other or at once. A forked process goes on from what the store had seen, and leaves to its parent what
+    that had open: `unsettled` names it, and `resolve(attempt)` settles it if the parent is gone.
 
     Every method may raise BackendUnavailableError (nothing was written) and, if it writes,
     OutcomeUnknownError. A call that is cancelled leaves a write that it had sent in `unsettled`; the next
@@ -111,6 +115,9 @@ class RedisHistoryStore(Generic[M]):
         self._backend = backend
         self._where = Where(backend.namespace, run_id, run_keys(backend.namespace, run_id))
         self._lock = _io.Lock()
+        self._pid = os.getpid()
+        # Of processes that were forked meanwhile: a thread that is gone there may hold the lock that they inherit.
+        self._locks: dict[int, _io.Lock] = {}
         self._head: Head | None = None
         self._base: Base | None = None
         self._given: tuple[Base, ConversationSnapshot[Any]] | None = None
@@ -133,12 +140,20 @@ class RedisHistoryStore(Generic[M]):
         """The write that was sent and whose answer has not come; None when there is none."""
         return self._pending.call.attempt if self._pending is not None else None
 
+    def __reduce__(self) -> NoReturn:
+        raise BackendError(
+            "a store cannot be pickled, because it remembers what this process has seen and sent: pickle the backend "
+            "and the run id, and call backend.store(run_id) there"
+        )
+
     def __repr__(self) -> str:
         return f"<RedisHistoryStore of run {quoted(self.run_id)} at {brief(self.revision)}>"
 
     def _mine(self, retry: RetryPolicy | None) -> _io.Held:
         """Returns the lock that lets the calls take turns. Whoever may not use the backend must not wait for it."""
-        self._backend._runner.check_owner()
+        pid = self._backend._here().pid
+        if pid != self._pid:
+            self._lock, self._pid = self._locks.setdefault(pid, _io.Lock()), pid
         text = "another call of this store was under way until the deadline; nothing was written"
         return _io.Held(self._lock, self._policy(retry).deadline, BackendUnavailableError, text)
 
@@ -252,17 +267,17 @@ class RedisHistoryStore(Generic[M]):
 
     def _run(self, call: Call, retry: RetryPolicy | None, delivery: Delivery | None = None) -> tuple[Any, int | None]:
         try:
-            return self._backend._runner.run(call, self._policy(retry), delivery)
+            return self._backend._here().runner.run(call, self._policy(retry), delivery)
         except BrokenChainError as error:
             raise self._corrupt(error) from error
 
     def _read(self, call: Call, retry: RetryPolicy | None) -> Loaded:
-        reply, _ = self._backend._runner.run(call, self._policy(retry))
+        reply, _ = self._backend._here().runner.run(call, self._policy(retry))
         return _protocol.read_loaded(reply)
 
     def _ask(self, budget: Budget, call: Call) -> Loaded:
         """Sends one of the reads of a call whose time is bounded as a whole."""
-        reply, _ = self._backend._runner.run(call, budget.policy, None, budget.left())
+        reply, _ = self._backend._here().runner.run(call, budget.policy, None, budget.left())
         return _protocol.read_loaded(reply)
 
     def _read_raw_head(self, retry: RetryPolicy | None) -> RawHead | None:
@@ -370,6 +385,7 @@ class RedisHistoryStore(Generic[M]):
             ConflictError: The run is not at the expected revision. Nothing was written.
             LockedError: Another worker holds the run's lease. Nothing was written.
             LeaseLostError: The lease that the save carries is not held any more. Nothing was written.
+            LockError: The lease was entered in another process or event loop. Nothing was written.
             SnapshotError: The snapshot cannot be saved.
             NotReplicatedError: Saved, but `Durability` was not reached.
             RevisionGoneError: An answer was lost, and the run's memory has since gone with it: whether this
@@ -744,7 +760,7 @@ class RedisHistoryStore(Generic[M]):
             SnapshotError: What was given is no lease of this run.
         """
         if given is None:
-            lease = self._backend._leases.of(self._where)
+            lease = self._backend._here().leases.of(self._where)
         elif not isinstance(given, Lease):
             raise SnapshotError(f"lease= is what `store.lock()` gives when it is entered, not a {type(given).__name__}")
         elif given._where.key != self._where.key:
@@ -753,6 +769,8 @@ class RedisHistoryStore(Generic[M]):
             lease = given
         if lease is not None:
             lease._refuse_if_over()
+            if lease is given and lease._leases is not self._backend._here().leases:
+                lease._refuse_elsewhere()
         return lease
 
     def _commit(
@@ -775,7 +793,7 @@ class RedisHistoryStore(Generic[M]):
         expected = parent.revision if parent is not None else None
         keep = backend.keep_revisions if keep is None else keep
         call = _protocol.save(where, plan, expected, carried, backend.ttl_ms, keep, time.time())
-        pending = self._pending = _Pending(call, plan, base, snapshot, pinned, seen, self.revision)
+        pending = self._pending = _Pending(call, plan, base, snapshot, pinned, seen, self.revision, self._pid)
         reply, acked = self._deliver(call, retry)
         try:
             revision = _heard(lease, _protocol.read_save, where, plan, expected, carried, reply)
@@ -812,9 +830,9 @@ class RedisHistoryStore(Generic[M]):
 
     def _deliver(self, call: Call, retry: RetryPolicy | None) -> tuple[Any, int | None]:
         """Sends a write. It stays in `_pending` until its outcome is recorded, or if that is open."""
-        delivery = Delivery()
+        delivery, pending = Delivery(), self._pending
         try:
-            return self._backend._runner.run(call, self._policy(retry), delivery)
+            return self._backend._here().runner.run(call, self._policy(retry), delivery)
         except OutcomeUnknownError:
             raise
         except (BackendError, BrokenChainError) as error:
@@ -824,7 +842,8 @@ class RedisHistoryStore(Generic[M]):
             raise
         except BaseException:
             # A cancellation, or what a signal's handler raises: whatever it is, it says nothing of what was sent.
-            if not delivery.sent:
+            # Where a loop has ended, this comes late, when its tasks are thrown away: another write may be pending.
+            if not delivery.sent and self._pending is pending:
                 self._pending = None
             raise
 
@@ -899,7 +918,8 @@ class RedisHistoryStore(Generic[M]):
 
         Raises:
             LockTimeoutError: Others held it until `acquire_timeout`.
-            LockError: It is already held here: by this task, or by one that started this task inside.
+            LockError: It is already held here: by this task, or by one that started this task inside. Or this task's
+                context holds a lease of the run that was entered in another event loop, or before a fork.
             LeaseLostError: At the exit: it was lost meanwhile.
             BackendUnavailableError: The server could not be used.
             BackendError: The backend is closing, or closed.
@@ -915,8 +935,7 @@ class RedisHistoryStore(Generic[M]):
                 type(acquire_timeout) not in (int, float) or not 0 <= acquire_timeout <= 86400 * 365
             ):
                 raise SnapshotError("acquire_timeout is a number of seconds from 0 to a year, or None")
-            self._backend._runner.check_owner()
-            return LeaseScope(self._backend._leases, self._where, ttl, acquire_timeout, renew, cancel, retry)
+            return LeaseScope(self._backend, self._where, ttl, acquire_timeout, renew, cancel, retry)
         except HistoryStoreError as error:
             name_run(error, self.run_id)
             raise
@@ -995,6 +1014,7 @@ class RedisHistoryStore(Generic[M]):
                     f"the attempt is that of run {quoted(attempt.run_id)}: resolve it with that run's store"
                 )
             with self._mine(retry):
+                self._disown()
                 if self._pending is not None and attempt in (None, self.unsettled):
                     return self._settle(retry, durably=True)
                 if attempt is None:
@@ -1010,6 +1030,7 @@ class RedisHistoryStore(Generic[M]):
 
     def _settle(self, retry: RetryPolicy | None, *, durably: bool = False) -> Revision | None:
         """Settles what is open. What comes next waits for the copies itself, unless `durably`."""
+        self._disown()
         pending = self._pending
         if pending is None:
             return None
@@ -1028,6 +1049,11 @@ class RedisHistoryStore(Generic[M]):
         if durably and revision is not None:
             self._check_copies(revision, acked)
         return revision
+
+    def _disown(self) -> None:
+        """Leaves to the parent what it had open when this process was forked: its call may still be under way."""
+        if self._pending is not None and self._pending.pid != self._pid:
+            self._pending = None
 
     # ---------------------------------------------------------------------------- parts and history
 
@@ -1272,7 +1298,7 @@ class RedisHistoryStore(Generic[M]):
             call = _protocol.delete(self._where, attempt, there.etag, _carried(lease), force)
             if absent:
                 call.write = None  # nothing whose outcome matters: it may be repeated as it is
-            self._pending = _Pending(call, None, None, None, False, True, self.revision)
+            self._pending = _Pending(call, None, None, None, False, True, self.revision, self._pid)
             reply, _ = self._deliver(call, retry)
             try:
                 deleted = _heard(lease, _protocol.read_delete, self._where, attempt, _carried(lease), reply)

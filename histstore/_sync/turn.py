@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
 
 from .._retry import RetryPolicy
 from ..errors import (
     BackendUnavailableError,
     ConflictError,
     HistoryStoreError,
+    LockError,
     NotReplicatedError,
     SnapshotError,
     name_run,
@@ -153,7 +154,7 @@ class Turn(Generic[M]):
         """
         try:
             self.lease._refuse_if_over()
-            self._store._backend._runner.check_owner()
+            self._refuse_elsewhere()
             changes = self._at[2]
             deadline = self._store._policy(self._retry).deadline
             text = "another save of this turn was under way until the deadline; this one wrote nothing, repeat it"
@@ -181,6 +182,10 @@ class Turn(Generic[M]):
             raise
         self._moved(snapshot, revision)
         return revision
+
+    def _refuse_elsewhere(self) -> None:
+        if self.lease._leases is not self._store._backend._here().leases:
+            self.lease._refuse_elsewhere()
 
     def _pends(self) -> bool:
         """Whether there is something to save."""
@@ -228,6 +233,11 @@ class Turn(Generic[M]):
         self._at = revision, snapshot, self._at[2] + 1
         self._sending = None
 
+    def __reduce__(self) -> NoReturn:
+        raise LockError(
+            "a turn cannot be pickled: it belongs to the process that takes it; pickle turn.snapshot instead"
+        )
+
     def __repr__(self) -> str:
         return f"<Turn of run {quoted(self._store.run_id)} at {brief(self.revision)}>"
 
@@ -270,13 +280,16 @@ class TurnScope(Generic[M]):
         """Takes note of what a `with` statement holds, before it enters."""
         self._scope.ends_with(end)
 
+    def __reduce__(self) -> NoReturn:
+        raise LockError("a turn() cannot be pickled: call turn() where the work is done")
+
     @_tasks.Exit
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         turn = self._turn
         assert turn is not None
-        if error is None:
+        if error is None and (turn.lease._is_here or turn._pends()):
             # From here on a loss is told by the save itself; to cancel it would leave its outcome open.
             self._scope.leave()
             try:

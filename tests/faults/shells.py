@@ -19,6 +19,9 @@ from ..support.history import tokens_of
 FAST = RetryPolicy(attempts=6, deadline=20.0, base=0.002, cap=0.02)
 """Tries as often as by default, with pauses for tests."""
 
+PERSISTENT = RetryPolicy(attempts=500, deadline=60, base=0.001, cap=0.02)
+"""Tries for as long as rivals are faster."""
+
 GUARD = 30.0
 """Seconds after which a test that hangs fails. Nothing is expected to take a tenth of it."""
 

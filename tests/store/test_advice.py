@@ -872,18 +872,19 @@ async def a_read_only_file_system(world: World) -> None:
     await world.file().save(ConversationSnapshot(["a"]), expected=ANY)
 
 
-@follows("make one in each")
-async def another_event_loop(world: World) -> None:
+@follows("start this work outside of that lock")
+async def a_lease_of_another_event_loop(world: World) -> None:
     async with histstore.RedisBackend.from_url(world.url, namespace=world.namespace) as backend:
-        await backend.store("run").append("a", expected=ANY)
 
-        async def elsewhere() -> None:
-            with world.tells("make one in each"):
-                await backend.store("run").load()
-            async with histstore.RedisBackend.from_url(world.url, namespace=world.namespace) as own:
-                assert (await own.store("run").load()) is not None
+        async def work() -> None:
+            async with backend.store("run").turn() as turn:
+                turn.append("a")
 
-        await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
+        async with backend.store("run").lock():
+            with world.tells("start this work outside of that lock"):
+                await asyncio.to_thread(lambda: asyncio.run(work()))
+        await asyncio.to_thread(lambda: asyncio.run(work()))
+        assert (await backend.store("run").load()).messages == ("a",)  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------------------- one test a case, and completeness
@@ -907,7 +908,22 @@ ELSEWHERE = {
         "tests/faults/test_opening.py::test_a_mistake_is_told_at_once_with_its_phase_and_what_to_change"
     ),
     "name a folder of your own": "tests/unit/test_embedded.py::test_folder_of_another_user_is_refused",
-}
+    "give embedded() a path, or let this process use it while that one lives": (
+        "tests/faults/test_forks.py::test_a_child_shares_the_embedded_server"
+    ),
+    "call this in a coroutine": "tests/faults/test_loops.py::test_without_a_running_loop_there_is_an_error_of_ours",
+    "call it where it is entered": "tests/faults/test_loops.py::test_a_scope_is_entered_where_it_was_made",
+    "run a server that both machines reach, and use from_url()": (
+        "tests/store/test_pickling.py::test_an_embedded_server_with_a_folder_travels_on_its_machine"
+    ),
+} | dict.fromkeys(
+    (
+        "pickle turn.snapshot instead", "call turn() where the work is done", "call lock() where the work is done",
+        "lock() the run where the work is done", "and the run id, and call backend.store(run_id) there",
+        "use RedisBackend.from_url(), or make one in each process", "give embedded() a path, or use from_url()",
+    ),
+    "tests/store/test_pickling.py::test_what_cannot_travel_says_what_to_do",
+)  # fmt: skip
 """Advice whose fault takes another user, a full disk or a bare machine: which test makes it and follows the advice."""
 
 UNTESTED = {

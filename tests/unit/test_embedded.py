@@ -9,6 +9,8 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -409,6 +411,33 @@ def test_closing_in_a_forked_child_is_harmless() -> None:
         time.sleep(0.3)  # more than a keeper needs to see that nobody is left
         assert call(server.socket_path, "PING")
         assert Path(server.socket_path).parent.exists()
+
+
+def test_threads_that_start_one_server_at_once_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They own it once, and one close gives it back."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    server, start, paths = EmbeddedServer(), threading.Barrier(8), []
+
+    def one() -> None:
+        start.wait(20)
+        server.start()
+        paths.append(server.socket_path)
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    finally:
+        sys.setswitchinterval(before)
+    assert len(paths) == 8
+    assert len(set(paths)) == 1
+    assert len(list(tmp_path.iterdir())) == 1, "one folder, of one server"
+    server.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_forked_child_that_starts_is_an_owner(owner: Callable[[None], Owner]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -74,3 +76,87 @@ async def test_what_fails_inside_comes_out_and_leaves_it_free() -> None:
         async with held(lock):
             raise ZeroDivisionError
     assert lock.take()
+
+
+# ------------------------------------------------------------------------------- several event loops
+
+
+def in_a_loop_that_ends_inside(lock: Lock, waiting: int = 0) -> Held:
+    """Leaves the lock taken, and tasks that wait for it, in an event loop that is closed."""
+    loop = asyncio.new_event_loop()
+
+    async def main() -> Held:
+        mine = held(lock)
+        await mine.__aenter__()
+        tasks = [loop.create_task(lock.acquire(held(lock))) for _ in range(waiting)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        return mine
+
+    mine = loop.run_until_complete(main())
+    loop.close()
+    return mine
+
+
+@pytest.mark.parametrize("waiting", [0, 3])
+def test_what_a_loop_that_has_ended_holds_goes_to_whoever_asks(waiting: int) -> None:
+    """Its task never goes on. Those who waited in its loop do not either."""
+    lock = Lock()
+    dead = in_a_loop_that_ends_inside(lock, waiting)
+
+    async def heir() -> None:
+        async with held(lock, 5.0):
+            # The task is thrown away only now, and runs to the end of its `async with`.
+            lock.release(dead)
+            assert not lock.take(), "it is the heir's"
+        assert lock.take()
+        lock.release()
+
+    asyncio.run(heir())
+
+
+def test_of_many_heirs_one_has_it() -> None:
+    """Threads whose loops find the dead one's lock at the same moment."""
+    for _ in range(20):
+        lock = Lock()
+        in_a_loop_that_ends_inside(lock)
+        inside = 0
+        start = threading.Barrier(4)
+
+        async def heir(lock: Lock = lock, start: threading.Barrier = start) -> None:
+            nonlocal inside
+            start.wait(20)
+            async with held(lock):
+                inside += 1
+                assert inside == 1
+                await asyncio.sleep(0.001)
+                inside -= 1
+
+        with ThreadPoolExecutor(4) as pool:
+            for outcome in [pool.submit(asyncio.run, heir()) for _ in range(4)]:
+                outcome.result(60)
+
+
+def test_loops_that_run_at_once_take_turns() -> None:
+    """Of the tasks of several threads' loops one at a time has it."""
+    lock, inside, done = Lock(), 0, 0
+
+    async def one() -> None:
+        nonlocal inside, done
+        for _ in range(5):
+            async with held(lock):
+                inside += 1
+                assert inside == 1
+                await asyncio.sleep(0)
+                inside -= 1
+                done += 1
+
+    async def several() -> None:
+        await asyncio.gather(*[one() for _ in range(3)])
+
+    with ThreadPoolExecutor(4) as pool:
+        for outcome in [pool.submit(asyncio.run, several()) for _ in range(4)]:
+            outcome.result(60)
+    assert done == 60
+    asyncio.run(one())
