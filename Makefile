@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test storm duplicates bench costs lint format types sync check-sync layers model wheel-test ci clean
+.PHONY: help venv demo test storm duplicates loops bench costs lint format types sync check-sync layers model wheel-test ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ storm: $(STAMP) ## all faults at once for two minutes, each call checked (ARGS="
 
 duplicates: $(STAMP) ## each request of a script delivered up to three times, for two minutes (ARGS as for storm)
 	@$(BIN)/python -m tests.faults.duplicates $(ARGS)
+
+loops: $(STAMP) ## one backend in many event loops, threads, forks and a pool for a minute (ARGS as for storm)
+	@$(BIN)/python -m tests.faults.loops $(ARGS)
 
 bench: $(STAMP) ## measure it beside raw redis-py and the peers, which it installs (ARGS="--quick")
 	@$(BIN)/python -m tests.bench $(ARGS)
