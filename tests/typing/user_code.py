@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Literal, TypedDict, assert_type
 
@@ -20,6 +21,7 @@ import histstore
 import histstore.sync
 from histstore import (
     ANY,
+    KEEP,
     SEEN,
     AssistantMessage,
     Attempt,
@@ -33,6 +35,7 @@ from histstore import (
     InMemoryHistoryStore,
     JsonFileHistoryStore,
     JSONValue,
+    Keep,
     Lease,
     LeaseInfo,
     LeaseLostError,
@@ -185,6 +188,30 @@ async def turn(backend: RedisBackend) -> None:
     assert_type(store.unsettled, Attempt | None)
     assert_type(store.revision, Revision | None)
     assert_type(store.run_id, RunId)
+
+
+async def hand_on(
+    store: RedisHistoryStore[ChatMessage],
+    expected: Revision | Expect | None = SEEN,
+    meta: Mapping[str, JSONValue] | Keep = KEEP,
+    retry: RetryPolicy | None = None,
+    lease: Lease | None = None,
+) -> Revision:
+    """Each option has a public type, so that a function can hand it on."""
+    async with turn_of(store, expected) as turn:
+        turn.append(user("hi"), meta=meta)
+    await store.delete(expected=expected, lease=lease, retry=retry)
+    return await store.append(user("hi"), expected=expected, meta=meta, lease=lease, retry=retry)
+
+
+def turn_of(
+    store: RedisHistoryStore[ChatMessage], expected: Revision | Expect | None
+) -> AbstractAsyncContextManager[Turn[ChatMessage]]:
+    return store.turn(expected=expected, cancel=False)
+
+
+def lock_of(store: RedisHistoryStore[ChatMessage]) -> AbstractAsyncContextManager[Lease]:
+    return store.lock(cancel=False)
 
 
 async def updates(store: RedisHistoryStore[ChatMessage]) -> None:
