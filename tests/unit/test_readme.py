@@ -141,7 +141,8 @@ def test_the_code_type_checks(tmp_path: Path, write: object) -> None:
     assert callable(write)
     source = write()
     # Examples show an expression, and give a result a name, to say what it is.
-    shown = "reportUnusedExpression=false, reportUnusedVariable=false, reportUnusedImport=false"
+    unused = ("Expression", "Variable", "Import", "Function")
+    shown = ", ".join(f"reportUnused{kind}=false" for kind in unused)
     path = tmp_path / "readme_code.py"
     path.write_text(f"# pyright: strict, {shown}\n{source}", encoding="utf-8")
     tools = Path(sys.executable).parent
