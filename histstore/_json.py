@@ -243,7 +243,7 @@ def _value_from_json(data: Any, escape: str) -> Any:
                     return base64.b64decode(item, validate=True)
                 except (binascii.Error, ValueError):
                     pass  # Somebody's own object: it stays what it is.
-            elif key.startswith("$$") and _escaped(key[1:], escape):
+            elif isinstance(key, str) and key.startswith("$$") and _escaped(key[1:], escape):
                 return {key[1:]: _value_from_json(item, escape)}
         return {key: _value_from_json(item, escape) for key, item in data.items()}
     if isinstance(data, list):
@@ -264,6 +264,8 @@ def _tagged(data: Any, path: str) -> tuple[str, Any]:
     if not isinstance(data, dict) or len(data) != 1:
         raise SnapshotError(f'{path} is not an object with one key, its tag: write {{"Tag": {{...}}}}')
     ((tag, body),) = data.items()
+    if not isinstance(tag, str):
+        raise SnapshotError(f"{path} has a key of type {type(tag).__name__}: make the keys plain str")
     return tag, body
 
 

@@ -90,13 +90,29 @@ def _plain(value: Any, depth: int) -> Any:
     kind = type(value)
     if kind in _AS_THEY_ARE:
         return value
+    try:
+        return _converted(value, kind, depth)
+    except _RefusedError:
+        raise
+    except RecursionError as error:
+        raise _RefusedError(_TOO_DEEP) from error
+    except Exception as error:  # a value's own methods may raise anything: a proxy, a field that was never set
+        raise _RefusedError(
+            f"is a {type_name(kind)} that cannot be read ({type(error).__name__}): mend it, or pick its parts yourself"
+        ) from error
+
+
+_TOO_DEEP: Final = f"nests more than {MAX_DEPTH} levels, or contains itself: flatten it"
+
+
+def _converted(value: Any, kind: type, depth: int) -> Any:
     if isinstance(value, Enum):
         return _plain(value.value, depth)
     leaf = _leaf(value)
     if leaf is not None:
         return leaf
     if depth == 0:
-        raise _RefusedError(f"nests more than {MAX_DEPTH} levels, or contains itself: flatten it")
+        raise _RefusedError(_TOO_DEEP)
     if isinstance(value, Formed):
         return write(value)
     if hasattr(kind, "__pydantic_serializer__"):
@@ -193,7 +209,10 @@ def _key(key: Any) -> str:
         if isinstance(found, str):
             return found
         if isinstance(found, int) or (isinstance(found, float) and isfinite(found)):
-            return repr(found)
+            try:
+                return repr(found)
+            except ValueError as error:
+                raise _RefusedError("has a key with more digits than Python writes as text: make it a str") from error
     raise _RefusedError(f"has a key of type {type_name(type(key))}, which JSON has no text for: make it a str")
 
 
@@ -231,10 +250,10 @@ def _dumped(value: Any) -> Any:
         python = dump(mode="python", **options)
         return python if _loses(python) else dump(mode="json", **options)
     except RecursionError as error:
-        raise _RefusedError(f"nests more than {MAX_DEPTH} levels, or contains itself: flatten it") from error
+        raise _RefusedError(_TOO_DEEP) from error
     except Exception as error:  # a model's own serializers may raise anything
-        if "ircular" in str(error):
-            raise _RefusedError(f"nests more than {MAX_DEPTH} levels, or contains itself: flatten it") from error
+        if "ircular" in str(error) or "depth exceeded" in str(error):
+            raise _RefusedError(_TOO_DEEP) from error
         raise _RefusedError(
             f"is a {type_name(type(value))} whose model_dump() fails ({type(error).__name__}): mend the model's fields "
             "or serializers"

@@ -284,8 +284,12 @@ class UnsupportedVersionError(HistoryStoreError):
     def __init__(self, found: Any, supported: int, *, run_id: str | None = None) -> None:
         self.found = found
         self.supported = supported
+        try:
+            shown = str(found)
+        except ValueError:  # Python writes no number of thousands of digits
+            shown = hex(found)
         super().__init__(
-            f"unsupported snapshot version {one_line(str(found), 80)} (this library reads version {supported}): "
+            f"unsupported snapshot version {one_line(shown, 80)} (this library reads version {supported}): "
             "upgrade histstore",
             run_id=run_id,
         )

@@ -252,7 +252,8 @@ def _converts(value: Any) -> bool:
     """Tells whether `jsonable` makes a JSON value of it, as far as can be seen from its type."""
     kind = type(value)
     known = (JsonObject, str, int, float, complex, bytes, bytearray, memoryview, Mapping, Sequence, Set)
-    if isinstance(value, known) or is_dataclass(kind) or hasattr(kind, "__pydantic_serializer__"):
+    # By the type: a proxy's `__class__` may raise anything.
+    if issubclass(kind, known) or is_dataclass(kind) or hasattr(kind, "__pydantic_serializer__"):
         return True
     return any(base.__module__.partition(".")[0] in _CONVERTIBLE for base in kind.__mro__)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime
 from functools import partial
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, TypeAlias, cast, overload
 from urllib.parse import quote, unquote
 
@@ -844,8 +845,12 @@ class _Fields:
             return value
         try:
             return convert(value)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise SnapshotError(f"{self._path}.{name}: {error}") from None
+
+    def count(self, name: str, *or_none: type) -> Any:
+        """Reads a whole number from 0, of no more digits than `Attempt.parse` takes."""
+        return self.read(name, int, *or_none, convert=_count)
 
     def meta(self) -> Mapping[str, JSONValue]:
         return cast("Mapping[str, JSONValue]", self.read("meta", dict, convert=self._meta))
@@ -859,6 +864,27 @@ def _moment(text: str) -> datetime:
     found = datetime.fromisoformat(text)
     if found.tzinfo is None:
         raise ValueError("the time has no time zone")
+    found.astimezone(UTC)  # an OverflowError at the ends of the calendar, which str(attempt) would raise
+    return found
+
+
+def _count(number: int) -> int:
+    if not 0 <= number < 10**19:
+        raise ValueError("give a whole number from 0, of at most 19 digits")
+    return number
+
+
+def _seconds(number: float) -> float:
+    found = float(number)
+    if not isfinite(found):
+        raise ValueError(f"{found} is no number of seconds")
+    return found
+
+
+def _ticket(text: str) -> bytes:
+    found = bytes.fromhex(text)
+    if len(found) != 16:
+        raise ValueError("give 32 hex digits")
     return found
 
 
@@ -877,10 +903,10 @@ def _lease_to_json(lease: LeaseInfo) -> dict[str, Any]:
 def _lease_from_json(data: Any, path: str) -> LeaseInfo:
     fields = _Fields(data, path)
     return LeaseInfo(
-        fields.read("holder", str),
-        fields.read("fence", int),
+        fields.read("holder", str, convert=lambda text: check_name(text, "holder")),
+        fields.count("fence"),
         fields.read("since", str, convert=_moment),
-        float(fields.read("expires_in", float, int)),
+        fields.read("expires_in", float, int, convert=_seconds),
     )
 
 
@@ -903,8 +929,8 @@ def _info_from_json(data: Any, path: str) -> RunInfo:
     return RunInfo(
         fields.read("run_id", str, RunId, convert=RunId),
         fields.read("revision", str, _NULL, convert=Revision.parse),
-        fields.read("length", int),
-        fields.read("size", int),
+        fields.count("length"),
+        fields.count("size"),
         fields.meta(),
         fields.read("created_at", str, _NULL, convert=_moment),
         fields.read("saved_at", str, _NULL, convert=_moment),
@@ -970,8 +996,8 @@ def _page_from_json(data: Any, path: str) -> Page[Any]:
     return Page(
         tuple(messages),
         pinned,
-        fields.read("start", int),
-        fields.read("length", int),
+        fields.count("start"),
+        fields.count("length"),
         fields.meta(),
         fields.read("revision", str, convert=Revision.parse),
     )
@@ -996,17 +1022,17 @@ def _attempt_from_json(data: Any, path: str) -> Attempt:
     if kind not in ("save", "delete"):
         raise SnapshotError(f'{path}.kind is "save" or "delete"')
     revision = fields.read("revision", str, _NULL, convert=Revision.parse)
-    fence, length, size = (fields.read(name, int, _NULL) for name in ("fence", "length", "size"))
+    fence, length, size = (fields.count(name, _NULL) for name in ("fence", "length", "size"))
     if revision is not None:
         # What resolve() returns says them too.
         revision = Revision(revision.version, revision.etag, None, fence, length, size)
     return Attempt(
         kind,
-        fields.read("namespace", str),
+        fields.read("namespace", str, convert=lambda text: check_name(text, "namespace")),
         fields.read("run_id", str, RunId, convert=RunId),
         fields.read("parent", str, _NULL, convert=Revision.parse),
         revision,
-        fields.read("ticket", str, convert=bytes.fromhex),
+        fields.read("ticket", str, convert=_ticket),
         fields.read("made_at", str, _NULL, convert=_moment),
     )
 

@@ -45,6 +45,7 @@ from histstore import (
     ToolResultContent,
     ToolResultImage,
     ToolResultText,
+    UnsupportedVersionError,
     UrlSource,
     UserMessage,
 )
@@ -203,6 +204,26 @@ def test_the_ailoop_form_of_a_renamed_field_is_read() -> None:
         (Attempt, ATTEMPT.to_dict() | {"kind": "load"}, r'^Attempt\.kind is "save" or "delete"'),
         (Attempt, ATTEMPT.to_dict() | {"ticket": "xx"}, r"^Attempt\.ticket: "),
         (ConversationSnapshot, {"version": 1}, "messages is missing"),
+        # What Python holds and JSON does not.
+        (UserMessage, {1: 2}, r"^UserMessage has a key of type int: make the keys plain str"),
+        (UserMessage, {"User": {"blocks": [{None: 2}]}}, r"^UserMessage\.User\.blocks\[0\] has a key of type NoneType"),
+        (Text, {1: 2}, r"^Text has a key of type int"),
+        (UserMessage, {"Json": {1: 2}}, r"^UserMessage\.Json has a key of type int"),
+        (ToolCall, {"ToolCall": {"id": "1", "name": "f", "args": {1: 2}}}, r"ToolCall\.args has a key of type int"),
+        (Page, PAGE.to_dict() | {"messages": [{"Json": {1: 2}}], "pinned": [True]}, r"^Page\.messages\[0\]\.Json has a"),
+        (ConversationSnapshot, {"version": 1, "messages": [], "pinned": [], "meta": {1: 2}}, "^meta has a key of type"),
+        (RunInfo, INFO.to_dict() | {"length": -1}, r"^RunInfo\.length: give a whole number from 0"),
+        (RunInfo, INFO.to_dict() | {"size": 10**5000}, r"^RunInfo\.size: give a whole number"),
+        (RunInfo, INFO.to_dict() | {"saved_at": "0001-01-01T00:00:00+14:00"}, r"^RunInfo\.saved_at: date value out of"),
+        (RunInfo, INFO.to_dict() | {"lease": LEASE.to_dict() | {"expires_in": 10**5000}}, r"^RunInfo\.lease\.expires_in: int too"),
+        (RunInfo, INFO.to_dict() | {"lease": LEASE.to_dict() | {"expires_in": float("nan")}}, r"\.lease\.expires_in: nan is no"),
+        (RunInfo, INFO.to_dict() | {"lease": LEASE.to_dict() | {"holder": "\ud83d"}}, r"^RunInfo\.lease\.holder: .* lone surrogate"),
+        (Page, PAGE.to_dict() | {"start": -1}, r"^Page\.start: give a whole number"),
+        (Attempt, ATTEMPT.to_dict() | {"ticket": "00"}, r"^Attempt\.ticket: give 32 hex digits"),
+        (Attempt, ATTEMPT.to_dict() | {"namespace": ""}, r"^Attempt\.namespace: a namespace is not empty"),
+        (Attempt, ATTEMPT.to_dict() | {"namespace": "\ud83d"}, r"^Attempt\.namespace: .* lone surrogate"),
+        (Attempt, ATTEMPT.to_dict() | {"fence": 10**19}, r"^Attempt\.fence: give a whole number"),
+        (Attempt, ATTEMPT.to_dict() | {"made_at": "9999-12-31T23:59:59-14:00"}, r"^Attempt\.made_at: date value out of"),
     ],
 )  # fmt: skip
 def test_from_dict_names_the_path(read: Any, data: Any, text: str) -> None:
@@ -213,6 +234,12 @@ def test_from_dict_names_the_path(read: Any, data: Any, text: str) -> None:
     assert len(str(caught.value)) < 300
     with pytest.raises(pydantic.ValidationError, match="value_error"):
         pydantic.TypeAdapter(read).validate_python(data)
+
+
+def test_a_version_of_any_length_is_named() -> None:
+    """Python writes no decimal number of more than 4,300 digits."""
+    with pytest.raises(UnsupportedVersionError, match="unsupported snapshot version 0x.*upgrade histstore"):
+        ConversationSnapshot.from_dict({"version": 10**5000})
 
 
 def test_data_that_nests_without_end_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
+import collections.abc
 import dataclasses
 import datetime as dt
 import decimal
@@ -456,6 +457,37 @@ class Broken(pydantic.BaseModel):
         raise RuntimeError("its content")
 
 
+class Itself(pydantic.BaseModel):
+    def model_dump(self, **_options: Any) -> Any:
+        return self
+
+
+@dataclasses.dataclass
+class Unset:
+    x: int = dataclasses.field(init=False)
+
+
+class Closed(collections.abc.Mapping[str, int]):
+    """A view of something that is not there any more."""
+
+    def __getitem__(self, key: str) -> int:
+        raise RuntimeError("its content")
+
+    def __iter__(self) -> collections.abc.Iterator[str]:
+        return iter("a")
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Unbound:
+    """A proxy outside of its context, as web frameworks have them."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("its content")
+
+
 class Tree(pydantic.BaseModel):
     child: Tree | None = None
 
@@ -497,6 +529,12 @@ def loop(kind: Any) -> Any:
         ({math.nan: 1}, "has a key of type float"),
         ({1: "a", "1": "b"}, "has two keys that become '1': rename one"),
         ([Broken()], r"^value\[0\] is a .*Broken whose model_dump\(\) fails"),
+        ([Unset()], r"^value\[0\] is a .*Unset that cannot be read \(AttributeError\): mend it, or pick its parts"),
+        ([Closed()], r"^value\[0\] is a .*Closed that cannot be read \(RuntimeError\)"),
+        ([Unbound()], r"^value\[0\] is a .*Unbound that cannot be read \(RuntimeError\)"),
+        ([fractions.Fraction(10**5000, 3)], r"^value\[0\] is a fractions.Fraction that cannot be read"),
+        ([{10**5000: 1}], r"^value\[0\] has a key with more digits than Python writes as text: make it a str"),
+        (Itself(), "contains itself"),
         (loop(list), "contains itself"),
         (loop(dict), "contains itself"),
         (loop(Tree), "contains itself"),
@@ -515,7 +553,7 @@ def test_what_has_no_json_form_is_refused_with_its_path(value: Any, text: str) -
 
 def test_nesting_is_bounded() -> None:
     """As deep as a snapshot takes, and no deeper; whatever nests."""
-    for wrap in (lambda v: [v], lambda v: {"k" * 50: v}, lambda v: (v,), lambda v: Part("x", parts=[v])):
+    for wrap in (lambda v: [v], lambda v: {"k" * 50: v}, lambda v: (v,), lambda v: Part("x", parts=[v]), lambda v: Loose(held=v)):
         value: Any = 1
         for _ in range(1000):
             value = wrap(value)
