@@ -34,13 +34,21 @@ _FIRST = {m.UserMessage: bytes((0x82, _USER)), m.AssistantMessage: bytes((0x82, 
 
 def encode(message: Any) -> bytes:
     """Encodes one message of a snapshot: a typed one, or a plain one that was checked when it was frozen."""
-    first = _FIRST.get(type(message))
-    if first is None:
-        return cbor2.dumps(message)
-    blocks = message.blocks
-    if len(blocks) == 1 and type(blocks[0]) is m.Text:
-        return first + cbor2.dumps(blocks[0].text)
-    return cbor2.dumps([first[1], *[block.text if type(block) is m.Text else _pack_block(block) for block in blocks]])
+    try:
+        first = _FIRST.get(type(message))
+        if first is None:
+            return cbor2.dumps(message)
+        blocks = message.blocks
+        if len(blocks) == 1 and type(blocks[0]) is m.Text:
+            return first + cbor2.dumps(blocks[0].text)
+        packed = [block.text if type(block) is m.Text else _pack_block(block) for block in blocks]
+        return cbor2.dumps([first[1], *packed])
+    except (cbor2.CBORError, ValueError, TypeError, RecursionError) as error:
+        # C code can: eval() writes its __builtins__ into the mapping that it is given.
+        raise SnapshotError(
+            "a message was changed past its methods and is no JSON value any more: pass copies() to code that changes "
+            "messages, and load() anew with a new store"
+        ) from error
 
 
 def decode(slices: Sequence[bytes | memoryview]) -> list[Any]:

@@ -23,7 +23,7 @@ def dumps(document: dict[str, Any], indent: int | None) -> bytes:
     separators = (",", ":") if indent is None else None
     try:
         return json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False, separators=separators).encode()
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: of a message that C code changed past its methods
         raise SnapshotError(f"the snapshot has no JSON form: {error}") from error
 
 

@@ -301,8 +301,12 @@ def _checkpoint(
         kept = base.items[:i] + base.items[j:n]
         return _full(parent, kept + items, _encoded(kept) + parts, pins, target.meta, writer, meta)
     filled = [index for index, version in enumerate(kept_born) if version < start]
-    kept = base.items[:i] + base.items[j:n]
+    kept, kept_sizes = base.items[:i] + base.items[j:n], base.sizes[:i] + base.sizes[j:n]
     fills = [(k, pins[k], _codec.encode(kept[k])) for k in filled]
+    if any(len(part) != kept_sizes[k] for k, _, part in fills):
+        # C code went past a frozen message (`obj.__dict__ = message`, heapq). An anchor of it would add up no more, and
+        # the run would be damaged for everybody; a full checkpoint holds all of what the messages are now.
+        return _full(parent, kept + items, _encoded(kept) + parts, pins, target.meta, writer, meta)
     # Readers that start here have not seen the meta either.
     body = _codec.encode_body(_codec.Body(parts, flips, meta, fills))
     logged = sum(cost for version, cost in base.log[: base.log_length] if version >= start) + len(body) + ENTRY_OVERHEAD

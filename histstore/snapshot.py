@@ -488,7 +488,9 @@ class ConversationSnapshot(_Parts[M_co]):
 
     Plain messages are frozen copies of what you pass: a dict and a list whose mutators raise TypeError. They are
     equal to plain ones, are instances of dict and list, and pickle and `copy.deepcopy` to plain ones. `copies()`
-    returns messages that you can change; `splice` puts them back.
+    returns messages that you can change; `splice` puts them back. Python has no way to stop C code that changes a
+    dict or a list past its methods: `obj.__dict__ = message`, `eval(text, message)`, `heapq`. Give such code
+    `copies()`: a save does not see what it changes.
 
     For a snapshot that grew from a loaded or saved one, a save does not look at the old messages. One that is built
     from scratch, of a list that you keep yourself, is compared with the run message by message: O(n).

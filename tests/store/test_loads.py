@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import heapq
 import tracemalloc
 import uuid
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from histstore import AssistantMessage, UserMessage
+from histstore import AssistantMessage, SnapshotError, ToolCall, UserMessage
 
 from .conftest import Backends
 
@@ -60,6 +61,47 @@ async def test_plain_messages_are_the_same_in_every_load(backend: Any) -> None:
     assert loads[2] is loads[3]
     for load in (await store.load(), await backend.store(run).load()):
         assert load.copies() == truth
+
+
+class Attributes:
+    """Item access by attribute, as many programs have it. It changes a dict past its methods, in C."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.__dict__ = fields
+
+
+async def test_a_message_that_was_changed_past_its_methods_damages_no_run(backend: Any) -> None:
+    """A window slides over it: anchors and checkpoints resend it, and every other reader reads what they say."""
+    run = str(uuid.uuid4())
+    store = backend.store(run)
+    await store.append({"role": "system", "content": "be good", "n": [3, 1, 2]})
+    snapshot = await store.load()
+    changed: Any = Attributes(snapshot.messages[0])
+    changed.content = "longer than what was saved"
+    heapq.heapify(snapshot.messages[0]["n"])
+    for number in range(60):
+        snapshot = snapshot.splice(1, 2) if len(snapshot) > 5 else snapshot
+        snapshot = snapshot.append({"number": number, "content": "x" * 400})
+        await store.save(snapshot)
+        loaded = await backend.store(run).load()
+        assert loaded.messages[1:] == snapshot.messages[1:]
+    assert loaded == snapshot
+
+
+async def test_what_is_no_json_value_any_more_is_refused(backend: Any) -> None:
+    """eval() writes into the mapping that it is given: nothing but an error of ours comes of it."""
+    store = backend.store(str(uuid.uuid4()))
+    await store.append({"a": {}}, AssistantMessage([ToolCall("1", "f", {})]))
+    snapshot = await store.load()
+    for victim in (snapshot.messages[0]["a"], snapshot.messages[1].blocks[0].args):
+        other = backend.store(str(uuid.uuid4()))
+        eval("1", victim)
+        with pytest.raises(SnapshotError, match=r"changed past its methods.*copies\(\)"):
+            await other.save(snapshot)
+        with pytest.raises(SnapshotError, match="has no JSON form"):
+            snapshot.to_json()
+        dict.pop(victim, "__builtins__")
+    assert await other.load() is None
 
 
 async def test_an_unchanged_load_of_plain_messages_touches_nothing_of_them(backend: Any) -> None:

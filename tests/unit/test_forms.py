@@ -57,6 +57,7 @@ NOW = dt.datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=dt.UTC)
 THREE, FOUR = Revision(3, b"\xff" * 16), Revision(4, bytes(range(16)))
 META = {"title": "hé", "raw": b"\xff\x00", "deep": [None, {"$ref": "x"}, {"$bytes": "aGk="}]}
 LEASE = LeaseInfo("worker", 7, NOW, 12.5)
+HELD = LEASE.to_dict()
 INFO = RunInfo(RunId("run"), THREE, 2, 300, META, NOW, NOW, None, LEASE)
 ABSENT = RunInfo(RunId("run"), None, 0, 0, {}, None, None, NOW, LEASE)
 PAGE: Page[Any] = Page((*TYPED, *PLAIN), (True,) * (len(TYPED) + len(PLAIN)), 3, 99, META, FOUR)
@@ -206,24 +207,24 @@ def test_the_ailoop_form_of_a_renamed_field_is_read() -> None:
         (ConversationSnapshot, {"version": 1}, "messages is missing"),
         # What Python holds and JSON does not.
         (UserMessage, {1: 2}, r"^UserMessage has a key of type int: make the keys plain str"),
-        (UserMessage, {"User": {"blocks": [{None: 2}]}}, r"^UserMessage\.User\.blocks\[0\] has a key of type NoneType"),
+        (UserMessage, {"User": {"blocks": [{None: 2}]}}, r"^UserMessage\.User\.blocks\[0\] has a key"),
         (Text, {1: 2}, r"^Text has a key of type int"),
         (UserMessage, {"Json": {1: 2}}, r"^UserMessage\.Json has a key of type int"),
         (ToolCall, {"ToolCall": {"id": "1", "name": "f", "args": {1: 2}}}, r"ToolCall\.args has a key of type int"),
-        (Page, PAGE.to_dict() | {"messages": [{"Json": {1: 2}}], "pinned": [True]}, r"^Page\.messages\[0\]\.Json has a"),
+        (Page, PAGE.to_dict() | {"messages": [{"Json": {1: 2}}], "pinned": [True]}, r"^Page\.messages\[0\]\.Json has"),
         (ConversationSnapshot, {"version": 1, "messages": [], "pinned": [], "meta": {1: 2}}, "^meta has a key of type"),
         (RunInfo, INFO.to_dict() | {"length": -1}, r"^RunInfo\.length: give a whole number from 0"),
         (RunInfo, INFO.to_dict() | {"size": 10**5000}, r"^RunInfo\.size: give a whole number"),
-        (RunInfo, INFO.to_dict() | {"saved_at": "0001-01-01T00:00:00+14:00"}, r"^RunInfo\.saved_at: date value out of"),
-        (RunInfo, INFO.to_dict() | {"lease": LEASE.to_dict() | {"expires_in": 10**5000}}, r"^RunInfo\.lease\.expires_in: int too"),
-        (RunInfo, INFO.to_dict() | {"lease": LEASE.to_dict() | {"expires_in": float("nan")}}, r"\.lease\.expires_in: nan is no"),
-        (RunInfo, INFO.to_dict() | {"lease": LEASE.to_dict() | {"holder": "\ud83d"}}, r"^RunInfo\.lease\.holder: .* lone surrogate"),
+        (RunInfo, INFO.to_dict() | {"saved_at": "0001-01-01T00:00:00+14:00"}, r"^RunInfo\.saved_at: date value"),
+        (RunInfo, INFO.to_dict() | {"lease": HELD | {"expires_in": 10**5000}}, r"^RunInfo\.lease\.expires_in: int too"),
+        (RunInfo, INFO.to_dict() | {"lease": HELD | {"expires_in": float("nan")}}, r"\.lease\.expires_in: nan is no"),
+        (RunInfo, INFO.to_dict() | {"lease": HELD | {"holder": "\ud83d"}}, r"^RunInfo\.lease\.holder: .* lone surr"),
         (Page, PAGE.to_dict() | {"start": -1}, r"^Page\.start: give a whole number"),
         (Attempt, ATTEMPT.to_dict() | {"ticket": "00"}, r"^Attempt\.ticket: give 32 hex digits"),
         (Attempt, ATTEMPT.to_dict() | {"namespace": ""}, r"^Attempt\.namespace: a namespace is not empty"),
         (Attempt, ATTEMPT.to_dict() | {"namespace": "\ud83d"}, r"^Attempt\.namespace: .* lone surrogate"),
         (Attempt, ATTEMPT.to_dict() | {"fence": 10**19}, r"^Attempt\.fence: give a whole number"),
-        (Attempt, ATTEMPT.to_dict() | {"made_at": "9999-12-31T23:59:59-14:00"}, r"^Attempt\.made_at: date value out of"),
+        (Attempt, ATTEMPT.to_dict() | {"made_at": "9999-12-31T23:59:59-14:00"}, r"^Attempt\.made_at: date value"),
     ],
 )  # fmt: skip
 def test_from_dict_names_the_path(read: Any, data: Any, text: str) -> None:
@@ -238,7 +239,7 @@ def test_from_dict_names_the_path(read: Any, data: Any, text: str) -> None:
 
 def test_a_version_of_any_length_is_named() -> None:
     """Python writes no decimal number of more than 4,300 digits."""
-    with pytest.raises(UnsupportedVersionError, match="unsupported snapshot version 0x.*upgrade histstore"):
+    with pytest.raises(UnsupportedVersionError, match=r"unsupported snapshot version 0x.*upgrade histstore"):
         ConversationSnapshot.from_dict({"version": 10**5000})
 
 

@@ -553,7 +553,13 @@ def test_what_has_no_json_form_is_refused_with_its_path(value: Any, text: str) -
 
 def test_nesting_is_bounded() -> None:
     """As deep as a snapshot takes, and no deeper; whatever nests."""
-    for wrap in (lambda v: [v], lambda v: {"k" * 50: v}, lambda v: (v,), lambda v: Part("x", parts=[v]), lambda v: Loose(held=v)):
+    for wrap in (
+        lambda v: [v],
+        lambda v: {"k" * 50: v},
+        lambda v: (v,),
+        lambda v: Part("x", parts=[v]),
+        lambda v: Loose(held=v),
+    ):
         value: Any = 1
         for _ in range(1000):
             value = wrap(value)
