@@ -23,7 +23,8 @@ def dumps(document: dict[str, Any], indent: int | None) -> bytes:
     separators = (",", ":") if indent is None else None
     try:
         return json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False, separators=separators).encode()
-    except (ValueError, TypeError) as error:  # TypeError: of a message that C code changed past its methods
+    except (ValueError, TypeError, OverflowError) as error:
+        # TypeError: of a message that C code changed past its methods. OverflowError: of an indent without bounds.
         raise SnapshotError(f"the snapshot has no JSON form: {error}") from error
 
 

@@ -542,6 +542,8 @@ class ConversationSnapshot(_Parts[M_co]):
         if not isinstance(messages, Iterable):
             raise SnapshotError(f"messages is an iterable of messages, not a {type(messages).__name__}: give a list")
         found = freeze_messages(list(messages))
+        if not isinstance(pinned, (Iterable, type(None))):
+            raise SnapshotError(f"pinned is one bool a message, not a {type(pinned).__name__}: give a list, or None")
         pins = [False] * len(found) if pinned is None else [_check_pin(pin) for pin in pinned]
         if len(pins) != len(found):
             raise SnapshotError(f"length mismatch: {len(found)} messages, {len(pins)} pins; give one pin a message")

@@ -341,7 +341,11 @@ class RedisHistoryStore(Generic[M]):
         return Budget(self._policy(retry), name, _io.monotonic)
 
     def _policy(self, retry: RetryPolicy | None) -> RetryPolicy:
-        return self._backend.retry if retry is None else retry
+        if retry is None:
+            return self._backend.retry
+        if not isinstance(retry, RetryPolicy):
+            raise SnapshotError(f"retry= is a RetryPolicy or None, not a {type(retry).__name__}", run_id=self.run_id)
+        return retry
 
     # -------------------------------------------------------------------------------------- saving
 
@@ -669,6 +673,8 @@ class RedisHistoryStore(Generic[M]):
         deadline = _io.monotonic() + policy.deadline
         races = 0
         try:
+            if not callable(fn):
+                raise SnapshotError(f"update() takes a function of the snapshot, not a {type(fn).__name__}")
             self._carrying(lease)  # before `fn` works in vain
             async with self._mine(retry):
                 await self._settle(retry)
@@ -949,6 +955,7 @@ class RedisHistoryStore(Generic[M]):
                 type(acquire_timeout) not in (int, float) or not 0 <= acquire_timeout <= 86400 * 365
             ):
                 raise SnapshotError("acquire_timeout is a number of seconds from 0 to a year, or None")
+            self._policy(retry)  # before anything is asked for
             return LeaseScope(self._backend, self._where, ttl, acquire_timeout, renew, cancel, retry)
         except HistoryStoreError as error:
             name_run(error, self.run_id)

@@ -214,14 +214,12 @@ def all_of(keys: Keys) -> list[bytes]:
 
 
 async def test_whatever_is_given_that_is_of_no_use_is_refused_by_name(backends: Backends, namespace: str) -> None:
-    """Each parameter of each method, but functions, with a value of no type that it could have."""
+    """Each parameter of each method, with a value of no type that it could have."""
     backend = backends()
     refused = set()
     for name in CALLS:
         parameters = inspect.signature(getattr(histstore.RedisHistoryStore, name)).parameters
         for parameter in list(parameters)[1:]:
-            if parameter in ("fn", "retry"):
-                continue  # a function of the user's, and a policy that checks itself when it is made
             store = Run(backend)
             values: dict[str, Any] = {
                 key: each.default if each.default is not inspect.Parameter.empty else 0
