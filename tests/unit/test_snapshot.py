@@ -292,7 +292,7 @@ def test_the_way_back_is_right_wherever_another_thread_shortens_it() -> None:
 @pytest.mark.parametrize("pinned", [3, True, object()], ids=["int", "bool", "object"])
 def test_pins_of_no_list_are_refused(pinned: Any) -> None:
     """And an indent that no text has, too: with an error of ours."""
-    with pytest.raises(SnapshotError, match="pinned is one bool a message, not a .*: give a list, or None"):
+    with pytest.raises(SnapshotError, match=r"pinned is one bool a message, not a .*: give a list, or None"):
         ConversationSnapshot([UserMessage("a")], pinned)
     with pytest.raises(SnapshotError, match="has no JSON form"):
         ConversationSnapshot([UserMessage("a")]).to_json(10**30)
