@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
 import socket
@@ -13,12 +14,13 @@ from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
-from ._retry import FAULTS, Fault, OpeningError, OpeningTimeoutError, mistake
+from ._retry import FAULTS, Fault, OpeningError, OpeningTimeoutError, mistake, unquoted
 from ._settings import ConnectionSettings
 
 LOOK_UP: Final = "look-up"
 CONNECT: Final = "connect"
 TLS: Final = "TLS"
+CREDENTIALS: Final = "credentials"
 LOG_IN: Final = "log-in"
 SELECT: Final = "select"
 
@@ -26,6 +28,8 @@ SUSPICIOUS: Final = 1.0
 """Seconds without an answer to a TLS greeting after which the port is asked whether it speaks Redis without TLS."""
 LOOK_AGAIN: Final = 0.1
 """Seconds between two look-ups of a name that is unknown: it may be about to be published."""
+FRESH: Final = 60.0
+"""Seconds for which what one connection has met explains why another one is not open."""
 CAUSE: Final = 120
 """Characters of a cause at most. A server's text may be long, and several lines."""
 
@@ -35,6 +39,7 @@ _LATE: Final = {
     LOOK_UP: ("no answer from the resolver", "check the host's name and the machine's DNS settings"),
     CONNECT: ("no answer", "check host and port, and that no firewall drops the packets"),
     TLS: ("no answer to the TLS greeting", "check that the port speaks TLS: redis:// is for one without"),
+    CREDENTIALS: ("no answer from the credential provider", "look at what it asks, or raise socket_connect_timeout"),
     LOG_IN: ("no answer to the first command", "check that a Redis or Valkey server listens there and is not frozen"),
 }
 
@@ -47,6 +52,7 @@ _ANSWERS: Final[Sequence[tuple[str, str, Fault]]] = (
     ("ERR invalid password", LOG_IN, mistake("check the password")),
     ("ERR AUTH ", LOG_IN, _NO_PASSWORD),
     ("ERR Client sent AUTH", LOG_IN, _NO_PASSWORD),
+    ("ERR Client names ", LOG_IN, mistake("choose a client_name without spaces")),
     ("ERR wrong number of arguments", LOG_IN, mistake("use Redis 6.2, Valkey 7.2 or later, which know users")),
     ("ERR max number of clients", LOG_IN, FAULTS["ERR max number of clients reached"]),
     ("DENIED", LOG_IN, mistake("the server is in protected mode: set a password there, or bind it to an address")),
@@ -76,15 +82,17 @@ class Opening:
         where: The address that it leads to.
         trouble: What failed last and was tried again.
         greeted: Whether a TLS handshake has ended well, and nothing was heard since.
+        ended: When it failed, by the shell's clock; infinite until then.
     """
 
-    __slots__ = ("greeted", "phase", "seconds", "trouble", "where")
+    __slots__ = ("ended", "greeted", "phase", "seconds", "trouble", "where")
 
     def __init__(self, settings: ConnectionSettings, seconds: float) -> None:
         self.seconds = seconds
         self.phase = CONNECT if settings.kind == "unix" else LOOK_UP
         self.trouble: Exception | None = None
         self.greeted = False
+        self.ended = math.inf
         self.where = ""
         self.leads_to(settings.path or settings.address)
 
@@ -99,7 +107,11 @@ class Opening:
 
     def told_by(self, before: Opening, error: Exception) -> Exception:
         """Return what to raise for `error`: who had a moment only knows less than one who tried before."""
-        if isinstance(error, OpeningTimeoutError) and self.seconds < before.seconds / 2:
+        if (
+            isinstance(error, OpeningTimeoutError)
+            and self.seconds < before.seconds / 2
+            and before.ended > self.ended - FRESH
+        ):
             return before.late()
         return error
 
@@ -163,6 +175,8 @@ class Opening:
         return next((fault for words, fault in FAULTS.items() if text.startswith(words)), _LATER)
 
     def _cause(self, error: Exception) -> tuple[str, Fault]:
+        if self.phase == CREDENTIALS:
+            return self._provider(error)
         text = str(error)
         match error:
             case socket.gaierror():
@@ -187,11 +201,20 @@ class Opening:
                 if isinstance(error, redis_errors.ConnectionError) and self.phase in (LOG_IN, SELECT):
                     return self._broken(text)
                 return text, self._named(text)
+            case OSError() if "path too long" in text:
+                return text, mistake("choose a shorter path")
             case OSError() if self.phase not in (LOOK_UP, CONNECT):
                 return self._broken(_words(error))
             case OSError():
                 return _words(error), replace(_LATER, advice="check that the server runs there")
         return text, _LATER
+
+    def _provider(self, error: Exception) -> tuple[str, Fault]:
+        # Its text is not shown: it may quote a token, or the address that one was fetched from.
+        if isinstance(error, UnicodeError):
+            return "they cannot be encoded", mistake("check what the credential provider returns")
+        cause = f"the credential provider failed ({type(error).__name__})"
+        return cause, replace(_LATER, advice="look at the cause of this error")
 
     def _verification(self, error: ssl.SSLCertVerificationError) -> tuple[str, Fault]:
         message = error.verify_message.rstrip(".")
@@ -229,7 +252,8 @@ class Opening:
         )
 
     def _text(self, cause: str) -> str:
-        cause = " ".join(cause.split())
+        # A server that does not know AUTH repeats what it was given.
+        cause = " ".join(unquoted(cause).split())
         return f"{self.phase} ({self.where}): {cause if len(cause) <= CAUSE else cause[: CAUSE - 1] + '…'}"
 
 

@@ -316,8 +316,12 @@ def is_damage(error: Exception) -> bool:
 
 def describe(error: BaseException) -> str:
     """Returns an error's text without what it may quote of a command, and without a script's digest."""
-    text = _QUOTED.split(str(error), 1)[0]
-    return text or type(error).__name__
+    return unquoted(str(error)) or type(error).__name__
+
+
+def unquoted(text: str) -> str:
+    """Return a server's text without what it quotes of a command. That may be a password, or content."""
+    return _QUOTED.split(text, 1)[0]
 
 
 _FOLLOWS: Final = re.compile(r"EXECABORT|ERR EXEC without MULTI|ERR DISCARD without MULTI")

@@ -220,7 +220,9 @@ def check_url(url: str) -> None:
     place, _, fragment = rest.partition("#")
     place, _, query = place.partition("?")
     host, _, path = place.partition("/")
-    if fragment or ("@" not in host and "@" in path):
+    # An option has a name; what follows a "?" in a password has none up to its "@".
+    cut = any("@" in part and "=" not in part for part in query.split("&"))
+    if fragment or ("@" not in host and ("@" in path or cut)):
         raise ConnectionOptionError("the URL is cut short by a '/', '?' or '#' in its password: percent-encode them")
     if "db=" not in query and not re.fullmatch(r"(\d{1,9})?/?", path):
         raise ConnectionOptionError("the database at the end of the URL's path is a whole number")

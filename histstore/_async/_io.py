@@ -17,7 +17,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from tenacity import AsyncRetrying
 
-from .._opening import CONNECT, LOG_IN, LOOK_AGAIN, SUSPICIOUS, TLS, Opening, probing, speaks_plain
+from .._opening import CONNECT, CREDENTIALS, LOG_IN, LOOK_AGAIN, SUSPICIOUS, TLS, Opening, probing, speaks_plain
 from .._protocol import Command
 from .._retry import OpeningError, OpeningTimeoutError
 from .._settings import ConnectionSettings, keep_alive
@@ -267,6 +267,7 @@ class Connection:
             async with asyncio.timeout(bound):
                 await self._open(opening, monotonic() + bound)
         except BaseException as error:
+            opening.ended = monotonic()
             await self.close()
             found = opening.error(error) if isinstance(error, Exception) else error
             if isinstance(found, OpeningError | OpeningTimeoutError):
@@ -303,13 +304,17 @@ class Connection:
             sock.close()
             raise
         self._wire = wire
-        opening.phase = LOG_IN
+        opening.phase = CREDENTIALS
         provider = settings.kwargs.get("credential_provider")
         credentials = await provider.get_credentials_async() if provider is not None else None
         commands = settings.handshake(credentials)
+        if monotonic() >= end:  # a provider that blocks the loop took the time, and not the server
+            raise TimeoutError
+        opening.phase = LOG_IN
         try:
             replies = await wire.ask(commands, end + 1.0, Sent())
-        except redis_errors.ConnectionError:
+        except redis_errors.ConnectionError as error:
+            opening.trouble = error  # told if the time ends before more is known
             if settings.kind == "tcp" and await _speaks_tls(sock.family, peer):
                 raise opening.secured() from None
             if opening.greeted:
@@ -326,16 +331,19 @@ class Connection:
         while True:
             left -= 1
             family, address = addresses[-left - 1]
-            # Known from the beginning: a fork may come while it connects.
-            sock = self._socket = socket.socket(family, socket.SOCK_STREAM)
+            sock = None
             try:
+                # It fails for IPv6 where the system has none; the name may have other addresses.
+                # Known from the beginning: a fork may come while it connects.
+                sock = self._socket = socket.socket(family, socket.SOCK_STREAM)
                 sock.setblocking(False)
                 self.settings.set_up(sock)
                 async with asyncio.timeout_at(end - (end - loop.time()) * left / (left + 1)):
                     await loop.sock_connect(sock, address)
                 return sock, address
             except BaseException as error:
-                sock.close()
+                if sock is not None:
+                    sock.close()
                 if not left or not isinstance(error, OSError):
                     raise
 
@@ -369,6 +377,8 @@ class Connection:
             if not greeting.done():
                 greeting.cancel()
                 await asyncio.wait([greeting])
+            if not greeting.cancelled():
+                greeting.exception()  # it may have failed while the port was asked: the loop would complain
         opening.greeted = True
 
     @property

@@ -35,7 +35,18 @@ from redis import exceptions as redis_errors
 from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from tenacity import Retrying as Retrying
 
-from .._opening import CONNECT, LOG_IN, LOOK_AGAIN, SUSPICIOUS, TLS, Opening, probing, speaks_plain, turned_away
+from .._opening import (
+    CONNECT,
+    CREDENTIALS,
+    LOG_IN,
+    LOOK_AGAIN,
+    SUSPICIOUS,
+    TLS,
+    Opening,
+    probing,
+    speaks_plain,
+    turned_away,
+)
 from .._protocol import Command
 from .._resp import Replies, pack
 from .._settings import ConnectionSettings, keep_alive
@@ -203,12 +214,14 @@ class Connection:
         try:
             self._open(opening, monotonic() + bound)
         except _FAILS as error:
+            opening.ended = monotonic()
             self.close()
             found = opening.trouble = opening.error(error)
             if found is error:
                 raise
             raise found from error
         except BaseException:
+            opening.ended = monotonic()
             self.close()
             raise
 
@@ -233,12 +246,15 @@ class Connection:
         # What TLS has read ahead a poll does not see, so there the timeouts are Python's.
         if not self._tls:
             self._socket.setblocking(False)
-        opening.phase = LOG_IN
+        opening.phase = CREDENTIALS
         provider = settings.kwargs.get("credential_provider")
         commands = settings.handshake(provider.get_credentials() if provider is not None else None)
+        _left(end)  # else the provider took it, and not the server
+        opening.phase = LOG_IN
         try:
             replies = self.exchange(commands, end, Sent())
-        except redis_errors.ConnectionError:
+        except redis_errors.ConnectionError as error:
+            opening.trouble = error  # told if the time ends before more is known
             if settings.kind == "tcp" and _speaks_tls(family, peer, min(SUSPICIOUS, _left(end))):
                 raise opening.secured() from None
             if opening.greeted:
@@ -254,14 +270,16 @@ class Connection:
         while True:
             left -= 1
             family, address = addresses[-left - 1]
-            self._socket = socket.socket(family, socket.SOCK_STREAM)
             try:
+                # It fails for IPv6 where the system has none; the name may have other addresses.
+                self._socket = socket.socket(family, socket.SOCK_STREAM)
                 self.settings.set_up(self._socket)
                 self._socket.settimeout(_left(end) / (left + 1))
                 self._socket.connect(address)
                 return family, address
             except OSError:
-                self._socket.close()
+                if self._socket is not None:
+                    self._socket.close()
                 if not left:
                     raise
 

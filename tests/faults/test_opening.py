@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from redis.credentials import CredentialProvider
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from histstore import (
     ANY,
@@ -78,6 +79,8 @@ MISTAKES: dict[str, tuple[Callable[[World], str], str, str]] = {
     "a wrong password": (lambda w: w.plain(user="u:s3cret1@"), "log-in", "password"),
     "an unknown user": (lambda w: w.plain(user="nobody:s3cret@"), "log-in", "user"),
     "a password where there is none": (lambda w: w.plain(user=":s3cret@"), "log-in", "password"),
+    "a name that clients may not have": (lambda w: w.plain("/0?client_name=a%20b"), "log-in", "client_name"),
+    "a path that no socket can have": (lambda w: f"unix://u:s3cret@{w.folder}/{'x' * 120}", "connect", "shorter"),
     "a database out of range": (lambda w: w.plain("/99"), "select", "database"),
     "no client certificate": (lambda w: w.secure(client=None), "TLS", "ssl_certfile"),
     "a stranger's client certificate": (lambda w: w.secure(client="other"), "TLS", "ssl_certfile"),
@@ -252,6 +255,143 @@ class Slow(CredentialProvider):
     async def get_credentials_async(self) -> tuple[str, str]:
         time.sleep(0.2)  # noqa: ASYNC251 (a busy loop: it writes before it reads)
         return ("u", "s3cret")
+
+
+class Provider(CredentialProvider):
+    """Answers what a function returns, or fails as it does."""
+
+    def __init__(self, answer: Callable[[], tuple[str, ...]], pause: float = 0.0) -> None:
+        self.answer = answer
+        self.pause = pause
+
+    def get_credentials(self) -> tuple[str, ...]:
+        time.sleep(self.pause)
+        return self.answer()
+
+    async def get_credentials_async(self) -> tuple[str, ...]:
+        await asyncio.sleep(self.pause)
+        return self.answer()
+
+
+def _unreachable() -> tuple[str, ...]:
+    raise ConnectionError("https://tokens.invalid/?key=s3cret")
+
+
+def _refused() -> tuple[str, ...]:
+    raise RedisConnectionError("no token for s3cret")
+
+
+PROVIDERS: dict[str, tuple[Provider, type[Exception], str]] = {
+    "it cannot be reached": (Provider(_unreachable), BackendUnavailableError, "provider failed (ConnectionError)"),
+    "it raises redis-py's error": (Provider(_refused), BackendUnavailableError, "provider failed (ConnectionError)"),
+    "it hangs": (Provider(lambda: ("s3cret",), 1.0), BackendUnavailableError, "no answer from the credential provider"),
+    "no encoding": (Provider(lambda: ("s3cret\udc80",)), BackendConfigError, "they cannot be encoded"),
+}
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+async def test_what_a_credential_provider_fails_with_is_not_blamed_on_the_server(
+    shell: str, world: World, name: str
+) -> None:
+    """Tokens come from elsewhere. The provider's text may quote one, and is left to the error's cause."""
+    provider, kind, text = PROVIDERS[name]
+    flavour = SHELLS[shell == "sync"]
+    pool = flavour.redis.ConnectionPool.from_url(
+        world.plain(user=""), credential_provider=provider, socket_connect_timeout=0.3
+    )
+    async with flavour.backend(flavour.redis.Redis(connection_pool=pool), retry=ONCE) as backend:
+        with pytest.raises(kind) as caught:
+            await backend.store("run").load()
+    assert type(caught.value) is kind
+    assert "load: credentials (" in str(caught.value)
+    assert text in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_server_without_auth_does_not_put_the_password_into_an_error(
+    shell: str, backends: Make, tmp_path: Path
+) -> None:
+    """It repeats the arguments of a command that it does not know. No error of the chain may."""
+    config = tmp_path / "server.conf"
+    config.write_text('rename-command AUTH ""\nrename-command HELLO ""\n')
+    binary = server_binary()
+    assert binary is not None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = _started([binary, str(config), "--port", str(port), "--bind", "127.0.0.1", "--save", ""])
+    try:
+        await until(lambda: _listens(port))
+        backend = backends(shell, f"redis://u:s3cret@127.0.0.1:{port}/0", retry=ENDLESS)
+        with pytest.raises(BackendConfigError) as caught:
+            await backend.store("run").load()
+        _told(caught.value, "log-in", "with no command renamed")
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_an_address_of_a_family_that_the_system_lacks_is_passed_over(
+    shell: str, backends: Make, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where IPv6 is switched off, a name may still have such an address, and it may be the first."""
+    asked = socket.getaddrinfo
+
+    def two(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        if host != "two.invalid":
+            return asked(host, port, *args, **kwargs)
+        if kwargs.get("flags"):
+            raise socket.gaierror(socket.EAI_NONAME, "not in digits")
+        missing = (socket.AF_APPLETALK, socket.SOCK_STREAM, 0, "", ("::1", world.server.port, 0, 0))
+        return [missing, (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", world.server.port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    backend = backends(shell, "redis://u:s3cret@two.invalid/0", retry=ONCE)
+    assert await backend.store("run").load() is None
+
+
+async def test_a_connection_that_failed_before_explains_nothing_later(
+    backends: Make, private_server: Callable[..., Server]
+) -> None:
+    """The server was full once. Much later the calls are too many for its answers: that is another cause."""
+    server = private_server()
+    async with proxy(server.url) as between:
+        backend = backends("async", f"{between.url}?max_connections=2&socket_timeout=0.6", retry=ONCE)
+        store = backend.store("run")
+        await store.append(message("a"))
+        with server.client() as raw:
+            raw.config_set("maxclients", len(raw.client_list()))  # type: ignore[arg-type]
+            with pytest.raises(BackendUnavailableError, match="maxclients"):
+                await store.append(message("b" * 300_000))
+            raw.config_set("maxclients", 1000)
+        between.stall()
+        found = await asyncio.gather(
+            *(backend.store(f"other {number}").load() for number in range(600)), return_exceptions=True
+        )
+        between.go_on()
+    texts = [str(each) for each in found if isinstance(each, BackendUnavailableError)]
+    assert len(texts) == 600
+    assert not [text for text in texts if "maxclients" in text]
+
+
+async def test_a_time_that_ends_while_more_is_found_out_hides_no_cause(shell: str, backends: Make) -> None:
+    """The server closes the first connection, and lets the next, which asks for TLS, wait."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        kept: list[socket.socket] = []
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                listener.accept()[0].close()
+                kept.append(listener.accept()[0])
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0?socket_connect_timeout=0.4"
+        with pytest.raises(BackendUnavailableError) as caught:
+            await backends(shell, url, retry=ONCE).store("run").load()
+        for each in kept:
+            each.close()
+    assert "at the first command" in str(caught.value)
+    assert "no answer" not in str(caught.value)
 
 
 @pytest.mark.parametrize("slow", [False, True])

@@ -457,6 +457,47 @@ class Broken(pydantic.BaseModel):
         raise RuntimeError("its content")
 
 
+class Settings(pydantic.BaseModel):
+    """What a model says of its JSON form only."""
+
+    model_config = pydantic.ConfigDict(ser_json_timedelta="float", extra="allow")
+
+    wait: dt.timedelta = dt.timedelta(seconds=1.5)
+    at: dt.date = pydantic.Field(dt.date(2026, 1, 2), alias="when")
+    data: Any = None
+
+    @pydantic.field_serializer("at", when_used="json")
+    def year(self, at: dt.date) -> int:
+        return at.year
+
+    @pydantic.computed_field
+    def twice(self) -> dt.timedelta:
+        return self.wait * 2
+
+
+@pytest.mark.parametrize("data", [None, b"text", b"\xff", [{"a": b"\xff"}], dt.date(2026, 1, 2)], ids=repr)
+@pytest.mark.parametrize("more", [{}, {"more": b"\xff"}], ids=["declared", "extra"])
+def test_a_fields_form_does_not_hang_on_another_field(data: Any, more: Any) -> None:
+    """A model's settings and JSON serializers hold, whether bytes stand somewhere else in it or not."""
+    kept = data.isoformat() if isinstance(data, dt.date) else data
+    found = jsonable(Settings(data=data, **more))
+    assert found == {"wait": 1.5, "when": 2026, "data": kept, "twice": 3.0} | more
+    assert list(found) == list(Settings(**more).model_dump(mode="python", by_alias=True))
+
+
+class Whole(pydantic.BaseModel):
+    data: bytes
+
+    @pydantic.model_serializer
+    def whole(self) -> dict[str, Any]:
+        return {"data": self.data, "on": dt.date(2026, 1, 2)}
+
+
+@pytest.mark.parametrize("data", [b"text", b"\xff"])
+def test_bytes_stay_bytes_under_a_models_own_serializer(data: bytes) -> None:
+    assert jsonable(Whole(data=data)) == {"data": data, "on": "2026-01-02"}
+
+
 class Itself(pydantic.BaseModel):
     def model_dump(self, **_options: Any) -> Any:
         return self
