@@ -171,3 +171,24 @@ def test_bytes_that_are_no_meta(data: bytes) -> None:
     """Meta is a mapping of str to JSON values, or damaged."""
     with pytest.raises(ValueError, match=r"."):
         decode_meta(data)
+
+
+def frozen(value: Any) -> bool:
+    if isinstance(value, dict):
+        return type(value) is messages.FrozenDict and all(map(frozen, value.values()))
+    return not isinstance(value, list) or (type(value) is messages.FrozenList and all(map(frozen, value)))
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
+def test_each_of_many_messages_is_frozen_and_checked(count: int) -> None:
+    """Typed ones among them or not; and one that is no JSON value is refused wherever it stands."""
+    for every in (1, 3):
+        truth = [{"n": n, "l": [{"a": [n]}]} if n % every == 0 else UserMessage(str(n)) for n in range(count)]
+        found = decode(list(map(encode, truth)))
+        assert found == truth
+        assert all(map(frozen, found))
+    parts = list(map(encode, truth))
+    for place in {0, count // 2, count - 1}:
+        for wrong in (b"\xa1\x01\x01", b"\xa1\x61a\xa1\x61b\xf9\x7e\x00", b"\xa1\x61a\x81\xf7"):
+            with pytest.raises(ValueError, match="message"):
+                decode([*parts[:place], wrong, *parts[place + 1 :]])
