@@ -18,6 +18,7 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,7 @@ def forms(world: World) -> None:
     "which can be read only once: make it a list", "which JSON has no text for: make it a str",
     "that become {}: rename one of them", "mend the model's fields or serializers",
     'convert it with .astype("timedelta64[us]")', "that no float can hold: convert it with float(...)",
+    "mend it, or pick its parts yourself", "than Python writes as text: make it a str",
 )  # fmt: skip
 def what_jsonable_refuses(world: World) -> None:
     import numpy
@@ -380,6 +382,28 @@ def what_jsonable_refuses(world: World) -> None:
     with world.tells("mend the model's fields or serializers"):
         jsonable(Model(held=object()))
     assert jsonable(Model(held="x")) == {"held": "x"}
+    ratio = Fraction(10**5000, 3)
+    with world.tells("mend it, or pick its parts yourself"):
+        jsonable(ratio)
+    assert jsonable([ratio.numerator, ratio.denominator]) == [10**5000, 3]
+    with world.tells("than Python writes as text: make it a str"):
+        jsonable({10**5000: 1})
+    assert jsonable({hex(10**5000): 1}) == {hex(10**5000): 1}
+
+
+@follows("pass copies() to code that changes messages, and load() anew with a new store")
+async def changed_past_its_methods(world: World) -> None:
+    backend = world.backends()
+    run, other = str(uuid.uuid4()), str(uuid.uuid4())
+    await backend.store(run).append({"n": 1})
+    snapshot = await backend.store(run).load()
+    eval("n", snapshot.messages[0])
+    with world.tells("pass copies() to code that changes messages, and load() anew with a new store"):
+        await backend.store(other).save(snapshot)
+    snapshot = await backend.store(run).load()
+    assert eval("n", snapshot.copies()[0]) == 1
+    await backend.store(other).save(snapshot)
+    assert (await backend.store(other).load()).copies() == [{"n": 1}]
 
 
 # ------------------------------------------------------------------------------------ bad input: options
