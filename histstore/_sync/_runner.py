@@ -15,6 +15,7 @@ from redis import exceptions as redis_errors
 from .. import _protocol
 from .._chain import BrokenChainError
 from .._keys import run_keys
+from .._opening import FRESH
 from .._protocol import Call, Command
 from .._retry import (
     Durability,
@@ -274,7 +275,7 @@ class Runner:
             ):
                 reply, acked = self._second_look(call, state, this, end, reply, acked)
         except (redis_errors.RedisError, OSError) as failure:
-            error = failure if this.sent else self._why(failure, now)
+            error = failure if this.sent else self._why(failure)
             state.sent = state.sent or this.sent
             if self.prepare is not None and not this.sent and isinstance(error, redis_errors.ConnectionError):
                 self._tested = False  # the server may have died: the next try starts it
@@ -285,15 +286,15 @@ class Runner:
         state.sent = True
         return reply, acked
 
-    def _why(self, error: Exception, began: float) -> Exception:
+    def _why(self, error: Exception) -> Exception:
         """Returns why a request was not sent. If it took too long, a connection that could not be opened says it.
 
-        Not one that failed before the try began: meanwhile the others may have been used for days.
+        Not one that failed long ago: others may have served since then.
         """
         if not isinstance(error, redis_errors.TimeoutError):
             return error
         for latest in (self._commits.latest, self._connections.latest):
-            if latest is not None and latest.opening.ended >= began:
+            if latest is not None and latest.opening.ended > _io.monotonic() - FRESH:
                 return latest.opening.late()
         return error
 

@@ -25,6 +25,7 @@ from histstore import (
     OutcomeUnknownError,
     RetryPolicy,
 )
+from histstore._opening import FRESH
 from histstore._scripts import SAVE
 
 from ..support.history import message
@@ -364,6 +365,8 @@ async def test_a_connection_that_failed_before_explains_nothing_later(
             with pytest.raises(BackendUnavailableError, match="maxclients"):
                 await store.append(message("b" * 300_000))
             raw.config_set("maxclients", 1000)
+        failed = backend._runner._connections.latest
+        failed.opening.ended -= FRESH
         between.stall()
         found = await asyncio.gather(
             *(backend.store(f"other {number}").load() for number in range(600)), return_exceptions=True
