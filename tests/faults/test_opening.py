@@ -369,7 +369,7 @@ async def test_a_connection_that_failed_before_explains_nothing_later(
         failed.opening.ended -= FRESH
         between.stall()
         found = await asyncio.gather(
-            *(backend.store(f"other {number}").load() for number in range(600)), return_exceptions=True
+            *(backend.store(f"other {number}").info() for number in range(600)), return_exceptions=True
         )
         between.go_on()
     texts = [str(each) for each in found if isinstance(each, BackendUnavailableError)]
