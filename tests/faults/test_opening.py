@@ -372,6 +372,8 @@ async def test_a_connection_that_failed_before_explains_nothing_later(
             *(backend.store(f"other {number}").info() for number in range(600)), return_exceptions=True
         )
         between.go_on()
+        await backend.aclose()
+        await until(lambda: not between.open)
     texts = [str(each) for each in found if isinstance(each, BackendUnavailableError)]
     assert len(texts) == 600
     assert not [text for text in texts if "maxclients" in text]
