@@ -60,6 +60,19 @@ class RetryPolicy:
         _seconds(self.cap, "RetryPolicy.cap", 0)
 
 
+def policy_of(given: object, default: RetryPolicy) -> RetryPolicy:
+    """Return the policy that a call's `retry=` names: the default for None.
+
+    Raises:
+        SnapshotError: It is neither a policy nor None.
+    """
+    if given is None:
+        return default
+    if not isinstance(given, RetryPolicy):
+        raise SnapshotError(f"retry= is a RetryPolicy or None, not a {type(given).__name__}")
+    return given
+
+
 class Budget:
     """The time of one call that asks more than once: each request gets what is left of the policy's deadline.
 

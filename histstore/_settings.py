@@ -127,7 +127,7 @@ class ConnectionSettings:
         return context
 
     def handshake(self, credentials: tuple[Any, ...] | None) -> list[tuple[bytes | str, ...]]:
-        """Return the first commands of a connection. The last one is a PING, which the server must answer.
+        """Return the first commands of a connection, which the server must answer: a PING if there is nothing to say.
 
         A server with too many clients accepts a connection and refuses the first command. A port that speaks another
         protocol shows it no sooner either.
@@ -146,11 +146,11 @@ class ConnectionSettings:
             commands.append(("SELECT", given["db"]))
         encoding, errors = given.get("encoding") or "utf-8", given.get("encoding_errors") or "strict"
         # The settings are the user's, and hold numbers: a database, but also a password may be one.
-        packed = [
+        packed: list[tuple[bytes | str, ...]] = [
             tuple(part if type(part) is bytes else str(part).encode(encoding, errors) for part in command)
             for command in commands
         ]
-        return [*packed, ("PING",)]
+        return packed or [("PING",)]
 
     def __repr__(self) -> str:
         return f"<ConnectionSettings of kind {self.kind!r}>"  # kwargs hold the password

@@ -16,7 +16,7 @@ from .. import _protocol
 from .._keys import run_of_head
 from .._leasing import Lost
 from .._options import DEFAULTS, Options
-from .._retry import Durability, RetryPolicy
+from .._retry import Durability, RetryPolicy, policy_of
 from .._settings import check_url, connection_settings
 from ..errors import (
     BackendError,
@@ -337,11 +337,12 @@ class RedisBackend:
         """
         if prefix != "":
             check_name(prefix, "prefix")
+        policy = policy_of(retry, self.retry)
         seen: set[RunId] = set()
         damaged: CorruptSnapshotError | None = None
         cursor = 0
         while True:
-            reply, _ = await self._runner.run(_protocol.scan(self.namespace, prefix, cursor), retry or self.retry)
+            reply, _ = await self._runner.run(_protocol.scan(self.namespace, prefix, cursor), policy)
             try:
                 cursor, keys = int(reply[0]), list(reply[1])
             except (TypeError, ValueError, LookupError):
@@ -406,7 +407,7 @@ class RedisBackend:
         """
         store = self.store(run_id)
         try:
-            return await self._leases.break_lease(store._where, retry)
+            return await self._leases.break_lease(store._where, policy_of(retry, self.retry))
         except HistoryStoreError as error:
             name_run(error, store.run_id)
             raise

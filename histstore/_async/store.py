@@ -17,7 +17,7 @@ from .._keys import run_keys
 from .._leasing import Lost
 from .._plan import Plan, Target, Writer, grow, plan_append, plan_save, worth_a_checkpoint
 from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, RawHead, Where
-from .._retry import Budget, RetryPolicy
+from .._retry import Budget, RetryPolicy, policy_of
 from ..errors import (
     BackendError,
     BackendUnavailableError,
@@ -343,9 +343,11 @@ class RedisHistoryStore(Generic[M]):
     def _policy(self, retry: RetryPolicy | None) -> RetryPolicy:
         if retry is None:
             return self._backend.retry
-        if not isinstance(retry, RetryPolicy):
-            raise SnapshotError(f"retry= is a RetryPolicy or None, not a {type(retry).__name__}", run_id=self.run_id)
-        return retry
+        try:
+            return policy_of(retry, self._backend.retry)
+        except SnapshotError as error:
+            name_run(error, self.run_id)
+            raise
 
     # -------------------------------------------------------------------------------------- saving
 

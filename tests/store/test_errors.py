@@ -253,6 +253,19 @@ async def test_whatever_is_given_that_is_of_no_use_is_refused_by_name(backends: 
     assert len(refused) > 20
 
 
+async def test_a_backend_refuses_a_policy_that_is_none(backends: Backends) -> None:
+    backend = backends()
+    calls: dict[str, Callable[[Any], Any]] = {
+        "runs": lambda retry: listed(backend.runs(retry=retry)),
+        "delete": lambda retry: backend.delete(RUN, retry=retry),
+        "break_lease": lambda retry: backend.break_lease(RUN, retry=retry),
+    }
+    for name, call in calls.items():
+        with pytest.raises(SnapshotError, match="retry= is a RetryPolicy or None") as caught:
+            await call(3)
+        assert caught.value.run_id == (None if name == "runs" else RUN)
+
+
 # ------------------------------------------------------------------------------- each kind of error
 
 
