@@ -31,7 +31,7 @@ T = TypeVar("T")
 Retrying = AsyncRetrying
 
 LOOK: Final = 0.005
-"""Seconds between two looks at a lock that another event loop's task holds."""
+"""Seconds between two looks at whether the event loop has ended whose task holds a lock."""
 
 Client = redis.Redis
 ClusterClient = redis.RedisCluster
@@ -66,8 +66,9 @@ _NOW: Final = _Now()
 class Lock:
     """A lock that goes to who asked first. Where it is free it is taken without a coroutine: every call takes one.
 
-    Several event loops may use it. One that finds another's task inside looks again now and then. What a task of a loop
-    that has ended still holds is taken from it. Each step is one operation of a list, which no other thread divides.
+    Several event loops may use it, and it passes from one to the other. What a task of a loop that has ended still
+    holds is taken from it. A loop that stands still is passed over, until it runs again. Each step is one operation of
+    a list, which no other thread divides.
     """
 
     __slots__ = ("_free", "_holding", "_waiting")
@@ -90,39 +91,19 @@ class Lock:
         """Takes the lock, and waits for it if need be."""
         if self.take(by):
             return
-        loop = asyncio.get_running_loop()
-        while not self._is_held_in(loop):
-            if self._inherit(by):
-                return
-            await asyncio.sleep(LOOK)
-            if self.take(by):
-                return
-        place = loop.create_future()
+        place = asyncio.get_running_loop().create_future()
         self._waiting.append((place, by))
+        self._serve()  # it may have been released elsewhere before the place was there
+        self._keep_looking(place)
         try:
-            await place  # whoever releases the lock hands it over
+            await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
                 self.release(by)
+            else:
+                self._forget((place, by))
+                self._look_for_others()
             raise
-
-    def _is_held_in(self, loop: asyncio.AbstractEventLoop) -> bool:
-        for holder in self._holding[:1]:
-            return holder is None or holder.loop is loop
-        return False
-
-    def _inherit(self, by: Held | None) -> bool:
-        """Takes the lock from a task whose event loop has ended: it never goes on."""
-        for holder in self._holding[:1]:
-            if holder is not None and holder.loop.is_closed():
-                try:
-                    self._holding.remove(holder)
-                except ValueError:  # another was faster
-                    return False
-                self._waiting.clear()  # they waited in the same loop
-                self._holding.append(by)
-                return True
-        return False
 
     def release(self, by: Held | None = None) -> None:
         """Gives the lock to the next who waits, or sets it free."""
@@ -130,19 +111,105 @@ class Lock:
             self._holding.remove(by)
         except ValueError:
             return  # the holder's loop has ended, and its task is thrown away; another has the lock
-        while self._waiting:
-            place, waiter = self._waiting.popleft()
-            if not place.done() and not place.get_loop().is_closed():
-                self._holding.append(waiter)
-                place.set_result(None)
-                return
         self._free.append(None)
+        # In this order: who came to wait in between either is seen here, or has found the lock free.
+        if self._waiting:
+            self._serve()
+            self._look_for_others()
+
+    def _serve(self) -> None:
+        """Gives the lock, if it is free, to the first who waits in a loop that runs."""
+        while any(_can_be_served(place) for place, _ in list(self._waiting)):
+            try:
+                self._free.pop()
+            except IndexError:
+                return  # whoever has it serves the next
+            if self._hand_over():
+                return
+            self._free.append(None)
+
+    def _hand_over(self) -> bool:
+        for turn in list(self._waiting):
+            place, waiter = turn
+            loop = place.get_loop()
+            if loop.is_closed():
+                self._forget(turn)
+            if not _can_be_served(place) or not self._forget(turn):
+                continue
+            self._holding.append(waiter)
+            if _runs(loop):
+                place.set_result(None)
+                return True
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._arrive, place, waiter)
+                return True
+            # It has ended just now.
+            try:
+                self._holding.remove(waiter)
+            except ValueError:
+                return True
+        return False
+
+    def _forget(self, turn: tuple[asyncio.Future[None], Held | None]) -> bool:
+        """Takes one out of the queue; False: another thread was faster."""
+        try:
+            self._waiting.remove(turn)
+        except ValueError:
+            return False
+        return True
+
+    def _arrive(self, place: asyncio.Future[None], waiter: Held | None) -> None:
+        if place.done():  # its task was cancelled
+            self.release(waiter)
+        else:
+            place.set_result(None)
+
+    # Whoever waits for its own loop's task is woken by that. Another loop's may end, and wake nobody.
+
+    def _keep_looking(self, place: asyncio.Future[None]) -> None:
+        """Looks after the holder, if it is another loop's, for as long as somebody waits in a place."""
+        loop = place.get_loop()
+        if not place.done() and not self._is_held_in(loop):
+            loop.call_later(LOOK, self._look, place)
+
+    def _look(self, place: asyncio.Future[None]) -> None:
+        if not place.done():
+            for holder in self._holding[:1]:
+                if holder is not None and holder.loop.is_closed():
+                    self.release(holder)
+            self._serve()
+            self._keep_looking(place)
+
+    def _look_for_others(self) -> None:
+        """Has one of those who wait in the loop that runs here look after the holder."""
+        for place, _ in list(self._waiting):
+            if not place.done() and _runs(place.get_loop()):
+                self._keep_looking(place)
+                return
+
+    def _is_held_in(self, loop: asyncio.AbstractEventLoop) -> bool:
+        for holder in self._holding[:1]:
+            return holder is None or holder.loop is loop
+        return False
 
     async def __aenter__(self) -> None:
         await self.acquire()
 
     async def __aexit__(self, *_error: object) -> None:
         self.release()
+
+
+def _runs(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tells whether an event loop is the one that runs in this thread."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _can_be_served(place: asyncio.Future[None]) -> bool:
+    """Tells whether who waits in a place is there, and its event loop runs."""
+    return not place.done() and place.get_loop().is_running()
 
 
 class Held:

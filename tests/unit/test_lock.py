@@ -160,3 +160,137 @@ def test_loops_that_run_at_once_take_turns() -> None:
             outcome.result(60)
     assert done == 60
     asyncio.run(one())
+
+
+class Other:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+
+    def start(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(20)
+
+    def __enter__(self) -> Other:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+        self.loop.close()
+
+
+def test_a_loop_that_never_lets_it_go_free_starves_no_other() -> None:
+    """Its tasks queue for it without a pause; one of another loop gets it when it is its turn."""
+    lock, over, rounds = Lock(), False, 0
+
+    async def one() -> None:
+        nonlocal rounds
+        while not over:
+            async with held(lock):
+                rounds += 1
+                await asyncio.sleep(0)
+
+    async def busy() -> None:
+        await asyncio.gather(*[one() for _ in range(3)])
+
+    async def visit() -> int:
+        before = rounds
+        async with held(lock, 20.0):
+            return rounds - before
+
+    with Other() as other:
+        work = other.start(busy())
+        try:
+            while rounds < 10:
+                pass
+            assert [asyncio.run(visit()) >= 0 for _ in range(10)] == [True] * 10
+        finally:
+            over = True
+        work.result(20)
+    assert lock.take()
+
+
+def test_who_leaves_just_when_another_loop_hands_it_over_passes_it_on() -> None:
+    """The hand-over is on its way to a task that is cancelled just before, or just after, it arrives."""
+    lock = Lock()
+
+    async def main() -> None:
+        with Other() as other:
+            for number in range(200):
+                mine = held(lock)
+                await lock.acquire(mine)
+                theirs = other.start(_hold(lock))
+                while not lock._waiting:
+                    await asyncio.sleep(0)
+                if number % 2:
+                    lock.release(mine)
+                    theirs.cancel()
+                else:
+                    theirs.cancel()
+                    lock.release(mine)
+                async with held(lock, 20.0):
+                    pass
+
+    asyncio.run(main())
+    assert lock.take()
+    assert not lock._waiting, "nobody waits any more"
+
+
+async def _hold(lock: Lock) -> None:
+    async with held(lock):
+        await asyncio.sleep(0)
+
+
+def test_a_loop_that_stands_still_is_passed_over() -> None:
+    """Who waits in it gets the lock when it runs again, and keeps nobody waiting until then."""
+    lock = Lock()
+    still = asyncio.new_event_loop()
+
+    async def leave() -> asyncio.Task[None]:
+        task = still.create_task(_hold(lock))
+        await asyncio.sleep(0)
+        return task
+
+    async def main() -> asyncio.Task[None]:
+        async with held(lock):
+            task = await asyncio.to_thread(still.run_until_complete, leave())
+            later = asyncio.create_task(_hold(lock))
+            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            await later
+        return task
+
+    still.run_until_complete(asyncio.wait_for(asyncio.run(main()), 20))
+    still.close()
+    assert lock.take()
+
+
+def test_those_who_wait_outlive_a_loop_that_it_was_handed_to() -> None:
+    """They came when a task of their own loop had it. It passes to another loop, which ends with it."""
+    lock = Lock()
+
+    async def keep() -> None:
+        await lock.acquire(held(lock))
+
+    async def main() -> None:
+        with Other() as other:
+            mine = held(lock)
+            await lock.acquire(mine)
+            theirs = other.start(keep())
+            while not lock._waiting:
+                await asyncio.sleep(0)
+            later = asyncio.create_task(_hold(lock))
+            await asyncio.sleep(0)
+            lock.release(mine)
+            await asyncio.wrap_future(theirs)
+        async with asyncio.timeout(20):
+            await later
+
+    asyncio.run(main())
+    assert lock.take()
