@@ -629,6 +629,17 @@ class Leases:
             self.lose(lease, Lost(None, ENDED))
         return list(calls.values())
 
+    @property
+    def at_work(self) -> bool:
+        """Whether something is held, waited for or being given up. A lease whose time is over is not held."""
+        now = self.now()
+        return bool(self._ways or self._leaving) or any(lease._until > now for lease in list(self._inside.values()))
+
+    @property
+    def put_away(self) -> bool:
+        """Whether they are of no use any more: closed, or the parent process's."""
+        return self._closed or self.pid < 0
+
     def give_up_for(self, calls: Sequence[Call]) -> None:
         """Gives up in the background what event loops have left behind that have ended."""
         if calls:

@@ -34,7 +34,7 @@ class Seat:
         leases: The leases that are held and waited for here.
     """
 
-    __slots__ = ("_farewell", "leases", "loop", "pid", "runner")
+    __slots__ = ("__weakref__", "_farewell", "leases", "loop", "pid", "runner")
 
     def __init__(self, pid: int, loop: Any, runner: Runner, leases: Leases) -> None:
         self.pid = pid
@@ -101,6 +101,10 @@ class Seats:
         self._policy = policy
         # No lock guards it: in a forked child, a thread that is gone could hold it. A dict's operations are whole.
         self._taken: dict[tuple[int, Any], Seat] = {}
+        # unasync: off
+        # Those whose event loop stands still, perhaps for good: only the loop itself keeps them, and goes with them.
+        self._resting: Register[Seat] = Register()
+        # unasync: on
         self._last: Any = _Nowhere
         self._warned: set[str] = set()
         self._closing = False
@@ -127,6 +131,10 @@ class Seats:
         self.check_open()
         place = os.getpid(), _io.here()
         seat = self._taken.get(place)
+        # unasync: off
+        if seat is None:
+            seat = self._wake(place)
+        # unasync: on
         if seat is None:
             if self._closing:
                 raise BackendError(CLOSING)
@@ -151,7 +159,12 @@ class Seats:
 
     def at(self) -> Seat:
         """Returns what belongs to this process and event loop, also if the backend is closed by now."""
-        seat = self._taken.get((os.getpid(), _io.here()))
+        place = os.getpid(), _io.here()
+        seat = self._taken.get(place)
+        # unasync: off
+        if seat is None:
+            seat = self._wake(place)
+        # unasync: on
         return self.here() if seat is None else seat
 
     def check_open(self) -> None:
@@ -166,18 +179,31 @@ class Seats:
     def all(self) -> list[Seat]:
         """Returns the seats of this process."""
         pid = os.getpid()
-        return [seat for seat in list(self._taken.values()) if seat.pid == pid]
+        seats = list(self._taken.values())
+        # unasync: off
+        seats += [seat for seat in self._resting.all() if seat not in seats]
+        # unasync: on
+        return [seat for seat in seats if seat.pid == pid]
 
     def inherit_nothing(self) -> None:
         """Puts away what this process has inherited by a fork."""
         pid = os.getpid()
         for place in [each for each in list(self._taken) if each[0] != pid]:
             self._put_away(self._taken.pop(place, None))
+        # unasync: off
+        for seat in self._resting.all():
+            if seat.pid != pid and not seat.leases.put_away:
+                self._put_away(seat)
+        # unasync: on
         _io.sever_inherited()
 
     def orphan(self) -> None:
         """Puts away everything: this process has just been forked, whatever its id is."""
         self._last = _Nowhere
+        # unasync: off
+        for seat in self._resting.all():
+            self._put_away(seat)
+        # unasync: on
         while self._taken:
             self._put_away(self._taken.popitem()[1])
 
@@ -198,8 +224,29 @@ class Seats:
             # Two seats that are made at once may both get here; one of them has it.
             if seat.loop.is_closed() and self._taken.pop(place, None) is not None:
                 calls += seat.leases.bury()
+            elif not seat.loop.is_running() and not seat.leases.at_work:
+                self._rest(place, seat)
         _io.sever_dead()
         return calls
+
+    def _rest(self, place: tuple[int, Any], seat: Seat) -> None:
+        """Leaves a seat to its event loop, which stands still. Many are thrown away without being closed."""
+        try:
+            kept = vars(seat.loop).setdefault(_KEPT, set())
+        except TypeError:  # a loop of a kind that keeps nothing
+            return
+        kept.add(seat)
+        self._resting.add(seat)
+        self._taken.pop(place, None)
+
+    def _wake(self, place: tuple[int, Any]) -> Seat | None:
+        """Returns the seat of an event loop that runs again."""
+        pid, loop = place
+        for seat in self._resting.all():
+            if seat.loop is loop and seat.pid == pid and not seat.leases.put_away:
+                vars(loop)[_KEPT].discard(seat)
+                return self._taken.setdefault(place, seat)
+        return None
 
     # unasync: on
 
@@ -230,6 +277,8 @@ class Seats:
             for seat, _ in elsewhere:
                 if seat.loop.is_closed():
                     self._taken.pop((seat.pid, seat.loop), None)
+                elif not seat.loop.is_running():
+                    self._rest((seat.pid, seat.loop), seat)
             _io.sever_dead()
             if calls:
                 mine = mine or self._take(place)
@@ -245,6 +294,11 @@ class Seats:
 
 _PARENTS: Final[list[Seat]] = []
 """What this process has inherited. It is kept for good: what is thrown away closes itself, and it is the parent's."""
+
+# unasync: off
+_KEPT: Final = "_histstore_seats"
+"""The attribute of an event loop that keeps the seats which are left to it."""
+# unasync: on
 
 _known: Register[Seats] = Register()
 

@@ -35,7 +35,7 @@ class Seat:
         leases: The leases that are held and waited for here.
     """
 
-    __slots__ = ("_farewell", "leases", "loop", "pid", "runner")
+    __slots__ = ("__weakref__", "_farewell", "leases", "loop", "pid", "runner")
 
     def __init__(self, pid: int, loop: Any, runner: Runner, leases: Leases) -> None:
         self.pid = pid
@@ -149,7 +149,8 @@ class Seats:
 
     def at(self) -> Seat:
         """Returns what belongs to this process and event loop, also if the backend is closed by now."""
-        seat = self._taken.get((os.getpid(), _io.here()))
+        place = os.getpid(), _io.here()
+        seat = self._taken.get(place)
         return self.here() if seat is None else seat
 
     def check_open(self) -> None:
@@ -164,7 +165,8 @@ class Seats:
     def all(self) -> list[Seat]:
         """Returns the seats of this process."""
         pid = os.getpid()
-        return [seat for seat in list(self._taken.values()) if seat.pid == pid]
+        seats = list(self._taken.values())
+        return [seat for seat in seats if seat.pid == pid]
 
     def inherit_nothing(self) -> None:
         """Puts away what this process has inherited by a fork."""
@@ -207,6 +209,7 @@ class Seats:
 
 _PARENTS: Final[list[Seat]] = []
 """What this process has inherited. It is kept for good: what is thrown away closes itself, and it is the parent's."""
+
 
 _known: Register[Seats] = Register()
 

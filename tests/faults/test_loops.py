@@ -9,6 +9,7 @@ import gc
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -640,3 +641,54 @@ def test_two_loops_may_close_at_once(backend: histstore.RedisBackend, clients: C
         for outcome in [pool.submit(asyncio.run, use_and_close()) for _ in range(2)]:
             outcome.result(GUARD)
     assert clients() == before
+
+
+@by_hand
+def test_loops_that_are_thrown_away_without_being_closed_go_with_their_connections(
+    backend: histstore.RedisBackend, clients: Callable[[], int]
+) -> None:
+    """`asyncio.new_event_loop().run_until_complete(...)` in each of many threads, and no `close()`."""
+    before = len(os.listdir("/proc/self/fd"))
+
+    def once() -> None:
+        asyncio.new_event_loop().run_until_complete(backend.store("run").append({"n": 1}, expected=ANY))
+
+    with warnings.catch_warnings(action="ignore"):  # asyncio warns of each
+        for _ in range(20):
+            thread = threading.Thread(target=once)
+            thread.start()
+            thread.join()
+            gc.collect()
+        assert len(os.listdir("/proc/self/fd")) <= before + 16, "four files a loop"
+        assert clients() <= 3
+
+
+def test_a_loop_that_runs_again_has_its_connections_still(backend: histstore.RedisBackend) -> None:
+    """Two loops that take turns in one thread, as a test session's and a test's do."""
+    seats = set()
+
+    async def seat() -> object:
+        await backend.store("run").load()
+        return backend._here()
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        for _ in range(3):
+            seats.add(first.run(seat()))
+            seats.add(second.run(seat()))
+        assert len(seats) == 2
+        scopes = []
+
+        async def enter() -> histstore.Lease:
+            scopes.append(backend.store("held").lock(ttl=60.0, cancel=False))
+            return await scopes[0].__aenter__()
+
+        async def leave() -> None:
+            await scopes[0].__aexit__(None, None, None)
+
+        lease = first.run(enter())
+        for _ in range(3):
+            second.run(seat())
+            asyncio.run(seat())
+        first.run(lease.renew())
+        first.run(leave())
+        assert second.run(backend.store("held").info()) is None
