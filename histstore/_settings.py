@@ -170,6 +170,8 @@ def connection_settings(
         ConnectionOptionError: An option is unknown or its value is of no use.
     """
     kind = kinds.get(connection_class)
+    if not isinstance(connection_class, type):  # not quoted: in a URL that was read wrongly it may be a secret
+        raise ConnectionOptionError("connection_class is no option of a URL: leave it out")
     if kind is None:
         raise ConnectionOptionError(
             f"{connection_class.__name__} is a connection class of your own, and histstore opens its sockets itself: "

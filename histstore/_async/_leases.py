@@ -213,7 +213,9 @@ class Leases:
                 self._inside[carried.holder] = lease
             self._alarm.set(lease._next)
             if self._closing:
-                raise BackendError("this backend is closing: the lease that was taken is given up again")
+                raise BackendError(
+                    "this backend is closing, and nothing new begins in it: make a new one. The lease is given up again"
+                )
             # Copies that may still arrive would otherwise leave a lease, or a place in the queue, that nobody knows of.
             lease._late, lease._place = way.late, way.ticket.place if way.queued else ""
         except BaseException:

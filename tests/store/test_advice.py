@@ -955,7 +955,6 @@ UNTESTED = {
     "it cannot be told any more what became of the write": "a server that has forgotten: tests/faults",
     "and it will not be from now on: load() what is there": "a server that has forgotten: tests/faults",
     "set TMPDIR to a short one": "a machine whose /tmp has a long path",
-    "the lease that was taken is given up again": "a fact, no advice",
     "what answers there is no Redis server": "a fact, no advice",
 }
 """What is no advice, or cannot be followed here, and why."""

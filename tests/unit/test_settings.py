@@ -97,6 +97,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(kind: type[Any], given: dict
         "http://u:s3cret@h/0", "redis://h/zero", "redis://u:s3/cret@h/0", "redis://u:s3cret@h/0#part",
         "redis://:12?s3cret@h/0", "redis://:12?s3cret@h/0?client_name=a",
         "rediss://h?ssl_min_version=nonsense", "rediss://h?ssl_cert_reqs=perhaps",
+        "redis://h?connection_class=s3cret",
     ],
 )  # fmt: skip
 def test_a_url_that_means_something_else_is_refused(url: str) -> None:
