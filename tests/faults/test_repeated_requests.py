@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -180,7 +179,7 @@ async def test_never_is_not_said_of_what_may_have_been_forgotten(
             if recreated:
                 await store.append(message("new"), expected=ANY)
             with pytest.raises(RevisionGoneError):
-                await store.resolve(replace(attempt, made_at=made_at))
+                await store.resolve(attempt.__replace__(made_at=made_at))
             await store.delete()
     # With a parent the server's list tells, or says itself that it does not.
     base = await store.append(message("new"), expected=ANY)
