@@ -248,7 +248,19 @@ def _dumped(value: Any) -> Any:
     dump = value.model_dump if hasattr(value, "model_dump") else lambda **given: serializer.to_python(value, **given)
     try:
         python = dump(mode="python", **options)
-        return python if _loses(python) else dump(mode="json", **options)
+        if not _loses(python):
+            return dump(mode="json", **options)
+        names = dump(mode="python", **options | {"by_alias": False})
+        if not isinstance(python, dict) or not isinstance(names, dict) or len(names) != len(python):
+            return python
+        # Only the fields that would lose something: of the others the form must not hang on what these hold.
+        lost = {alias: name for name, (alias, item) in zip(names, python.items(), strict=True) if _loses(item)}
+        options["exclude"] = {*lost.values(), *(options.get("exclude") or ())}
+        try:
+            found = dump(mode="json", **options)
+        except UnicodeDecodeError:  # a model_serializer of the model's own heeds no exclude
+            return python
+        return {alias: item if alias in lost else found.get(alias, item) for alias, item in python.items()}
     except RecursionError as error:
         raise _RefusedError(_TOO_DEEP) from error
     except Exception as error:  # a model's own serializers may raise anything
