@@ -19,6 +19,7 @@ from .errors import SnapshotError, UnsupportedVersionError, quoted
 from .messages import (
     TYPED,
     AssistantMessage,
+    FrozenDict,
     JSONValue,
     Message,
     UserMessage,
@@ -762,11 +763,7 @@ _NO_META: Mapping[str, JSONValue] = freeze_json({}, "meta")
 
 
 def _check_meta(meta: Mapping[str, JSONValue] | None) -> Mapping[str, JSONValue]:
-    if meta is None:
-        return _NO_META
-    if not isinstance(meta, Mapping):
-        raise SnapshotError(f"meta is a mapping of str to JSON values, not a {type(meta).__name__}")
-    return cast("Mapping[str, JSONValue]", freeze_json(dict(meta) if type(meta) is not dict else meta, "meta"))
+    return _NO_META if meta is None else frozen_meta(meta)
 
 
 # ---------------------------------------------------------------------- for stores, not for users
@@ -781,15 +778,18 @@ def slice_bounds(start: int | None, stop: int | None, length: int) -> tuple[int,
     return low, max(low, high)
 
 
-def with_meta(snapshot: ConversationSnapshot[M], meta: object) -> ConversationSnapshot[M]:
-    """Return `snapshot` with another mapping; to clear one, it has to be empty, not None.
+def frozen_meta(meta: object) -> Mapping[str, JSONValue]:
+    """Return a read-only copy of a meta. To clear one, it has to be empty, not None.
 
     Raises:
         SnapshotError: `meta` is not a mapping of str to JSON values.
     """
     if not isinstance(meta, Mapping):
         raise SnapshotError(f"meta is a mapping of str to JSON values, not a {type(meta).__name__}")
-    return snapshot.with_meta(meta)
+    return cast("Mapping[str, JSONValue]", freeze_json(meta if type(meta) in _DICTS else dict(meta), "meta"))
+
+
+_DICTS: Final = frozenset({dict, FrozenDict})
 
 
 def from_parts(messages: list[Any], pinned: list[bool], meta: Mapping[str, JSONValue]) -> ConversationSnapshot[Any]:

@@ -137,7 +137,7 @@ class Lock:
             if not _can_be_served(place) or not self._forget(turn):
                 continue
             self._holding.append(waiter)
-            if _runs(loop):
+            if runs(loop):
                 place.set_result(None)
                 return True
             with contextlib.suppress(RuntimeError):
@@ -183,7 +183,7 @@ class Lock:
     def _look_for_others(self) -> None:
         """Has one of those who wait in the loop that runs here look after the holder."""
         for place, _ in list(self._waiting):
-            if not place.done() and _runs(place.get_loop()):
+            if not place.done() and runs(place.get_loop()):
                 self._keep_looking(place)
                 return
 
@@ -199,7 +199,7 @@ class Lock:
         self.release()
 
 
-def _runs(loop: asyncio.AbstractEventLoop) -> bool:
+def runs(loop: asyncio.AbstractEventLoop) -> bool:
     """Tells whether an event loop is the one that runs in this thread."""
     try:
         return asyncio.get_running_loop() is loop

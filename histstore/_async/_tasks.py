@@ -14,6 +14,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 Event = asyncio.Event
+runs = _io.runs
 
 MOMENT: Final = 3.0
 """Seconds that another event loop has to close what belongs to it."""
@@ -35,14 +36,6 @@ async def wait(event: asyncio.Event, seconds: float | None) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-
-
-def runs(loop: asyncio.AbstractEventLoop) -> bool:
-    """Tells whether an event loop is the one that runs in this thread."""
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 def has_ended(loop: asyncio.AbstractEventLoop) -> bool:

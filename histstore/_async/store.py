@@ -33,7 +33,7 @@ from ..errors import (
     one_line,
     quoted,
 )
-from ..messages import JSONValue, freeze_json, freeze_messages
+from ..messages import JSONValue, freeze_messages
 from ..snapshot import (
     ANY,
     KEEP,
@@ -54,6 +54,7 @@ from ..snapshot import (
     brief,
     find_origin,
     from_parts,
+    frozen_meta,
     parts,
     slice_bounds,
 )
@@ -499,7 +500,7 @@ class RedisHistoryStore(Generic[M]):
             frozen = freeze_messages(messages)
             if type(pinned) is not bool:
                 raise SnapshotError("pinned is True or False")
-            encoded = None if isinstance(meta, Keep) else _codec.encode_meta(_frozen_meta(meta))
+            encoded = None if isinstance(meta, Keep) else _codec.encode_meta(frozen_meta(meta))
             _check_expected(expected)
             lease = self._carrying(lease)
             async with self._mine(retry):
@@ -608,7 +609,7 @@ class RedisHistoryStore(Generic[M]):
         self._settled = None
         try:
             added = freeze_messages(messages)
-            frozen = None if isinstance(meta, Keep) else _frozen_meta(meta)
+            frozen = None if isinstance(meta, Keep) else frozen_meta(meta)
             slice_bounds(start, stop, 0)
             _check_expected(expected)
             lease = self._carrying(lease)
@@ -1407,13 +1408,6 @@ def _advance(loaded: Loaded, base: Base) -> Base | None:
 def _check_expected(expected: object) -> None:
     if expected is not None and not isinstance(expected, (Revision, Expect)):
         raise SnapshotError("expected= is a Revision, None, SEEN or ANY (Revision.parse reads one from text)")
-
-
-def _frozen_meta(meta: object) -> Mapping[str, JSONValue]:
-    if not isinstance(meta, Mapping):
-        raise SnapshotError(f"meta is a mapping of str to JSON values, not a {type(meta).__name__}")
-    found: Mapping[str, JSONValue] = freeze_json(dict(meta), "meta")
-    return found
 
 
 def _pause(races: int, policy: RetryPolicy) -> float:

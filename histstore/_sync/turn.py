@@ -33,7 +33,7 @@ from ..snapshot import (
     Revision,
     brief,
     find_origin,
-    with_meta,
+    frozen_meta,
 )
 from . import _io, _tasks
 from .lease import Lease, LeaseScope
@@ -119,7 +119,7 @@ class Turn(Generic[M]):
         try:
             with self._guard:
                 grown = self.snapshot.append(*messages, pinned=pinned)
-                self.snapshot = grown if meta is KEEP else with_meta(grown, meta)
+                self.snapshot = grown if meta is KEEP else grown.with_meta(frozen_meta(meta))
         except HistoryStoreError as error:
             name_run(error, self._store.run_id)
             raise
