@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from histstore import BackendError, Lease, LeaseLostError, LockTimeoutError, RedisBackend
+from histstore._async._connections import SLOW
 from histstore._keys import run_keys
 from histstore._leasing import Lost
 from histstore._scripts import ALL
@@ -1324,10 +1325,11 @@ async def test_a_request_that_arrives_after_the_backend_was_closed(
     async with proxy(server_url) as wire, RedisBackend.from_url(wire.url, namespace=namespace) as backend:
         await backend.store("run").info()
         wire.reset_counts()
-        delays = iter([0.5])
+        delays = iter([2.0])
         wire.delay = lambda: next(delays, 0.0)
         task, outcome = start(lambda: _lock(backend))
         await until(lambda: wire.requests == 1)
+        await asyncio.sleep(2 * SLOW)  # else what gives it up follows it over the same connection
         await backend.aclose()
         assert not task.done()
         await task
