@@ -59,28 +59,28 @@ from .snapshot import (
 
 if TYPE_CHECKING:
     from ._async.backend import RedisBackend
-    from ._async.jsonfile import JsonFileHistoryStore
-    from ._async.lease import Lease
+    from ._async.json_file import JsonFileHistoryStore
+    from ._async.leases.lease import Lease
     from ._async.memory import InMemoryHistoryStore
     from ._async.store import RedisHistoryStore
     from ._async.trait import HistoryStore
     from ._async.turn import Turn
-    from ._jsonable import jsonable
-    from ._retry import Durability, RetryPolicy
+    from .formats.jsonable import jsonable
+    from .policy import Durability, RetryPolicy
 else:
     # Imported when they are first used, because they need redis-py and asyncio, which load a hundred modules more.
     # Whoever wants only the values, or only histstore.sync, does not load the asyncio half.
     _WHERE = {
-        "Durability": "_retry",
+        "Durability": "policy",
         "HistoryStore": "_async.trait",
         "InMemoryHistoryStore": "_async.memory",
-        "JsonFileHistoryStore": "_async.jsonfile",
-        "Lease": "_async.lease",
+        "JsonFileHistoryStore": "_async.json_file",
+        "Lease": "_async.leases.lease",
         "RedisBackend": "_async.backend",
         "RedisHistoryStore": "_async.store",
-        "RetryPolicy": "_retry",
+        "RetryPolicy": "policy",
         "Turn": "_async.turn",
-        "jsonable": "_jsonable",
+        "jsonable": "formats.jsonable",
     }
 
     def __getattr__(name):

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, TypeAlias
 
-from ._forms import JsonObject, JSONValueForm, frozen
-from ._forms import type_name as _name
 from .errors import SnapshotError
+from .values.forms import JsonObject, JSONValueForm, frozen
+from .values.forms import type_name as _name
 
 if TYPE_CHECKING:
     JSONValue: TypeAlias = None | bool | int | float | str | bytes | list["JSONValue"] | dict[str, "JSONValue"]

@@ -13,9 +13,8 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, TypeAlias, cast, overload
 from urllib.parse import quote, unquote
 
-from . import _json
-from ._forms import Formed, FormedValue, JsonObject, frozen, iso, register
 from .errors import SnapshotError, UnsupportedVersionError, quoted
+from .formats import json_format
 from .messages import (
     TYPED,
     AssistantMessage,
@@ -29,6 +28,7 @@ from .messages import (
     setters,
     thaw,
 )
+from .values.forms import Formed, FormedValue, JsonObject, frozen, iso, register
 
 AnyMessage: TypeAlias = Message | JSONValue
 """The message type of a snapshot or a store that no annotation gives another."""
@@ -676,7 +676,7 @@ class ConversationSnapshot(_Parts[M_co]):
         Raises:
             SnapshotError: An integer has more digits than Python writes as text.
         """
-        return _json.dumps(self.to_dict(), indent)
+        return json_format.dumps(self.to_dict(), indent)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> ConversationSnapshot[M]:
@@ -686,7 +686,7 @@ class ConversationSnapshot(_Parts[M_co]):
             SnapshotError: `data` is not that format; the text names the path.
             UnsupportedVersionError: It names a version other than 1.
         """
-        return _snapshot_from_json(_json.loads(data), "")
+        return _snapshot_from_json(json_format.loads(data), "")
 
     def __len__(self) -> int:
         return self._length
@@ -826,7 +826,7 @@ def _optional(value: Any, convert: Callable[[Any], Any]) -> Any:
 
 
 def _meta_to_json(meta: Mapping[str, JSONValue]) -> Any:
-    return _json.value_to_json(dict(meta))
+    return json_format.value_to_json(dict(meta))
 
 
 class _Fields:
@@ -861,7 +861,7 @@ class _Fields:
 
     def _meta(self, data: Any) -> Any:
         check_json(data, "meta")
-        return _check_meta(_json.value_from_json(data))
+        return _check_meta(json_format.value_from_json(data))
 
 
 def _moment(text: str) -> datetime:
@@ -946,11 +946,11 @@ def _info_from_json(data: Any, path: str) -> RunInfo:
 def _snapshot_to_json(snapshot: ConversationSnapshot[Any]) -> dict[str, Any]:
     document: dict[str, Any] = {
         "version": snapshot.VERSION,
-        "messages": [_json.message_to_json(message) for message in snapshot.messages],
+        "messages": [json_format.message_to_json(message) for message in snapshot.messages],
         "pinned": list(snapshot.pinned),
     }
     if snapshot.meta:
-        document["meta"] = _json.value_to_json(snapshot.meta)
+        document["meta"] = json_format.value_to_json(snapshot.meta)
     return document
 
 
@@ -970,8 +970,8 @@ def _snapshot_from_json(document: Any, _path: str) -> ConversationSnapshot[Any]:
             f"length mismatch: {len(document['messages'])} messages, {len(document['pinned'])} pins; "
             "give one pin a message"
         )
-    messages = [_json.message_from_json(item, f"messages[{i}]") for i, item in enumerate(document["messages"])]
-    meta = _json.value_from_json(document.get("meta", {}))
+    messages = [json_format.message_from_json(item, f"messages[{i}]") for i, item in enumerate(document["messages"])]
+    meta = json_format.value_from_json(document.get("meta", {}))
     if not isinstance(meta, dict):
         raise SnapshotError("meta is a mapping: write it as an object")
     return ConversationSnapshot(messages, document["pinned"], meta)
@@ -979,7 +979,7 @@ def _snapshot_from_json(document: Any, _path: str) -> ConversationSnapshot[Any]:
 
 def _page_to_json(page: Page[Any]) -> dict[str, Any]:
     return {
-        "messages": [_json.message_to_json(message) for message in page.messages],
+        "messages": [json_format.message_to_json(message) for message in page.messages],
         "pinned": list(page.pinned),
         "start": page.start,
         "length": page.length,
@@ -991,7 +991,7 @@ def _page_to_json(page: Page[Any]) -> dict[str, Any]:
 def _page_from_json(data: Any, path: str) -> Page[Any]:
     fields = _Fields(data, path)
     messages = [
-        _json.message_from_json(message, f"{path}.messages[{index}]")
+        json_format.message_from_json(message, f"{path}.messages[{index}]")
         for index, message in enumerate(fields.read("messages", list))
     ]
     pinned = tuple(map(_check_pin, fields.read("pinned", list)))

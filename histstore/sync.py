@@ -5,11 +5,9 @@ none but `lock` and `turn` a thread: leases are renewed, and waited for, in the 
 """
 
 from . import __version__ as __version__
-from ._jsonable import jsonable
-from ._retry import Durability, RetryPolicy
 from ._sync.backend import RedisBackend
-from ._sync.jsonfile import JsonFileHistoryStore
-from ._sync.lease import Lease
+from ._sync.json_file import JsonFileHistoryStore
+from ._sync.leases.lease import Lease
 from ._sync.memory import InMemoryHistoryStore
 from ._sync.store import RedisHistoryStore
 from ._sync.trait import HistoryStore
@@ -32,6 +30,7 @@ from .errors import (
     SnapshotTooLargeError,
     UnsupportedVersionError,
 )
+from .formats.jsonable import jsonable
 from .messages import (
     AssistantBlock,
     AssistantMessage,
@@ -54,6 +53,7 @@ from .messages import (
     UserBlock,
     UserMessage,
 )
+from .policy import Durability, RetryPolicy
 from .snapshot import (
     ANY,
     KEEP,

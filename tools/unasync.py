@@ -31,9 +31,9 @@ TARGET = "histstore/_sync"
 
 # Pairs written by hand: the primitives that the two worlds do not share (sleep, locks, tasks, cancellation).
 # Both files exist, with the same names inside; mypy and the tests, which run over both shells, hold them together.
-HANDWRITTEN = frozenset({"_connections.py", "_io.py", "_tasks.py"})
+HANDWRITTEN = frozenset({"compat/io.py", "compat/tasks.py", "transport/connections.py"})
 # What only asyncio needs: a blocking call has its connection to itself.
-ASYNC_ONLY = frozenset({"_wire.py"})
+ASYNC_ONLY = frozenset({"transport/wire.py"})
 
 # Names, wherever they stand as a whole name: in code, in strings and in comments.
 NAMES = {
@@ -370,7 +370,7 @@ def generate(source: str, name: str) -> str:
         if token.is_name(*LEFTOVERS):
             raise UnasyncError(
                 f"{token.text!r} is left over at line {token.line} of the result: "
-                "give it a place in _io.py, a line in the tables of tools/unasync.py, or put '# unasync: off' before it"
+                "give it a place in compat/io.py, a line in the tables of this tool, or put '# unasync: off' before it"
             )
     return text
 

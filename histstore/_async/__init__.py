@@ -1,1 +1,1 @@
-"""The asyncio shell. Its twin `_sync` is generated from it by tools/unasync.py, but for `_io`."""
+"""The asyncio shell. Its twin `_sync` is generated from it by tools/unasync.py, but for what stands in tools/unasync.py, HANDWRITTEN."""

@@ -12,12 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from redis import exceptions as redis_errors
 
-from .. import _protocol
-from .._keys import run_of_head
-from .._leasing import Lost
-from .._options import DEFAULTS, Options
-from .._retry import Durability, RetryPolicy, policy_of
-from .._settings import check_url, connection_settings
 from ..errors import (
     BackendError,
     BackendUnavailableError,
@@ -27,12 +21,18 @@ from ..errors import (
     SnapshotError,
     name_run,
 )
+from ..options import DEFAULTS, Options
+from ..policy import Durability, RetryPolicy, policy_of
+from ..protocol import requests
+from ..protocol.keys import run_of_head
+from ..protocol.leases import Lost
 from ..snapshot import ANY, M, RunId, RunInfo, check_name
-from . import _io
-from ._leases import DELETED, Leases
-from ._runner import Runner
-from ._seats import Seats
+from ..wire.settings import check_url, connection_settings
+from .compat import io
+from .leases.table import DELETED, Leases
+from .seats import Seats
 from .store import RedisHistoryStore
+from .transport.runner import Runner
 
 if TYPE_CHECKING:
     from ..embedded import EmbeddedServer
@@ -73,7 +73,7 @@ class RedisBackend:
 
     def __init__(
         self,
-        client: _io.Client,
+        client: io.Client,
         *,
         namespace: str = DEFAULTS.namespace,
         run_ttl: float | None = DEFAULTS.run_ttl,
@@ -83,11 +83,11 @@ class RedisBackend:
         max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
     ) -> None:
         given: object = client
-        if isinstance(given, _io.ClusterClient):
+        if isinstance(given, io.ClusterClient):
             raise SnapshotError("Redis Cluster is not supported yet: give a client of a single server")
-        if not isinstance(given, _io.Client):
+        if not isinstance(given, io.Client):
             raise SnapshotError(
-                f"RedisBackend takes a {_io.Client.__module__}.{_io.Client.__qualname__}, "
+                f"RedisBackend takes a {io.Client.__module__}.{io.Client.__qualname__}, "
                 f"not a {type(given).__name__}: use from_url, or the client of the same flavour "
                 "(histstore.sync has the blocking one)"
             )
@@ -111,7 +111,7 @@ class RedisBackend:
             pool.connection_class,
             # A single URL's pool keeps its limit beside the other settings.
             {**pool.connection_kwargs, **_sentinels(pool), "max_connections": _limit(pool)},
-            _io.KINDS,
+            io.KINDS,
         )
         self._seats = Seats(settings, self.durability, self.namespace, self.retry)
         # The function itself: every call asks.
@@ -158,14 +158,14 @@ class RedisBackend:
             raise ConnectionOptionError(f"the URL's scheme is {known!r}: redis://, rediss:// and unix:// are supported")
         check_url(url)
         try:
-            pool = _io.ConnectionPool.from_url(url)
+            pool = io.ConnectionPool.from_url(url)
         except (ValueError, TypeError, UnicodeError, redis_errors.RedisError):
             # The error may quote the URL, and the URL may hold a password.
             raise ConnectionOptionError(
                 "the URL is not one that redis-py can read: check host, port and query options"
             ) from None
         backend = cls(
-            _io.Client(connection_pool=pool),
+            io.Client(connection_pool=pool),
             namespace=namespace,
             run_ttl=run_ttl,
             keep_revisions=keep_revisions,
@@ -216,7 +216,7 @@ class RedisBackend:
             ) from error
         server = EmbeddedServer(path)
         backend = cls(
-            _io.Client(unix_socket_path="/"),
+            io.Client(unix_socket_path="/"),
             namespace=namespace,
             run_ttl=run_ttl,
             keep_revisions=keep_revisions,
@@ -233,7 +233,7 @@ class RedisBackend:
         """Starts the embedded server, and points connections at it."""
         server = self._server
         assert server is not None
-        await _io.run_to_the_end(server.start)
+        await io.run_to_the_end(server.start)
         path = server.socket_path
         if self._seats.settings.kwargs.get("path") != path:
             settings = self._seats.settings
@@ -287,7 +287,7 @@ class RedisBackend:
             await self._seats.close(drain)
         finally:
             if self._server is not None:
-                await _io.run_to_the_end(self._server.close)
+                await io.run_to_the_end(self._server.close)
 
     async def close(self, drain: float = 5.0) -> None:
         """The same as `aclose`."""
@@ -342,7 +342,7 @@ class RedisBackend:
         damaged: CorruptSnapshotError | None = None
         cursor = 0
         while True:
-            reply, _ = await self._runner.run(_protocol.scan(self.namespace, prefix, cursor), policy)
+            reply, _ = await self._runner.run(requests.scan(self.namespace, prefix, cursor), policy)
             try:
                 cursor, keys = int(reply[0]), list(reply[1])
             except (TypeError, ValueError, LookupError):

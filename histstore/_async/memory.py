@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any, Final, Generic, overload
 
-from .._chain import Base, decode_meta
-from .._plan import Target, Writer, grow, plan_save
 from ..errors import ConflictError, SnapshotError
+from ..log.chain import Base, decode_meta
+from ..log.plan import Target, Writer, grow, plan_save
 from ..snapshot import (
     ANY,
     SEEN,

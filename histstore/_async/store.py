@@ -11,13 +11,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast, overload
 
-from .. import _chain, _codec, _protocol
-from .._chain import Base, BrokenChainError, Entry, Head
-from .._keys import run_keys
-from .._leasing import Lost
-from .._plan import Plan, Target, Writer, grow, plan_append, plan_save, worth_a_checkpoint
-from .._protocol import NO_LEASE, Call, Carried, Loaded, Peeked, RawHead, Where
-from .._retry import Budget, RetryPolicy, policy_of
 from ..errors import (
     BackendError,
     BackendUnavailableError,
@@ -33,7 +26,16 @@ from ..errors import (
     one_line,
     quoted,
 )
+from ..log import chain as _chain
+from ..log import codec
+from ..log.chain import Base, BrokenChainError, Entry, Head
+from ..log.plan import Plan, Target, Writer, grow, plan_append, plan_save, worth_a_checkpoint
 from ..messages import JSONValue, freeze_messages
+from ..policy import Budget, RetryPolicy, policy_of
+from ..protocol import requests as _protocol
+from ..protocol.keys import run_keys
+from ..protocol.leases import Lost
+from ..protocol.requests import NO_LEASE, Call, Carried, Loaded, Peeked, RawHead, Where
 from ..snapshot import (
     ANY,
     KEEP,
@@ -58,15 +60,15 @@ from ..snapshot import (
     parts,
     slice_bounds,
 )
-from . import _io
+from .compat import io
+from .leases.lease import Lease, LeaseScope
 
 # unasync: off
-from ._leases import HELD
+from .leases.table import HELD
 
 # unasync: on
-from ._pages import Found, PageReader, part_of
-from ._runner import Delivery
-from .lease import Lease, LeaseScope
+from .pages import Found, PageReader, part_of
+from .transport.runner import Delivery
 from .turn import TurnScope
 
 if TYPE_CHECKING:
@@ -119,10 +121,10 @@ class RedisHistoryStore(Generic[M]):
     def __init__(self, backend: RedisBackend, run_id: RunId) -> None:
         self._backend = backend
         self._where = Where(backend.namespace, run_id, run_keys(backend.namespace, run_id))
-        self._lock = _io.Lock()
+        self._lock = io.Lock()
         self._pid = os.getpid()
         # Of processes that were forked meanwhile: a thread that is gone there may hold the lock that they inherit.
-        self._locks: dict[int, _io.Lock] = {}
+        self._locks: dict[int, io.Lock] = {}
         self._head: Head | None = None
         self._base: Base | None = None
         self._given: tuple[Base, ConversationSnapshot[Any]] | None = None
@@ -154,13 +156,13 @@ class RedisHistoryStore(Generic[M]):
     def __repr__(self) -> str:
         return f"<RedisHistoryStore of run {quoted(self.run_id)} at {brief(self.revision)}>"
 
-    def _mine(self, retry: RetryPolicy | None) -> _io.Held:
+    def _mine(self, retry: RetryPolicy | None) -> io.Held:
         """Returns the lock that lets the calls take turns. Whoever may not use the backend must not wait for it."""
         pid = self._backend._here().pid
         if pid != self._pid:
-            self._lock, self._pid = self._locks.setdefault(pid, _io.Lock()), pid
+            self._lock, self._pid = self._locks.setdefault(pid, io.Lock()), pid
         text = "another call of this store was under way until the deadline; nothing was written"
-        return _io.Held(self._lock, self._policy(retry).deadline, BackendUnavailableError, text)
+        return io.Held(self._lock, self._policy(retry).deadline, BackendUnavailableError, text)
 
     # ------------------------------------------------------------------------------------- loading
 
@@ -339,7 +341,7 @@ class RedisHistoryStore(Generic[M]):
 
     def _budget(self, name: str, retry: RetryPolicy | None) -> Budget:
         """Begins to count the time of a call that reads more than once."""
-        return Budget(self._policy(retry), name, _io.monotonic)
+        return Budget(self._policy(retry), name, io.monotonic)
 
     def _policy(self, retry: RetryPolicy | None) -> RetryPolicy:
         if retry is None:
@@ -500,7 +502,7 @@ class RedisHistoryStore(Generic[M]):
             frozen = freeze_messages(messages)
             if type(pinned) is not bool:
                 raise SnapshotError("pinned is True or False")
-            encoded = None if isinstance(meta, Keep) else _codec.encode_meta(frozen_meta(meta))
+            encoded = None if isinstance(meta, Keep) else codec.encode_meta(frozen_meta(meta))
             _check_expected(expected)
             lease = self._carrying(lease)
             async with self._mine(retry):
@@ -527,7 +529,7 @@ class RedisHistoryStore(Generic[M]):
         retry: RetryPolicy | None,
         seen: bool = False,
     ) -> Revision | None:
-        if parent is None and not messages and meta in (None, _codec.NO_META):
+        if parent is None and not messages and meta in (None, codec.NO_META):
             await self._nothing(lease, retry)
             return None
         base, _ = self._base_at(parent, None)
@@ -673,7 +675,7 @@ class RedisHistoryStore(Generic[M]):
         """
         self._settled = None
         policy = self._policy(retry)
-        deadline = _io.monotonic() + policy.deadline
+        deadline = io.monotonic() + policy.deadline
         races = 0
         try:
             if not callable(fn):
@@ -688,9 +690,9 @@ class RedisHistoryStore(Generic[M]):
             before = await self.load(retry=retry)
             # Now, since `fn` may save the snapshot elsewhere, which gives it that run's revision.
             seen = before.revision if before is not None else None
-            began = _io.monotonic()
-            after = await _io.maybe_await(fn(before))
-            deadline += _io.monotonic() - began
+            began = io.monotonic()
+            after = await io.maybe_await(fn(before))
+            deadline += io.monotonic() - began
             if after is before:
                 return seen
             try:
@@ -708,17 +710,17 @@ class RedisHistoryStore(Generic[M]):
             except ConflictError as error:
                 lost = error
             pause = _pause(races, policy)
-            if _io.monotonic() + pause >= deadline:
+            if io.monotonic() + pause >= deadline:
                 raise lost
             races += 1
-            await _io.sleep(pause)
+            await io.sleep(pause)
 
     async def _whatever(self, write: Callable[[Head | None], Awaitable[T]], retry: RetryPolicy | None) -> T:
         """Writes onto whatever is there: reads the head, compares and sets, again when a rival was faster."""
         policy = self._policy(retry)
         for tries in range(policy.attempts):
             if tries:
-                await _io.sleep(_pause(tries, policy))
+                await io.sleep(_pause(tries, policy))
             head = await self._read_head(retry)
             try:
                 return await write(head)
@@ -1330,7 +1332,7 @@ class RedisHistoryStore(Generic[M]):
                 self._pending = None  # refused
                 if wanted is not ANY or tries + 1 == policy.attempts:
                     raise
-                await _io.sleep(_pause(tries, policy))
+                await io.sleep(_pause(tries, policy))
                 continue
             except HistoryStoreError:
                 self._pending = None

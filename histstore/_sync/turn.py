@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
 
-from .._retry import RetryPolicy
 from ..errors import (
     BackendUnavailableError,
     ConflictError,
@@ -19,6 +18,7 @@ from ..errors import (
     quoted,
 )
 from ..messages import JSONValue
+from ..policy import RetryPolicy
 from ..snapshot import (
     ANY,
     KEEP,
@@ -35,8 +35,8 @@ from ..snapshot import (
     find_origin,
     frozen_meta,
 )
-from . import _io, _tasks
-from .lease import Lease, LeaseScope
+from .compat import io, tasks
+from .leases.lease import Lease, LeaseScope
 
 if TYPE_CHECKING:
     from .store import RedisHistoryStore
@@ -62,8 +62,8 @@ class Turn(Generic[M]):
     ) -> None:
         self._store = store
         self._retry = retry
-        self._saving = _io.Lock()
-        self._guard = _tasks.Guard()
+        self._saving = io.Lock()
+        self._guard = tasks.Guard()
         self.lease = lease
         self.snapshot: ConversationSnapshot[M] = snapshot if snapshot is not None else ConversationSnapshot()
         # Where the run is, what it holds there, and how often that has changed. In one, so that nobody who interrupts
@@ -159,7 +159,7 @@ class Turn(Generic[M]):
             deadline = self._store._policy(self._retry).deadline
             text = "another save of this turn was under way until the deadline; this one wrote nothing, repeat it"
             # All else is decided inside: what another save does meanwhile moves the turn on.
-            with _io.Held(self._saving, deadline, BackendUnavailableError, text):
+            with io.Held(self._saving, deadline, BackendUnavailableError, text):
                 return self._save(changes)
         except HistoryStoreError as error:
             name_run(error, self._store.run_id)
@@ -283,7 +283,7 @@ class TurnScope(Generic[M]):
     def __reduce__(self) -> NoReturn:
         raise LockError("a turn() cannot be pickled: call turn() where the work is done")
 
-    @_tasks.Exit
+    @tasks.Exit
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

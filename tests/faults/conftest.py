@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 import redis
 
-from histstore._scripts import ALL
+from histstore.protocol.scripts import ALL
 
 from ..support import lease_workers
 from ..support.lease_workers import GUARD

@@ -11,8 +11,8 @@ import redis
 import histstore
 import histstore.sync
 from histstore import RetryPolicy
-from histstore._keys import Keys, run_keys
-from histstore._scripts import Script
+from histstore.protocol.keys import Keys, run_keys
+from histstore.protocol.scripts import Script
 
 from ..support.history import tokens_of
 

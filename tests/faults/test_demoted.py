@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import redis
 
-import histstore._async._connections
-import histstore._async._runner
-import histstore._sync._connections
-import histstore._sync._runner
+import histstore._async.transport.connections
+import histstore._async.transport.runner
+import histstore._sync.transport.connections
+import histstore._sync.transport.runner
 from histstore import ANY, BackendUnavailableError, Durability, LockTimeoutError, RetryPolicy
 from histstore.snapshot import Revision
 
@@ -101,7 +101,7 @@ def flavour(request: pytest.FixtureRequest) -> Shell:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every read ask for the role."""
-    for module in (histstore._async._runner, histstore._sync._runner):
+    for module in (histstore._async.transport.runner, histstore._sync.transport.runner):
         monkeypatch.setattr(module, "ROLE_EVERY", -1.0)
 
 
@@ -351,7 +351,9 @@ async def test_what_is_under_way_is_answered_when_connections_are_dropped(
         assert await backend.store("run").load() is None
         runner = (backend.inner if flavour.name == "sync" else backend)._runner
         connections = runner._connections
-        module = histstore._sync._connections if flavour.name == "sync" else histstore._async._connections
+        module = (
+            histstore._sync.transport.connections if flavour.name == "sync" else histstore._async.transport.connections
+        )
 
         async def ask() -> Any:
             found = connections.exchange([("BLPOP", key, "20")], module.monotonic() + GUARD, module.Sent(), large)

@@ -19,7 +19,7 @@ from histstore import (
     NotReplicatedError,
     RetryPolicy,
 )
-from histstore._scripts import SAVE
+from histstore.protocol.scripts import SAVE
 
 from ..support.history import message
 from ..support.proxy import proxy

@@ -23,9 +23,9 @@ from histstore import (
     RetryPolicy,
     Revision,
 )
-from histstore._chain import ABSENT, Entry, Head
-from histstore._keys import Keys
-from histstore._protocol import number
+from histstore.log.chain import ABSENT, Entry, Head
+from histstore.protocol.keys import Keys
+from histstore.protocol.requests import number
 
 from ..support.shells import SHELLS, Shell
 from .shells import GUARD, keys_of

@@ -22,7 +22,7 @@ import redis
 import histstore
 import histstore.sync
 from histstore import ANY, LockedError, LockError
-from histstore._scripts import SAVE
+from histstore.protocol.scripts import SAVE
 
 from ..support.history import message, tokens_of
 from ..support.proxy import Proxy
@@ -422,7 +422,7 @@ def test_a_child_with_a_reused_process_id(parent: Parent, monkeypatch: pytest.Mo
     def child() -> list[str]:
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: own)
-            patch.setattr(module._seats, "getpid", lambda: own)
+            patch.setattr(module.seats, "getpid", lambda: own)
             assert not seat.leases.here
             parent.do_in_child(lambda: parent.backend.store("run").append(message("child"), expected=ANY))
             assert parent.backend._seats._taken

@@ -26,9 +26,9 @@ from histstore import (
     UnsupportedVersionError,
     UserMessage,
 )
-from histstore import _codec as codec
-from histstore._chain import ABSENT, BrokenChainError, Entry, read_entry
-from histstore._keys import run_keys, run_of_head
+from histstore.log import codec
+from histstore.log.chain import ABSENT, BrokenChainError, Entry, read_entry
+from histstore.protocol.keys import run_keys, run_of_head
 
 DATA = Path(__file__).parent.parent / "data"
 MIB = 1 << 20

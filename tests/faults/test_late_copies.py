@@ -11,7 +11,7 @@ import redis
 
 import histstore.sync
 from histstore import ANY, ConflictError, LockedError, OutcomeUnknownError, RetryPolicy
-from histstore._scripts import ALL, DELETE, SAVE
+from histstore.protocol.scripts import ALL, DELETE, SAVE
 
 from ..support.history import message
 from ..support.lease_workers import Worker

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from histstore._scripts import RENEW
+from histstore.protocol.scripts import RENEW
 
 from ..support.lease_workers import Worker
 from ..support.proxy import Proxy

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from histstore import RetryPolicy
-from histstore._scripts import ACQUIRE, RELEASE, RENEW, SAVE
+from histstore.protocol.scripts import ACQUIRE, RELEASE, RENEW, SAVE
 
 from ..support.lease_workers import Worker
 from ..support.proxy import Proxy, requests_of

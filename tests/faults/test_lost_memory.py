@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from histstore import ANY, ConflictError, RevisionGoneError
-from histstore._scripts import SAVE
+from histstore.protocol.scripts import SAVE
 
 from ..support.history import History, message
 from ..support.proxy import Proxy, proxy

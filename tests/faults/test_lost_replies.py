@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from histstore import ANY, BackendError, ConflictError, ConversationSnapshot, OutcomeUnknownError, RetryPolicy
-from histstore._scripts import DELETE, RESOLVE, SAVE
+from histstore.protocol.scripts import DELETE, RESOLVE, SAVE
 
 from ..support.history import History, message, tokens_of
 from ..support.proxy import Proxy

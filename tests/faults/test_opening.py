@@ -25,8 +25,8 @@ from histstore import (
     OutcomeUnknownError,
     RetryPolicy,
 )
-from histstore._opening import FRESH
-from histstore._scripts import SAVE
+from histstore.protocol.scripts import SAVE
+from histstore.wire.opening import FRESH
 
 from ..support.history import message
 from ..support.proxy import proxy

@@ -35,8 +35,8 @@ from histstore import (
     RedisBackend,
     RetryPolicy,
 )
-from histstore._async import _connections
-from histstore._async._connections import DEPTH, LINES, SLOW, WEIGHT
+from histstore._async.transport import connections as _connections
+from histstore._async.transport.connections import DEPTH, LINES, SLOW, WEIGHT
 
 from ..support.history import History, message
 from ..support.proxy import Proxy, proxy

@@ -34,8 +34,8 @@ from histstore import (
     RetryPolicy,
     Revision,
 )
-from histstore._retry import FAULTS
-from histstore._scripts import SAVE
+from histstore.policy import FAULTS
+from histstore.protocol.scripts import SAVE
 
 from ..support.history import message
 from ..support.proxy import Proxy

@@ -25,7 +25,7 @@ from histstore import (
     RevisionGoneError,
     SnapshotError,
 )
-from histstore._scripts import ACQUIRE, COMPARE, DELETE, RELEASE, RENEW, RESOLVE, SAVE, Script
+from histstore.protocol.scripts import ACQUIRE, COMPARE, DELETE, RELEASE, RENEW, RESOLVE, SAVE, Script
 
 from ..support.history import message, tokens_of
 from ..support.proxy import Proxy

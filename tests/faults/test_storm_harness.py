@@ -21,8 +21,8 @@ import redis.asyncio
 
 import histstore.sync
 from histstore import ConversationSnapshot
-from histstore._keys import run_keys
-from histstore._scripts import ALL, RENEW, RESOLVE
+from histstore.protocol.keys import run_keys
+from histstore.protocol.scripts import ALL, RENEW, RESOLVE
 
 from ..support.history import message
 from ..support.servers import Server

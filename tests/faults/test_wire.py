@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from redis.exceptions import ConnectionError, TimeoutError
 
-from histstore._async._wire import TOGETHER, Sent, Wire
+from histstore._async.transport.wire import TOGETHER, Sent, Wire
 
 from ..support.shells import until
 from .shells import GUARD

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from histstore._scripts import ALL
+from histstore.protocol.scripts import ALL
 
 LUA: Final = Path(__file__).resolve().parents[2] / "lua"
 FILES: Final = {path.stem: path.read_text() for path in (*LUA.glob("*.lua"), *LUA.glob("include/*.lua"))}

@@ -8,10 +8,10 @@ from typing import Final
 
 import redis
 
-from histstore import _leasing
-from histstore._chain import Base
-from histstore._leasing import Ticket
-from histstore._protocol import Call, Carried
+from histstore.log.chain import Base
+from histstore.protocol import leases as _leasing
+from histstore.protocol.leases import Ticket
+from histstore.protocol.requests import Call, Carried
 
 from .scenarios import SCENARIOS, _full, _has_lost, _untouched, expect, own_server, scenario
 from .world import MINUTE_MS, QUARTER_MS, Process, Reply, World, commands, exchange

@@ -14,9 +14,9 @@ from typing import Final
 import redis
 from redis.exceptions import AskError
 
-from histstore import _protocol
-from histstore._chain import Base
-from histstore._protocol import NO_LEASE, Call, Carried
+from histstore.log.chain import Base
+from histstore.protocol import requests as _protocol
+from histstore.protocol.requests import NO_LEASE, Call, Carried
 
 from .world import MINUTE_MS, QUARTER_MS, Delete, Reply, Save, World, commands, few
 

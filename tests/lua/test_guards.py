@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from histstore._scripts import ALL, strip
+from histstore.protocol.scripts import ALL, strip
 
 from .guards import FILES, Guard, composed, cut, moved
 from .lease_guards import LEASE_GUARDS, LEASE_NO_GUARDS

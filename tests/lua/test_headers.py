@@ -7,12 +7,24 @@ from typing import Final
 
 import pytest
 
-from histstore import _leasing, _protocol
-from histstore._chain import Base
-from histstore._keys import run_keys
-from histstore._leasing import Ticket
-from histstore._protocol import NO_LEASE, Call, Carried, Where
-from histstore._scripts import ACQUIRE, ALL, COMPARE, DELETE, PROBE, RELEASE, RENEW, RESOLVE, SAVE, Script, strip
+from histstore.log.chain import Base
+from histstore.protocol import leases, requests
+from histstore.protocol.keys import run_keys
+from histstore.protocol.leases import Ticket
+from histstore.protocol.requests import NO_LEASE, Call, Carried, Where
+from histstore.protocol.scripts import (
+    ACQUIRE,
+    ALL,
+    COMPARE,
+    DELETE,
+    PROBE,
+    RELEASE,
+    RENEW,
+    RESOLVE,
+    SAVE,
+    Script,
+    strip,
+)
 from histstore.snapshot import Attempt, RunId
 
 from .world import World
@@ -108,27 +120,27 @@ def _calls(world: World) -> dict[Script, tuple[Call, dict[str, object]]]:
             },
         ),
         COMPARE: (
-            _protocol.compare(world.where, revision, LEASE, 1234),
+            requests.compare(world.where, revision, LEASE, 1234),
             {"etag": revision.etag, "fence": "77", "holder": LEASE.holder, "ttl": b"1234"},
         ),
-        RESOLVE: (_protocol.resolve(world.where, attempt), {"ticket": b"t" * 16, "expected": revision.etag}),
+        RESOLVE: (requests.resolve(world.where, attempt), {"ticket": b"t" * 16, "expected": revision.etag}),
         DELETE: (
-            _protocol.delete(world.where, attempt, revision.etag, LEASE, True),
+            requests.delete(world.where, attempt, revision.etag, LEASE, True),
             {
                 "expected": revision.etag, "ticket": b"t" * 16, "resend": "0", "fence": "77",
                 "holder": LEASE.holder, "force": "1",
             },
         ),
         ACQUIRE: (
-            _leasing.acquire(world.where, ticket, queue=True),
+            leases.acquire(world.where, ticket, queue=True),
             {"holder": LEASE.holder, "ttl": "1234", "channel": "the channel"},
         ),
         RENEW: (
-            _leasing.renew(world.where, LEASE, 1234),
+            leases.renew(world.where, LEASE, 1234),
             {"holder": LEASE.holder, "fence": "77", "ttl": "1234"},
         ),
         RELEASE: (
-            _leasing.release(world.where, LEASE.holder, ticket.place, late=True, force=False),
+            leases.release(world.where, LEASE.holder, ticket.place, late=True, force=False),
             {"holder": LEASE.holder, "place": ticket.place, "late": "1", "force": "0"},
         ),
     }  # fmt: skip
@@ -167,10 +179,10 @@ def test_what_was_not_asked_for_is_not_sent(make_world: object) -> None:
     world: World = make_world("")  # type: ignore[operator]
     ticket = Ticket(LEASE.holder, 1234, "the channel")
     calls = {
-        ACQUIRE: (_leasing.acquire(world.where, ticket, queue=False, uncounted=True), {"channel": ""}),
-        RELEASE: (_leasing.release(world.where, LEASE.holder), {"place": "", "late": "0", "force": "0"}),
+        ACQUIRE: (leases.acquire(world.where, ticket, queue=False, uncounted=True), {"channel": ""}),
+        RELEASE: (leases.release(world.where, LEASE.holder), {"place": "", "late": "0", "force": "0"}),
     }
-    broken = _leasing.release(world.where, LEASE.holder, force=True)
+    broken = leases.release(world.where, LEASE.holder, force=True)
     for script, call, values in [(RELEASE, broken, {"late": "0", "force": "1"}), *((s, *c) for s, c in calls.items())]:
         (command,) = call.commands(False, False)
         args = dict(zip(declared(script, "ARGV").values(), command[3 + int(command[2]) :], strict=True))
@@ -190,8 +202,8 @@ def test_without_a_lease_a_call_carries_no_holder(make_world: object) -> None:
     attempt = Attempt("delete", world.namespace, world.where.run_id, revision, revision, b"t" * 16)
     calls = {
         SAVE: world.plan(base, "c").call,
-        COMPARE: _protocol.compare(world.where, revision, NO_LEASE, None),
-        DELETE: _protocol.delete(world.where, attempt, revision.etag, NO_LEASE, False),
+        COMPARE: requests.compare(world.where, revision, NO_LEASE, None),
+        DELETE: requests.delete(world.where, attempt, revision.etag, NO_LEASE, False),
     }
     for script, call in calls.items():
         (command,) = call.commands(False, False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from histstore._chain import Base
-from histstore._protocol import NO_LEASE, Carried
+from histstore.log.chain import Base
+from histstore.protocol.requests import NO_LEASE, Carried
 
 from .test_guards import GUARDS
 from .world import Delete, Save, World

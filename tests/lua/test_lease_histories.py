@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from histstore import _leasing
-from histstore._chain import Base
-from histstore._leasing import Ticket
-from histstore._protocol import Call, Carried
+from histstore.log.chain import Base
+from histstore.protocol import leases as _leasing
+from histstore.protocol.leases import Ticket
+from histstore.protocol.requests import Call, Carried
 
 from .test_guards import GUARDS
 from .world import MINUTE_MS, Process, World

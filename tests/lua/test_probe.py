@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from histstore import _protocol
-from histstore._scripts import ALL, PROBE
+from histstore.protocol import requests
+from histstore.protocol.scripts import ALL, PROBE
 
 from .world import World, commands, exchange
 
@@ -23,7 +23,7 @@ def raw(server_url: str) -> Iterator[redis.Redis]:
 
 
 def probe(world: World, client: redis.Redis) -> list[str]:
-    *_, problems = exchange(client, *_protocol.probe(world.keys).commands(False, False))
+    *_, problems = exchange(client, *requests.probe(world.keys).commands(False, False))
     return [line.decode() for line in problems]
 
 

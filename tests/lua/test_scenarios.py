@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from histstore._scripts import ALL, PROBE
+from histstore.protocol.scripts import ALL, PROBE
 
 from .lease_scenarios import SCENARIOS
 from .world import World

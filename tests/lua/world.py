@@ -17,13 +17,15 @@ import redis
 from redis.client import PubSub
 from redis.exceptions import NoScriptError, ResponseError
 
-from histstore import _chain, _leasing, _protocol
-from histstore._chain import Base
-from histstore._keys import run_keys
-from histstore._leasing import Ticket, read_ring
-from histstore._plan import Plan, Target, Writer, grow, plan_save
-from histstore._protocol import NO_LEASE, Call, Carried, Command, Where
-from histstore._scripts import ALL, strip
+from histstore.log import chain
+from histstore.log.chain import Base
+from histstore.log.plan import Plan, Target, Writer, grow, plan_save
+from histstore.protocol import leases as _leasing
+from histstore.protocol import requests
+from histstore.protocol.keys import run_keys
+from histstore.protocol.leases import Ticket, read_ring
+from histstore.protocol.requests import NO_LEASE, Call, Carried, Command, Where
+from histstore.protocol.scripts import ALL, strip
 from histstore.snapshot import Attempt, RunId
 
 Reply = list[Any]
@@ -197,7 +199,7 @@ class World:
         """Makes a save that adds messages (`full`: as a checkpoint), but sends no copy of it."""
         before = onto.messages() if onto is not None else []
         pins = onto.pins[: onto.length] if onto is not None else []
-        old_meta = _chain.decode_meta(onto.head.meta) if onto is not None else {}
+        old_meta = chain.decode_meta(onto.head.meta) if onto is not None else {}
         target = Target(
             [*before, *messages],
             [*pins, *[False] * len(messages)],
@@ -208,7 +210,7 @@ class World:
         plan = plan_save(parent, onto, target, Writer(os.urandom(16), lease.fence, 1 << 26), full=full)
         assert plan is not None, "nothing to save"
         revision = parent.revision if parent is not None else None
-        return Save(_protocol.save(self.where, plan, revision, lease, ttl, keep, time.time()), plan, onto)
+        return Save(requests.save(self.where, plan, revision, lease, ttl, keep, time.time()), plan, onto)
 
     def save(self, onto: Base | None, *messages: str, **options: Any) -> Base:
         """Makes a save, sends it once, and returns the content that it made."""
@@ -228,10 +230,10 @@ class World:
 
     def resolve(self, what: Save | Delete, by: redis.Redis | None = None) -> Reply:
         assert what.call.attempt is not None
-        return self.send(_protocol.resolve(self.where, what.call.attempt), by=by)
+        return self.send(requests.resolve(self.where, what.call.attempt), by=by)
 
     def compare(self, at: Base, lease: Carried = NO_LEASE, ttl: int | None = None) -> Reply:
-        return self.send(_protocol.compare(self.where, at.head.revision, lease, ttl))
+        return self.send(requests.compare(self.where, at.head.revision, lease, ttl))
 
     def deletion(
         self, at: Base | None, lease: Carried = NO_LEASE, force: bool = False, read: bytes | None = None
@@ -246,7 +248,7 @@ class World:
             revision,
             os.urandom(16),
         )
-        return Delete(_protocol.delete(self.where, attempt, revision.etag if revision else read or b"", lease, force))
+        return Delete(requests.delete(self.where, attempt, revision.etag if revision else read or b"", lease, force))
 
     def delete(self, at: Base | None, **options: Any) -> None:
         reply = self.send(self.deletion(at, **options))
@@ -436,20 +438,20 @@ class World:
 
     def load(self, at: int | None = None) -> list[Any] | None:
         """Returns the messages, proven; None: the run is absent. A run that does not add up is an AssertionError."""
-        call = _protocol.load(self.where, None) if at is None else _protocol.load_at(self.where, at)
+        call = requests.load(self.where, None) if at is None else requests.load_at(self.where, at)
         *_, reply = exchange(self.client, *call.commands(False, False))
         try:
-            loaded = _protocol.read_loaded(reply)
+            loaded = requests.read_loaded(reply)
             if loaded.head is None:
                 assert not loaded.items, "there is a log, but no head"
                 return None
-            entries = _chain.read_entries(loaded.items)
+            entries = chain.read_entries(loaded.items)
             if at is None:
-                return _protocol.fold(loaded.head, entries, None).messages()
+                return requests.fold(loaded.head, entries, None).messages()
             assert entries, f"version {at} is not there"
             assert entries[-1].version == at, f"version {at} is not there"
-            return _chain.replay([e for e in entries if e.version >= entries[-1].checkpoint]).messages()
-        except _chain.BrokenChainError as error:
+            return chain.replay([e for e in entries if e.version >= entries[-1].checkpoint]).messages()
+        except chain.BrokenChainError as error:
             raise AssertionError(f"the run is not readable: {error.reason}") from error
 
     # ----------------------------------------------------------------------------------- permissions

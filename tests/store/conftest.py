@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from histstore._keys import escape
+from histstore.protocol.keys import escape
 
 from ..support.shells import SHELLS, Shell, until
 

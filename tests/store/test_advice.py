@@ -47,13 +47,13 @@ from histstore import (
     ToolResultText,
     UrlSource,
     UserMessage,
-    _jsonfile,
     jsonable,
 )
-from histstore import _embedded_watch as watch
-from histstore._retry import Budget
-from histstore._scripts import RELEASE
 from histstore.embedded import EmbeddedServer
+from histstore.embedded import watcher as watch
+from histstore.local import files as _jsonfile
+from histstore.policy import Budget
+from histstore.protocol.scripts import RELEASE
 
 from ..support.servers import server_binary
 from ..support.shells import Shell, threaded_proxy, until

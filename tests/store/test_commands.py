@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import redis
 
-from histstore import ANY, Attempt, Durability, HistoryStoreError, RetryPolicy, RunId, _resp
-from histstore._async import _wire as _async_wire
-from histstore._keys import run_keys
-from histstore._sync import _io as _sync_io
+from histstore import ANY, Attempt, Durability, HistoryStoreError, RetryPolicy, RunId
+from histstore._async.transport import wire as _async_wire
+from histstore._sync.compat import io as _sync_io
+from histstore.protocol.keys import run_keys
+from histstore.wire import resp
 
 from ..support.history import message
 from ..support.servers import server
@@ -22,7 +23,7 @@ from ..support.shells import Shell, until
 async def test_no_command_holds_a_number(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every argument is bytes or text: a signal's handler that raises while hiredis packs an int crashes Python."""
     packed: list[tuple[Any, ...]] = []
-    pack = _resp.pack
+    pack = resp.pack
 
     def note(commands: Sequence[Any]) -> bytes:
         packed.extend(commands)

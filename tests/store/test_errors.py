@@ -43,8 +43,8 @@ from histstore import (
     SnapshotTooLargeError,
     UnsupportedVersionError,
 )
-from histstore._keys import Keys, run_keys
-from histstore._scripts import ALL
+from histstore.protocol.keys import Keys, run_keys
+from histstore.protocol.scripts import ALL
 
 from ..support.samples import plain, user
 from ..support.servers import Server

@@ -23,10 +23,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from histstore import BackendError, Lease, LeaseLostError, LockTimeoutError, RedisBackend
-from histstore._async._connections import SLOW
-from histstore._keys import run_keys
-from histstore._leasing import Lost
-from histstore._scripts import ALL
+from histstore._async.transport.connections import SLOW
+from histstore.protocol.keys import run_keys
+from histstore.protocol.leases import Lost
+from histstore.protocol.scripts import ALL
 
 from ..support.proxy import proxy
 from ..support.samples import user

@@ -33,8 +33,8 @@ from histstore import (
     Revision,
     SnapshotError,
 )
-from histstore._keys import run_keys
-from histstore._scripts import ALL, RELEASE
+from histstore.protocol.keys import run_keys
+from histstore.protocol.scripts import ALL, RELEASE
 
 from ..support.proxy import proxy
 from ..support.samples import user

@@ -15,7 +15,7 @@ import redis
 
 import histstore
 from histstore import BackendError, LeaseLostError, SnapshotError
-from histstore._keys import run_keys
+from histstore.protocol.keys import run_keys
 
 from ..support.samples import user
 from ..support.shells import Shell, until

@@ -21,7 +21,7 @@ from histstore import (
     Revision,
     RevisionGoneError,
 )
-from histstore._keys import run_keys
+from histstore.protocol.keys import run_keys
 
 from ..support.proxy import Proxy
 from ..support.samples import user
@@ -66,7 +66,7 @@ def before_each(wire: Proxy, act: Callable[[int], object]) -> list[int]:
 
 def small_steps(monkeypatch: pytest.MonkeyPatch, shell: Shell, size: int) -> None:
     """Makes a reader ask for about `size` bytes of the log at a time."""
-    monkeypatch.setattr(importlib.import_module(f"histstore._{shell.name}._pages"), "CHUNK", size)
+    monkeypatch.setattr(importlib.import_module(f"histstore._{shell.name}.pages"), "CHUNK", size)
 
 
 async def lone(backends: Backends, url: str, **options: Any) -> Any:

@@ -25,7 +25,7 @@ from histstore import (
     RunId,
     SnapshotError,
 )
-from histstore._keys import run_keys
+from histstore.protocol.keys import run_keys
 
 from ..support.samples import PLAIN, TYPED, faithful, plain, user
 from ..support.shells import Shell, threaded_proxy

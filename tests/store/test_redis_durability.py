@@ -17,7 +17,7 @@ from histstore import (
     NotReplicatedError,
     RetryPolicy,
 )
-from histstore._keys import run_keys
+from histstore.protocol.keys import run_keys
 
 from ..support.samples import user
 from ..support.servers import Server, server

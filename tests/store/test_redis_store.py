@@ -29,8 +29,8 @@ from histstore import (
     SnapshotTooLargeError,
     UserMessage,
 )
-from histstore._keys import run_keys
-from histstore._protocol import delta
+from histstore.protocol.keys import run_keys
+from histstore.protocol.requests import delta
 
 from ..support.samples import PLAIN, TYPED, faithful, plain, user
 from ..support.shells import Shell, threaded_proxy

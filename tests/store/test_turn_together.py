@@ -23,7 +23,7 @@ from histstore import (
     Revision,
     SnapshotError,
 )
-from histstore._scripts import ALL, SAVE
+from histstore.protocol.scripts import ALL, SAVE
 
 from ..support.proxy import Proxy
 from ..support.samples import user

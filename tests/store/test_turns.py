@@ -25,8 +25,8 @@ from histstore import (
     Revision,
     SnapshotError,
 )
-from histstore._keys import run_keys
-from histstore._scripts import ALL, SAVE
+from histstore.protocol.keys import run_keys
+from histstore.protocol.scripts import ALL, SAVE
 
 from ..support.samples import plain, user
 from ..support.shells import Shell, threaded_proxy, until

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from histstore._chain import Entry, Log, Tail
-from histstore._codec import decode, decode_body
+from histstore.log.chain import Entry, Log, Tail
+from histstore.log.codec import decode, decode_body
 
 Part = tuple[list[Any], list[bool]]
 

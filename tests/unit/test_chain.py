@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histstore import UserMessage
-from histstore._chain import (
+from histstore.log.chain import (
     ABSENT,
     Base,
     BrokenChainError,
@@ -26,8 +26,8 @@ from histstore._chain import (
     replay,
     timestamp,
 )
-from histstore._codec import Body, encode, encode_body, encode_meta
-from histstore._plan import Target, Writer, grow, plan_append, plan_save
+from histstore.log.codec import Body, encode, encode_body, encode_meta
+from histstore.log.plan import Target, Writer, grow, plan_append, plan_save
 
 from ..support.samples import faithful
 from ..support.tails import followed, tail

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from histstore import AssistantMessage, ToolCall, UserMessage, messages
-from histstore._codec import Body, decode, decode_body, decode_meta, encode, encode_body, encode_meta
+from histstore.log.codec import Body, decode, decode_body, decode_meta, encode, encode_body, encode_meta
 
 from ..support.samples import PLAIN, TYPED, faithful
 from .test_json import JSON

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import redis
 
-from histstore import embedded
 from histstore.embedded import EmbeddedServer
+from histstore.embedded import server as embedded
 from histstore.errors import BackendError, BackendUnavailableError
 
 ORPHAN_SECONDS = 5.0
@@ -255,7 +255,7 @@ def test_foreign_files_stay(folder: Path) -> None:
 
 def test_unclosed_server_makes_no_noise() -> None:
     """A program that never closes ends without a warning, and its server and temporary folder end with it."""
-    code = "from histstore import embedded; s = embedded.EmbeddedServer(); s.start(); print(s.socket_path)"
+    code = "from histstore.embedded import EmbeddedServer; s = EmbeddedServer(); s.start(); print(s.socket_path)"
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -510,7 +510,7 @@ def test_closers_do_not_take_each_other_for_owners(folder: Path) -> None:
     """Two that ask at once whether somebody else owns the folder are both told that nobody does."""
     code = """
 import sys
-from histstore import _embedded_watch as watch, embedded
+from histstore.embedded import server as embedded, watcher as watch
 owners, closers = (watch.open_lock(sys.argv[1], name) for name in (watch.OWNERS_LOCK, watch.CLOSERS_LOCK))
 sys.exit(any(embedded._is_owned(owners, closers) for _ in range(30_000)))
 """

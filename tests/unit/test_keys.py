@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histstore._keys import escape, head_pattern, run_keys, run_of_head, unescape
+from histstore.protocol.keys import escape, head_pattern, run_keys, run_of_head, unescape
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 ODD = st.text(st.sampled_from("{}%:*?[]\\^ab\x00 \n\x7f\x80\x9fü👋7B"), min_size=1)

@@ -13,9 +13,9 @@ import cbor2
 import pytest
 
 from histstore import AssistantMessage, ToolCall, UserMessage
-from histstore._chain import ABSENT, Base, BrokenChainError, Entry, Head, read_entries, read_entry, replay, since
-from histstore._codec import Body, decode, decode_bodies, decode_body, encode, encode_body, encode_meta
-from histstore._plan import Target, Writer, grow, plan_append, plan_save
+from histstore.log.chain import ABSENT, Base, BrokenChainError, Entry, Head, read_entries, read_entry, replay, since
+from histstore.log.codec import Body, decode, decode_bodies, decode_body, encode, encode_body, encode_meta
+from histstore.log.plan import Target, Writer, grow, plan_append, plan_save
 from histstore.messages import FrozenDict, FrozenList
 
 NO_LIMIT = 1 << 62

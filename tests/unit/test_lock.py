@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from histstore._async._io import Held, Lock
+from histstore._async.compat.io import Held, Lock
 
 
 def held(lock: Lock, timeout: float = 60.0) -> Held:

@@ -14,7 +14,7 @@ import pytest
 import histstore
 import histstore.sync
 from histstore import Durability, HistoryStoreError, RetryPolicy, SnapshotError
-from histstore._options import DEFAULTS, Options
+from histstore.options import DEFAULTS, Options
 
 NAMES = [field.name for field in dataclasses.fields(Options)]
 CONSTRUCTORS: list[Any] = [

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histstore import AssistantMessage, SnapshotError, SnapshotTooLargeError, ToolCall, UserMessage
-from histstore._chain import ENTRY_OVERHEAD, Base, Entry, Head, read_entries, replay
-from histstore._codec import encode, encode_meta
-from histstore._plan import SLACK, Plan, Target, Writer, find_cut, grow, plan_append, plan_save
+from histstore.log.chain import ENTRY_OVERHEAD, Base, Entry, Head, read_entries, replay
+from histstore.log.codec import encode, encode_meta
+from histstore.log.plan import SLACK, Plan, Target, Writer, find_cut, grow, plan_append, plan_save
 
 from ..support.samples import faithful
 from ..support.tails import tail

@@ -10,7 +10,7 @@ import redis.exceptions as redis_errors
 from tenacity import RetryCallState, Retrying
 
 from histstore import Durability, RetryPolicy, SnapshotError
-from histstore._retry import FAULTS, Fault, RetryableError, UndoneError, classify, describe, tenacity_options
+from histstore.policy import FAULTS, Fault, RetryableError, UndoneError, classify, describe, tenacity_options
 
 LATER, NEVER = Fault(definite=True, retry=True), Fault(definite=True, retry=False)
 UNKNOWN = Fault(definite=False, retry=True)

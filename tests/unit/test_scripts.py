@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from histstore import _scripts
-from histstore._scripts import ALL, SAVE, Script, load, strip
+from histstore.protocol import scripts as _scripts
+from histstore.protocol.scripts import ALL, SAVE, Script, load, strip
 
 LUA = Path(__file__).resolve().parents[2] / "lua"
 
@@ -21,7 +21,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package in an empty folder; sources read before are forgotten, now and afterwards."""
     package = tmp_path / "histstore"
     package.mkdir()
-    monkeypatch.setattr(_scripts, "__file__", str(package / "_scripts.py"))
+    monkeypatch.setattr(_scripts, "__file__", str(package / "protocol" / "scripts.py"))
     load.cache_clear()
     _scripts._sha.cache_clear()
     yield tmp_path

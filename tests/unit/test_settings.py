@@ -12,8 +12,8 @@ import redis
 import redis.asyncio
 
 from histstore import BackendConfigError, RedisBackend, SnapshotError
-from histstore._async._io import KINDS
-from histstore._settings import connection_settings
+from histstore._async.compat.io import KINDS
+from histstore.wire.settings import connection_settings
 
 
 def settings(url: str) -> Any:

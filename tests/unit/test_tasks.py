@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from histstore._sync._tasks import Alarm, Aside, Event, Routine, Strays
+from histstore._sync.compat.tasks import Alarm, Aside, Event, Routine, Strays
 
 from ..support.interrupts import TimeLimitError, Tripwire
 

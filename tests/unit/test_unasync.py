@@ -35,7 +35,7 @@ def tool() -> ModuleType:
         ("async def __aenter__(self): ...\n", "def __enter__(self): ...\n"),
         ("async def __aexit__(self): await self.aclose()\n", "def __exit__(self): self.aclose()\n"),
         ("def __aiter__(self): raise StopAsyncIteration\n", "def __iter__(self): raise StopIteration\n"),
-        ("from histstore._async._io import Lock\n", "from histstore._sync._io import Lock\n"),
+        ("from histstore._async.compat.io import Lock\n", "from histstore._sync.compat.io import Lock\n"),
         ("import redis.asyncio as redis\n", "import redis as redis\n"),
         ("from redis.asyncio.connection import C\n", "from redis.connection import C\n"),
         ("c: redis.asyncio.Redis\n", "c: redis.Redis\n"),
@@ -168,6 +168,7 @@ class TestCheck:
         for folder in (tool.SOURCE, tool.TARGET):
             (tmp_path / folder).mkdir(parents=True)
             for name in tool.HANDWRITTEN:
+                (tmp_path / folder / name).parent.mkdir(exist_ok=True)
                 (tmp_path / folder / name).write_text("")
         (tmp_path / tool.SOURCE / "a.py").write_text("async def f() -> None: ...\n")
         assert tool.main([], tmp_path) == 0
@@ -203,10 +204,10 @@ class TestCheck:
 
     @pytest.mark.parametrize("folder", ["SOURCE", "TARGET"])
     def test_a_missing_half_of_a_handwritten_pair_is_refused(self, tool: ModuleType, root: Path, folder: str) -> None:
-        (root / getattr(tool, folder) / "_io.py").unlink()
+        (root / getattr(tool, folder) / "compat/io.py").unlink()
         assert tool.main(["--check"], root) == 1
 
     def test_a_handwritten_file_is_not_overwritten(self, tool: ModuleType, root: Path) -> None:
-        (root / tool.SOURCE / "_io.py").write_text("import asyncio\n")
+        (root / tool.SOURCE / "compat/io.py").write_text("import asyncio\n")
         assert tool.main([], root) == 0
-        assert (root / tool.TARGET / "_io.py").read_text() == ""
+        assert (root / tool.TARGET / "compat/io.py").read_text() == ""

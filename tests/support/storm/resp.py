@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histstore._scripts import ALL
+from histstore.protocol.scripts import ALL
 
 _SCRIPTS = {script.sha.encode(): script.name for script in ALL} | {
     script.source.encode(): script.name for script in ALL

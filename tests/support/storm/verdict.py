@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import redis
 
 import histstore.sync
-from histstore._keys import run_keys
+from histstore.protocol.keys import run_keys
 
 from ..history import Append, History, HistoryViolation, tokens_of
 from .clients import LONGEST_TTL

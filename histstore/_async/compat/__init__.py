@@ -1,0 +1,1 @@
+"""What differs between the two shells; written by hand in both."""

@@ -1,0 +1,1 @@
+"""Leases: taking, renewing, losing and releasing them."""

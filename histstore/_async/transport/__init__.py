@@ -1,0 +1,1 @@
+"""Sending requests: tries, connections, sockets."""

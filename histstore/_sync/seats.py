@@ -1,0 +1,223 @@
+# Generated from histstore/_async/seats.py by tools/unasync.py; do not edit.
+"""Where a backend is used: what belongs to one process and one event loop, and is made anew in another.
+
+Two processes, or two loops, that read from one socket get each other's replies. So connections, leases, background
+work and what is known about the server belong to a seat. A backend keeps the settings, and one seat for each place
+where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from os import getpid
+from typing import Any, Final
+
+from ..errors import BackendError
+from ..policy import Durability, RetryPolicy
+from ..wire.settings import ConnectionSettings
+from ..wire.severing import Register, after_fork
+from .compat import io, tasks
+from .leases.table import Leases
+from .transport.runner import CLOSED, Runner
+
+CLOSING: Final = "this backend is closing, and nothing new begins in it: make a new one"
+
+
+class Seat:
+    """What a backend has in one process and one event loop.
+
+    Attributes:
+        pid: The process.
+        loop: The event loop; None in the blocking twin.
+        runner: Sends calls.
+        leases: The leases that are held and waited for here.
+    """
+
+    __slots__ = ("__weakref__", "_farewell", "leases", "loop", "pid", "runner")
+
+    def __init__(self, pid: int, loop: Any, runner: Runner, leases: Leases) -> None:
+        self.pid = pid
+        self.loop = loop
+        self.runner = runner
+        self.leases = leases
+        self._farewell: object = None
+
+    def begin(self) -> None:
+        """Has the connections closed when the event loop ends, where it is ended properly."""
+        self._farewell = tasks.at_the_end(self._leave)
+
+    def _leave(self) -> None:
+        self.leases.leave()
+        self.runner.drop()
+
+    def close(self, drain: float) -> None:
+        """Lets those inside end, gives up what is still held, and disconnects.
+
+        Args:
+            drain: Seconds to wait for those inside at most.
+        """
+        try:
+            self.leases.drain(drain)
+        finally:
+            self.shut()
+
+    def shut(self) -> None:
+        """Gives up what is held, and disconnects."""
+        try:
+            self.leases.close()
+        finally:
+            self.runner.aclose()
+
+
+class _Nowhere:
+    """Stands for a seat where there is none."""
+
+    pid = 0
+    loop = object()
+
+
+class Seats:
+    """All seats of a backend.
+
+    Args:
+        settings: How to connect.
+        durability: What writes wait for.
+        namespace: What all keys start with.
+        policy: When a request about a lease is tried again.
+
+    Attributes:
+        settings: How connections are opened in seats that are made from now on.
+        prepare: Run before the first call in each seat: starts the server, say.
+    """
+
+    def __init__(
+        self, settings: ConnectionSettings, durability: Durability, namespace: str, policy: RetryPolicy
+    ) -> None:
+        self.settings = settings
+        self.prepare: Callable[[Runner], None] | None = None
+        self._durability = durability
+        self._namespace = namespace
+        self._policy = policy
+        # No lock guards it: in a forked child, a thread that is gone could hold it. A dict's operations are whole.
+        self._taken: dict[tuple[int, Any], Seat] = {}
+        self._last: Any = _Nowhere
+        self._warned: set[str] = set()
+        self._closing = False
+        self._closed = False
+        _known.add(self)
+
+    def here(self) -> Seat:
+        """Returns what belongs to this process and event loop. Costs no I/O.
+
+        Raises:
+            BackendError: The backend is closed or closing, or no event loop runs here.
+        """
+        seat: Seat = self._last
+        try:
+            if seat.loop is io.here() and seat.pid == getpid():
+                return seat
+        except RuntimeError:
+            raise BackendError(
+                "no event loop runs in this thread: call this in a coroutine; histstore.sync has blocking calls"
+            ) from None
+        return self._find()
+
+    def _find(self) -> Seat:
+        self.check_open()
+        place = os.getpid(), io.here()
+        seat = self._taken.get(place)
+        if seat is None:
+            if self._closing:
+                raise BackendError(CLOSING)
+            seat = self._take(place)
+        self._last = seat
+        return seat
+
+    def _take(self, place: tuple[int, Any]) -> Seat:
+        runner = Runner(self.settings, self._durability, self._namespace)
+        runner.warned = self._warned
+        if self.prepare is not None:
+            runner.prepare = partial(self.prepare, runner)
+        made = Seat(*place, runner, Leases(runner, self._namespace, self._policy, self, place))
+        seat = self._taken.setdefault(place, made)
+        if seat is made:
+            seat.begin()
+            self.inherit_nothing()
+        return seat
+
+    def at(self) -> Seat:
+        """Returns what belongs to this process and event loop, also if the backend is closed by now."""
+        place = os.getpid(), io.here()
+        seat = self._taken.get(place)
+        return self.here() if seat is None else seat
+
+    def check_open(self) -> None:
+        """Raises BackendError if the backend is closed."""
+        if self._closed:
+            raise BackendError(CLOSED)
+
+    def leases(self) -> list[Leases]:
+        """Returns the leases of all event loops of this process."""
+        return [seat.leases for seat in self.all()]
+
+    def all(self) -> list[Seat]:
+        """Returns the seats of this process."""
+        pid = os.getpid()
+        seats = list(self._taken.values())
+        return [seat for seat in seats if seat.pid == pid]
+
+    def inherit_nothing(self) -> None:
+        """Puts away what this process has inherited by a fork."""
+        pid = os.getpid()
+        for place in [each for each in list(self._taken) if each[0] != pid]:
+            self._put_away(self._taken.pop(place, None))
+        io.sever_inherited()
+
+    def orphan(self) -> None:
+        """Puts away everything: this process has just been forked, whatever its id is."""
+        self._last = _Nowhere
+        while self._taken:
+            self._put_away(self._taken.popitem()[1])
+
+    def _put_away(self, seat: Seat | None) -> None:
+        if seat is not None:
+            seat.leases.disown()
+            _PARENTS.append(seat)
+
+    def close(self, drain: float) -> None:
+        """Closes the backend in this process.
+
+        Args:
+            drain: Seconds to wait for those inside a lock or turn at most.
+        """
+        self._closing = True
+        place = os.getpid(), io.here()
+        mine = self._taken.get(place)
+        try:
+            if mine is not None:
+                mine.leases.drain(drain)
+        finally:
+            try:
+                if mine is not None:
+                    mine.shut()
+            finally:
+                self._closed = True
+                self._last = _Nowhere
+
+
+_PARENTS: Final[list[Seat]] = []
+"""What this process has inherited. It is kept for good: what is thrown away closes itself, and it is the parent's."""
+
+
+_known: Register[Seats] = Register()
+
+
+def _orphan() -> None:
+    for seats in _known.all():
+        seats.orphan()
+
+
+# A process that was forked by C code, without Python's hooks, is found out by its id (`Seats.here`).
+after_fork(_orphan)

@@ -1,0 +1,5 @@
+"""A local Valkey server that belongs to the processes which use it."""
+
+from .server import EmbeddedServer
+
+__all__ = ["EmbeddedServer"]

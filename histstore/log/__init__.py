@@ -1,0 +1,1 @@
+"""A run's log: encoding, entries, replay, and what a save must write."""

@@ -1,0 +1,59 @@
+"""What a backend is made with besides its connection: one place for names, defaults and checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from .errors import SnapshotError
+from .policy import Durability, RetryPolicy
+from .snapshot import check_name
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a backend, checked. It can be pickled.
+
+    Attributes:
+        namespace: Prefix of all keys.
+        run_ttl: Lifetime of a run after its last save, in seconds; None: unlimited.
+        keep_revisions: Number of past revisions to keep.
+        retry: The policy of a call that has none of its own.
+        durability: The confirmations that a save waits for.
+        max_snapshot_bytes: Size limit of a snapshot, in bytes of its encoded messages.
+
+    Raises:
+        SnapshotError: A value is out of range, or of the wrong type.
+    """
+
+    namespace: str = "histstore"
+    run_ttl: float | None = None
+    keep_revisions: int = 0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    durability: Durability = field(default_factory=Durability)
+    max_snapshot_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        check_name(self.namespace, "namespace")
+        # The bound keeps the deadline below the 2**53 that Lua counts to.
+        if self.run_ttl is not None and (
+            type(self.run_ttl) not in (int, float) or not 0.001 <= self.run_ttl <= 1e11  # NaN is not between them
+        ):
+            raise SnapshotError("run_ttl is a number of seconds, more than 0, or None")
+        if type(self.keep_revisions) is not int or self.keep_revisions < 0:
+            raise SnapshotError("keep_revisions is a whole number from 0")
+        if type(self.max_snapshot_bytes) is not int or self.max_snapshot_bytes < 1:
+            raise SnapshotError("max_snapshot_bytes is a whole number from 1")
+        if not isinstance(self.retry, RetryPolicy):
+            raise SnapshotError("retry= is a RetryPolicy")
+        if not isinstance(self.durability, Durability):
+            raise SnapshotError("durability= is a Durability")
+
+    @property
+    def ttl_ms(self) -> int | None:
+        """The lifetime of a run in milliseconds; None: unlimited."""
+        return None if self.run_ttl is None else max(1, round(self.run_ttl * 1000))
+
+
+DEFAULTS: Final = Options()
+"""The signatures of all constructors take their defaults from here."""

@@ -1,0 +1,1 @@
+"""Tools to make values: frozen, comparable, with a JSON form and a schema."""

@@ -1,0 +1,1 @@
+"""What both shells know of servers and connections. No I/O of its own."""
