@@ -1,1 +1,1 @@
-"""The asyncio shell. Its twin `_sync` is generated from it by tools/unasync.py, but for what stands in tools/unasync.py, HANDWRITTEN."""
+"""The asyncio shell. tools/unasync.py generates its twin `_sync` from it."""
