@@ -33,12 +33,14 @@ OLDEST_PYTHON = (3, 11)
 SDIST = [
     "pyproject.toml",
     "README.md",
+    "CONTRIBUTING.md",
     "LICENSE",
     "Makefile",
     "histstore/",
     "lua/",
     "tests/",
     "deploy/",
+    "docs/",
     "tools/",
     ".ci/",
 ]

@@ -1,6 +1,6 @@
-"""Writes the results into the README, between its marks: `python -m tests.bench.readme`.
+"""Write the results into the README and docs/performance.md, between marks: `python -m tests.bench.readme`.
 
-What the README says was measured is what `results/results.json` holds, and a test compares them.
+The figures of both pages are those of `results/results.json`, and a test compares them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .child import ROOT
 from .tables import number
 
 README = ROOT / "README.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
 RESULTS = Path(__file__).with_name("results") / "results.json"
 
 
@@ -24,7 +25,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def targets(results: dict[str, Any]) -> str:
-    """Returns the acceptance table."""
+    """Return the acceptance table."""
     rows = []
     for each in results["acceptance"]:
         bound = f"{'≥' if each['at_least'] else '≤'} {number(each['limit'])}"
@@ -35,7 +36,7 @@ def targets(results: dict[str, Any]) -> str:
 
 
 def peers(results: dict[str, Any]) -> str:
-    """Returns what a turn costs everybody, and what happens when things go wrong."""
+    """Return the table of a turn's cost and of two faults, for each contender."""
     rows = []
     for name, wire in results["per_save"].items():
         if name in ("histstore.sync", "histstore, dicts"):  # the same requests
@@ -58,18 +59,18 @@ def peers(results: dict[str, Any]) -> str:
 def _lost(name: str, race: dict[str, int]) -> str:
     if race["lost"]:
         return f"{race['lost'] / race['acknowledged']:.0%}"
-    return "0, the loser is told" if name == "histstore" else "0, interleaved unseen"
+    return "0; the loser gets a ConflictError" if name == "histstore" else "0; interleaved without notice"
 
 
 def _replied(reply: dict[str, Any]) -> str:
     times = {1: "once", 2: "twice"}
     if reply["raises"] is None:
         return f"saved, stored {times[reply['copies']]}"
-    return f"raises {reply['raises']}; tried again, stored {times[reply['copies_again']]}"
+    return f"raises {reply['raises']}; after a retry stored {times[reply['copies_again']]}"
 
 
 def machine(results: dict[str, Any]) -> str:
-    """Returns where it was measured, and with what."""
+    """Return the machine, the server and the versions that were measured."""
     here = results["environment"]
     on = here["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items() if name != "histstore")
@@ -79,22 +80,37 @@ def machine(results: dict[str, Any]) -> str:
     return said
 
 
-PARTS: dict[str, Callable[[dict[str, Any]], str]] = {"targets": targets, "peers": peers, "machine": machine}
+PARTS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
+    "peers": (README, peers),
+    "targets": (PERFORMANCE, targets),
+    "machine": (PERFORMANCE, machine),
+}
+"""The page and the text of each part, by the name in its marks."""
 
 
-def written(text: str, results: dict[str, Any]) -> str:
-    """Returns the README's text with the results in it."""
-    for name, part in PARTS.items():
+def written(page: Path, text: str, results: dict[str, Any]) -> str:
+    """Return a page's text with the results in it.
+
+    Args:
+        page: The page.
+        text: Its text.
+        results: The results.
+    """
+    for name, (place, part) in PARTS.items():
+        if place != page:
+            continue
         pattern = re.compile(rf"(<!-- bench: {name} -->\n).*?(<!-- /bench -->)", re.DOTALL)
-        told = part(results)
-        text, times = pattern.subn(lambda found, told=told: f"{found[1]}{told}\n{found[2]}", text)  # type: ignore[misc]
-        assert times == 1, f"the README has {times} places for {name}"
+        said = part(results)
+        text, times = pattern.subn(lambda found, said=said: f"{found[1]}{said}\n{found[2]}", text)  # type: ignore[misc]
+        assert times == 1, f"{page.name} has {times} places for {name}"
     return text
 
 
 def main() -> None:
-    """Rewrites the README."""
-    README.write_text(written(README.read_text(), json.loads(RESULTS.read_text())))
+    """Rewrite both pages."""
+    results = json.loads(RESULTS.read_text())
+    for page in (README, PERFORMANCE):
+        page.write_text(written(page, page.read_text(), results))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m tests.faults.storm --seconds 120 --seed 7
 
-Ends with 0 if nothing is lost or doubled, and no error was raised that the README's table of outcomes does not name.
+Ends with 0 if nothing is lost or doubled, and no error was raised that docs/errors.md does not name.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ FAULTS = (
 
 
 def test_nothing_is_lost_or_doubled_in_a_storm() -> None:
-    """And whatever is raised stands in the README's table of outcomes, and means what it says there."""
+    """Each error that is raised stands in the table of docs/errors.md, and means what it says there."""
     # How many calls that makes depends on the machine: it is counted where the command runs for its two minutes.
     plan = dataclasses.replace(storm.plan(SECONDS, SEED), at_least=0.0)
     # In so short a time each fault has to come sooner to come at all.

@@ -260,9 +260,9 @@ def test_the_table_of_outcomes_is_read_from_the_readme() -> None:
 @pytest.mark.parametrize(
     ("outcome", "complaint"),
     [
-        ("BrokenChainError", "not in the README"),
-        ("RuntimeError", "not in the README"),
-        ("BackendError", "not in the README"),
+        ("BrokenChainError", "not in docs/errors.md"),
+        ("RuntimeError", "not in docs/errors.md"),
+        ("BackendError", "not in docs/errors.md"),
         ("CorruptSnapshotError", "not what happened"),
         ("SnapshotError", "not what happened"),
     ],

@@ -124,10 +124,11 @@ def test_a_missed_target_is_shown_as_missed(at_least: bool, met: list[bool]) -> 
     assert ["MISSED" not in line for line in shown] == met
 
 
-def test_the_readme_says_what_was_measured() -> None:
-    """The tables in the README are those of the results beside the bench: a figure is not edited by hand."""
-    text = readme.README.read_text()
-    assert readme.written(text, json.loads(readme.RESULTS.read_text())) == text
+@pytest.mark.parametrize("page", [readme.README, readme.PERFORMANCE], ids=lambda page: page.name)
+def test_the_pages_say_what_was_measured(page: Path) -> None:
+    """The tables of a page are those of the results beside the bench: a figure is not edited by hand."""
+    text = page.read_text()
+    assert readme.written(page, text, json.loads(readme.RESULTS.read_text())) == text
 
 
 SECTIONS = {"acceptance", "save", "load", "throughput", "per_save", "races", "lost_reply", "handoff", "leases", "input"}

@@ -24,13 +24,13 @@ from .fleet import GUARD, Fleet
 from .journal import NEVER, Call, read
 from .truth import Chain, digest, read_chain
 
-README: Final = Path(__file__).resolve().parents[3] / "README.md"
+ERRORS: Final = Path(__file__).resolve().parents[3] / "docs" / "errors.md"
 
 DONE: Final = ("ok", "NotReplicatedError")
 # A signal of the harness itself: the caller was interrupted, or its process was killed.
 UNTOLD: Final = ("", "interrupted", "cancelled")
 OPEN: Final = (*UNTOLD, "OutcomeUnknownError", "RevisionGoneError")
-# They are in the README's table, but mean what nobody does here: nothing is damaged, trimmed, new or bad.
+# They are in the table of errors, but mean what nobody does here: nothing is damaged, trimmed, new or bad.
 MEANINGLESS: Final = ("CorruptSnapshotError", "UnsupportedVersionError", "SnapshotError")
 
 DELETES: Final = ("delete", "backend.delete")
@@ -45,9 +45,9 @@ ENDS: Final = ("unlock", "end of turn")
 
 
 def promised_errors() -> frozenset[str]:
-    """Returns the errors that the README's table of outcomes names."""
-    text = README.read_text(encoding="utf-8")
-    table = text[text.index("| you get |") :].split("\n\n", 1)[0]
+    """Return the errors that the table in docs/errors.md names."""
+    text = ERRORS.read_text(encoding="utf-8")
+    table = text[text.index("| error |") :].split("\n\n", 1)[0]
     return frozenset(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
 
 
@@ -160,13 +160,13 @@ def hangs(calls: Iterable[Call], killed: Iterable[str]) -> Iterator[str]:
 
 
 def errors(calls: Iterable[Call], promised: frozenset[str]) -> Iterator[str]:
-    """Yields calls that raised what the README's table does not name, or what cannot be meant."""
+    """Yields calls that raised what docs/errors.md does not name, or what cannot be meant."""
     for call in calls:
         if call.outcome in UNTOLD or call.outcome == "ok":
             continue
         text = call.facts.get("text", "")
         if call.outcome not in promised:
-            yield f"{call}, which is not in the README's table: {text}"
+            yield f"{call}, which is not in docs/errors.md: {text}"
         elif call.outcome in MEANINGLESS:
             yield f"{call}, and that is not what happened: {text}"
 

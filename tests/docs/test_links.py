@@ -1,0 +1,72 @@
+"""Links between the pages lead to files and headings that exist."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from .pages import DOCUMENTS, ROOT, name
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    found: dict[str, int] = {}
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for heading in re.findall(r"^#+ +(.*?) *$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        found[slug] = found.get(slug, -1) + 1
+        if found[slug]:
+            found[f"{slug}-{found[slug]}"] = 0
+    return set(found)
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """A relative link names a file of the repository; an anchor names a heading of it."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text)):
+        if re.match(r"[a-z]+:", link):
+            assert link.startswith("https://"), link
+            continue
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        assert target.is_relative_to(ROOT), link
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_every_page_can_be_reached() -> None:
+    """The README and the index of docs/ link to every page of docs/."""
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\(docs/(\w+\.md)\b", readme)) == pages
+    assert set(re.findall(r"\]\((\w+\.md)\b", index)) == pages
+
+
+def test_the_readme_is_short() -> None:
+    """The README is at most 200 lines; the rest is in docs/."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_the_commands_of_the_acl_are_explained() -> None:
+    """The table of deploy/README.md lists the commands of users.acl, each once."""
+    table = (
+        (ROOT / "deploy/README.md").read_text(encoding="utf-8").split("| for | commands |", 1)[1].split("\n\n", 1)[0]
+    )
+    listed = [word for cell in re.findall(r"`([^`]+)`", table) for word in cell.replace("\\|", "|").split()]
+    allowed = re.findall(r" \+([\w|]+)", (ROOT / "deploy/users.acl").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(allowed)
+
+
+def test_the_sdist_has_the_documentation() -> None:
+    """Whoever unpacks the sdist has every page that is linked to."""
+    included = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
+    names = included["sdist"]["only-include"]
+    for page in DOCUMENTS:
+        assert any(page == ROOT / path or page.is_relative_to(ROOT / path) for path in names), name(page)
