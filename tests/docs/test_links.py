@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .pages import DOCUMENTS, ROOT, name
+from .pages import DOCUMENTS, PAGES, ROOT, name
 
 
 def anchors(page: Path) -> set[str]:
@@ -47,6 +47,30 @@ def test_every_page_can_be_reached() -> None:
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\]\(docs/(\w+\.md)\b", readme)) == pages
     assert set(re.findall(r"\]\((\w+\.md)\b", index)) == pages
+
+
+PLANNED = {
+    "histstore/adapters/",
+    "histstore/cli/",
+    "histstore/observe.py",
+    "histstore/telemetry/",
+    "lua/count.lua",  # the example of CONTRIBUTING.md
+    "make quick",
+    "tests/README.md",
+}
+"""Paths and commands that CONTRIBUTING.md names before they exist."""
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name)
+def test_paths_and_commands_exist(page: Path) -> None:
+    """A path of the repository, or a target of the Makefile, that a page names is there."""
+    text = page.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    paths = set(re.findall(r"`((?:histstore|lua|tests|deploy|docs|tools)/[\w./]*)`", text))
+    commands = re.findall(r"(?:`|^)make ((?:[a-z-]+ ?)+)", text, re.MULTILINE)
+    missing = {path for path in paths if not (ROOT / path).exists()}
+    missing |= {f"make {target}" for words in commands for target in words.split() if target not in targets}
+    assert missing <= PLANNED
 
 
 def test_the_readme_is_short() -> None:
