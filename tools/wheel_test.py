@@ -48,12 +48,13 @@ SDIST = [
 SMOKE = """
 import asyncio, pathlib, sys
 import histstore, histstore.sync
-from histstore import ConversationSnapshot, RedisBackend, UserMessage, _scripts
+from histstore import ConversationSnapshot, RedisBackend, UserMessage
+from histstore.protocol import scripts
 
 where = pathlib.Path(histstore.__file__).resolve()
 assert where.is_relative_to(pathlib.Path(sys.argv[1]).resolve()), f"imported {where}, wanted it from {sys.argv[1]}"
 assert (where.parent / "py.typed").exists(), "py.typed is missing"
-for script in _scripts.ALL:
+for script in scripts.ALL:
     assert script.source and len(script.sha) == 40
 assert histstore.__version__ == histstore.sync.__version__ == sys.argv[3], histstore.__version__
 inside = (where.parent / "lua").is_dir()
