@@ -1,15 +1,15 @@
--- probe: run every command that the other scripts use, on a scratch key, so that a missing permission
--- shows when a backend connects and not between two writes of a save.
+-- probe: run every command that the other scripts use, on a scratch key. A missing permission then shows when a
+-- backend connects, and not between two writes of a save.
 --
--- KEYS[1] scratch   a key that nobody else uses
--- Returns an array of "error (COMMAND)", empty when all are allowed.
+-- KEYS[1] scratch   a key that nothing else uses
+-- Returns an array of "error (COMMAND)"; empty if the server allows all of them.
 
 local scratch = KEYS[1]
 local problems = {}
 
 local function try(...)
   local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
+  if type(reply) == 'table' and reply.err then -- no guard: tested by test_probe.py
     problems[#problems + 1] = reply.err .. ' (' .. select(1, ...) .. ')'
   end
 end

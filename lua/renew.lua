@@ -4,7 +4,7 @@
 -- KEYS[4] lease  hash     KEYS[5] queue  list
 -- ARGV[1] holder   who holds the lease
 -- ARGV[2] fence    the lease's
--- ARGV[3] ttl      milliseconds that it lives from now
+-- ARGV[3] ttl      milliseconds that the lease lives from now
 --
 -- Returns {"renewed"} | {"lost", fence}
 
@@ -18,22 +18,22 @@ local present = head[1]
 -- include lasting
 
 local lease = redis.call('HMGET', lease_key, 'holder', 'fence')
--- Also the type check of this key: past the first write nothing may fail any more.
-local waiting = redis.call('LLEN', queue_key)
-if lease[1] then
-  if lease[1] ~= holder or lease[2] ~= fence then return {'lost', lease[2]} end
+-- This read also checks the key's type: nothing may fail after the first write.
+local waiting = redis.call('LLEN', queue_key) -- guard: queue-type
+if lease[1] then -- guard: live-lease
+  if lease[1] ~= holder or lease[2] ~= fence then return {'lost', lease[2]} end -- guard: own-lease
   -- The first write is one that full memory cannot refuse.
-  redis.call('PEXPIRE', lease_key, ttl)
+  redis.call('PEXPIRE', lease_key, ttl) -- guard: prolonged
 else
-  -- It lapsed. Nobody has been granted the run since, and nobody waits for it: the work goes on.
-  if head[2] ~= fence or head[3] ~= holder or waiting > 0 then
+  -- The lease lapsed. Make it anew if nobody was granted the run since and nobody waits for it.
+  if head[2] ~= fence or head[3] ~= holder or waiting > 0 then -- guard: lapsed-lease
     return {'lost', head[2] or '0'}
   end
-  redis.call('PEXPIRE', lease_key, ttl)
-  redis.call('HSET', lease_key, 'holder', holder, 'fence', fence, 'since', text(now()))
-  redis.call('PEXPIRE', lease_key, ttl)
+  redis.call('PEXPIRE', lease_key, ttl) -- guard: revival-expiry-first
+  redis.call('HSET', lease_key, 'holder', holder, 'fence', fence, 'since', text(now())) -- guard: revived
+  redis.call('PEXPIRE', lease_key, ttl) -- guard: revival-expires
 end
-outlive(ttl)
--- All who wait: nobody has to ask while the lease is renewed.
-ring(ttl, true)
+outlive(ttl) -- guard: outlived
+-- Tell all waiters: none of them has to ask while the lease is renewed.
+ring(ttl, true) -- guard: announced
 return {'renewed'}

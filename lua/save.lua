@@ -1,8 +1,8 @@
 -- save: append one entry to a run's log if the run's head is still the parent that the entry names.
 --
--- KEYS[1] head  hash  the run's newest revision; without an etag it is an absent run that remembers a fence
+-- KEYS[1] head  hash  the run's newest revision; a head without an etag is an absent run that remembers a fence
 --
--- The run's other keys are named after it, for declared they would be a tenth of what a turn sends:
+-- The script derives the run's other keys. Declared, their names would be a tenth of the bytes that a turn sends.
 --   log    stream   one entry a version, id 0-<version>
 --   etags  list     the last 256 applied etags and delete tickets
 --   marks  hash     etags and tickets that must never be applied
@@ -10,7 +10,7 @@
 --
 -- ARGV[1] version   decimal, the parent's plus one
 -- ARGV[2] header    92 bytes: parent etag, etag, op, then big-endian cut i, cut j, length as u32, and
---                   size, checkpoint, logged, fence as u64; a parent of zeros: the run is absent
+--                   size, checkpoint, logged, fence as u64; a parent of zeros: the run must be absent
 -- ARGV[3] body      CBOR sequence
 -- ARGV[4] check     8 bytes over the new head, for its readers
 -- ARGV[5] meta      CBOR map; "" = unchanged
@@ -19,10 +19,10 @@
 -- ARGV[8] ttl       milliseconds that the run lives from now; "" = leave its lifetime alone
 -- ARGV[9] keep      past revisions that stay reachable
 --
--- Returns {"saved", saved_ms, "" = not the head any more} | {"cancelled"} | {"locked", holder, pttl} | {"lost", fence}
+-- Returns {"saved", saved_ms, "" = no longer the head} | {"cancelled"} | {"locked", holder, pttl} | {"lost", fence}
 --       | {"conflict", version, etag} | {"gone", version, etag} | {"corrupt", version, reason} | {"format", found}
---       | {"failed", error}: a command of the script failed, and what was written before it was undone
--- A version and etag of "" mean that the run is absent.
+--       | {"failed", error}: a command of the script failed, and the script undid its earlier writes
+-- An empty version and etag mean that the run is absent.
 
 local head_key = KEYS[1]
 local version, header, body, check, meta = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -37,10 +37,14 @@ local ABSENT = string.rep('\0', 16)
 local ETAGS = 256
 local SPANS = 32
 
--- Before all else, and by one command: while a cluster moves the slot, a key that is not declared and not here would
--- look absent, but a command of several keys fails. Log and etags count for two at most, a mark or a lease for three.
+-- One EXISTS over all undeclared keys, before any other command. During a slot migration a single-key command would
+-- report a migrated key as absent; a multi-key command fails instead.
+-- Log and etags add 2 to the count at most. Marks or a lease add 3 each, so a count of 3 or more shows one of them.
+-- guard: migrating-slot
 local others = redis.call('EXISTS',
-  log_key, etags_key, marks_key, marks_key, marks_key, lease_key, lease_key, lease_key)
+  log_key, etags_key,
+  marks_key, marks_key, marks_key, -- guard: marks-counted
+  lease_key, lease_key, lease_key) -- guard: lease-counted
 local head = redis.call('HMGET', head_key,
   'format', 'version', 'etag', 'first', 'fence', 'holder', 'spans', 'checkpoint', 'origin')
 local at, head_etag, first, head_fence, head_holder = head[2], head[3], head[4], tonumber(head[5] or '0'), head[6]
@@ -48,153 +52,170 @@ local present = head_etag and true or false
 local current = present and head_etag or ABSENT
 local entries = redis.call('XLEN', log_key)
 
--- A copy that is still on its way must find the mark of the refusal, unless it is certain to be refused as well: a head
--- never comes back to a parent that it has left, and its fence never falls. On another server, after a failover, it
--- may; of copies that may arrive there a resend knows.
+-- Marks the refusal, unless every later copy is sure to be refused as well. A head never returns to a parent that it
+-- has left, and its fence never falls. After a failover both can happen on the new primary; the client knows of the
+-- copies that may arrive there, and sends its request as a resend.
 local function mark(reply)
 -- include marking
-  if resend or parent == ABSENT or reply[1] == 'locked' then remember(etag, NEVER) end
+  if resend or parent == ABSENT or reply[1] == 'locked' then remember(etag, NEVER) end -- guard: refusal-marked
   return reply
 end
 
--- What becomes of a request that may be a copy of an applied one, whatever has happened to the run since: the answer,
--- or nil if it was not applied. Asked before every refusal but that of damage, and of a first save before it is
--- applied. Any other save that is applied costs nothing of this: its parent is still the head.
+-- Returns the reply for a request that may be a copy of an applied save, or nil if the save was not applied.
+-- Every refusal calls it first, except a refusal for damage, and so does a first save before it is applied. Any other
+-- save that is applied skips it: its parent is still the head, so no copy of it was applied.
 local function outcome()
   local origin, listed = head[9], true
 -- include touch
 -- include outcome
-  local onto = parent ~= ABSENT and parent
-  if applied(etag, onto) then
-    return confirm({'saved', head_etag == etag and redis.call('HMGET', head_key, 'saved')[1] or ''})
+  local onto = parent ~= ABSENT and parent -- guard: parent-of-zeros
+  if applied(etag, onto) then -- guard: applied
+    return confirm({'saved',
+      head_etag == etag and redis.call('HMGET', head_key, 'saved')[1] or ''}) -- guard: saved-time
   end
-  -- Each refusal says that nothing was written, which must be known of the earlier copies of a resend.
-  if resend and not known(onto) then return mark({'gone', present and at or '', head_etag or ''}) end
+  -- A refusal says that nothing was written. For a resend that must hold for its earlier copies too.
+  if resend and not known(onto) then -- guard: unknown-is-gone
+    return mark({'gone', present and at or '', head_etag or ''}) -- guard: gone-marked
+  end
 end
 
-local function refuse(reply) return outcome() or mark(reply) end
+local function refuse(reply) return outcome() or mark(reply) end -- guard: applied-before-refusal
 
--- 0. A damaged run takes no saves: acknowledging one would hide the damage.
-if present and head[1] ~= '1' then return mark({'format', head[1] or ''}) end
-if not present and entries > 0 then return mark({'corrupt', '', 'there is a log, but no head'}) end
-if present then
+-- 0. Refuse a damaged run. Acknowledging a save would hide the damage.
+if present and head[1] ~= '1' then return mark({'format', head[1] or ''}) end -- guard: format
+if not present and entries > 0 then return mark({'corrupt', '', 'there is a log, but no head'}) end -- guard: no-head
+if present then -- no guard: opens the check of the count, which fails for an absent run
   local newest, oldest = tonumber(at or ''), tonumber(first or '')
-  if not newest or not oldest or newest - oldest + 1 ~= entries then
-    return mark({'corrupt', at or '', 'the log holds ' .. entries .. ' entries, which is not what the head says'})
+  if not newest or not oldest or newest - oldest + 1 ~= entries then -- guard: entry-count
+    return mark({'corrupt', at or '', -- guard: entry-count-marked
+      'the log holds ' .. entries .. ' entries, which is not what the head says'})
   end
 end
 
--- 1. A run that was deleted is not brought back by a copy of its first save.
-if not present then
+-- 1. If the run is absent, find out whether this is a copy of its applied first save. A copy must not bring a deleted
+-- run back.
+if not present then -- guard: first-save-checked
   local answer = outcome()
-  if answer then return answer end
+  if answer then return answer end -- guard: first-save-answered
 end
 
 -- Most saves meet neither a mark nor a lease.
-local plain = others < 3
+local plain = others < 3 -- guard: plain-run
 
--- 2. The lease. Fences are compared with their holder: two grants can fall in one millisecond.
+-- 2. Check the lease. Fences are compared together with their holders: two grants can fall in one millisecond.
 local carries = holder ~= ''
 local lease = plain and {} or redis.call('HMGET', lease_key, 'holder', 'fence')
-if lease[1] and not (carries and lease[1] == holder and tonumber(lease[2]) == fence) then
-  if carries then return refuse({'lost', lease[2]}) end
-  return refuse({'locked', lease[1], redis.call('PTTL', lease_key)})
+if lease[1] and not (carries and lease[1] == holder and tonumber(lease[2]) == fence) then -- guard: live-lease
+  if carries then return refuse({'lost', lease[2]}) end -- guard: live-lease-lost
+  return refuse({'locked', lease[1], redis.call('PTTL', lease_key)}) -- guard: live-lease-locked
 end
+-- guard: head-fence
 if carries and (fence < head_fence or (fence == head_fence and head_holder and head_holder ~= holder)) then
-  return refuse({'lost', text(head_fence)})
+  return refuse({'lost', text(head_fence)}) -- guard: head-fence-lost
 end
 
--- 3. Compare.
-if current ~= parent then return refuse({'conflict', present and at or '', head_etag or ''}) end
+-- 3. Compare the etags.
+-- guard: compare
+if current ~= parent then
+  return refuse({'conflict', present and at or '', head_etag or ''}) -- guard: conflict
+end
 
--- 4. Refused or resolved before, and nothing else would refuse it now: this is the late copy that the mark was left for.
--- One that is refused again is told the reason, which its sender may hear first by this copy.
+-- 4. Obey a mark: this save was refused or resolved before, and a late copy of it must not be applied.
+-- The checks above come first. The sender may see any copy's reply first, so a reason that still holds is the reply.
+-- guard: marked
 if not plain and redis.call('HEXISTS', marks_key, etag) == 1 then return {'cancelled'} end
 
--- 5. Set. Scripts do not roll back, so whatever may fail comes before XADD, and is undone if it does.
+-- 5. Write. Scripts do not roll back, so every write that may fail comes before XADD and has an undo.
 local undo = {}
 local failed
 local function write(revert, ...)
-  if failed then return end
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
+  if failed then return end -- guard: stop-after-failure
+  local reply = redis.pcall(...) -- guard: write-errors
+  if type(reply) == 'table' and reply.err then -- guard: write-failure
     failed = reply.err
-    for step = #undo, 1, -1 do redis.pcall(unpack(undo[step])) end
-  elseif revert then
+    for step = #undo, 1, -1 do redis.pcall(unpack(undo[step])) end -- guard: undo
+  elseif revert then -- guard: undo-recorded
     undo[#undo + 1] = revert
   end
 end
 
--- All that is read is read before the first write: what raises in between would leave half a save.
-local time = redis.call('TIME')
+-- Read everything before the first write. A read that raises between two writes would leave half a save.
+local time = redis.call('TIME') -- guard: clock-first
 local now = time[1] .. string.sub('00000' .. time[2], -6, -4)
 local head_left, etags_left
-local lasts = tonumber(ttl)
-if lasts then
-  head_left, etags_left = redis.call('PTTL', head_key), redis.call('PTTL', etags_key)
+local lasts = tonumber(ttl) -- guard: no-lifetime
+if lasts then -- guard: lifetimes-first
+  head_left, etags_left = redis.call('PTTL', head_key), redis.call('PTTL', etags_key) -- guard: lifetimes-read
   -- A run does not expire under its holder.
-  if carries then lasts = math.max(lasts, redis.call('PTTL', lease_key)) end
+  if carries then lasts = math.max(lasts, redis.call('PTTL', lease_key)) end -- guard: outlive-lease
 end
 
--- Where a reader must start: "version:checkpoint" for each retained version that changed it.
-local moves = not present or checkpoint ~= tonumber(head[8])
-local oldest = not moves and string.match(head[7] or '', '^%d+:(%d+)$')
+-- A span is "version:checkpoint": from that version on, readers start at that checkpoint.
+-- The head keeps a span for each retained version that moved the checkpoint.
+local moves = not present or checkpoint ~= tonumber(head[8]) -- guard: checkpoint-moves
+local oldest = not moves and string.match(head[7] or '', '^%d+:(%d+)$') -- guard: single-span
 local spans
-if not oldest or oldest ~= first then
+if not oldest or oldest ~= first then -- guard: spans-unchanged
   spans = {}
   for span in string.gmatch(present and head[7] or '', '%d+:%d+') do spans[#spans + 1] = span end
-  if moves then spans[#spans + 1] = version .. ':' .. text(checkpoint) end
-  while #spans > 1 and tonumber(string.match(spans[2], '^%d+')) <= tonumber(version) - keep do
+  if moves then spans[#spans + 1] = version .. ':' .. text(checkpoint) end -- guard: span-added
+  while #spans > 1 and tonumber(string.match(spans[2], '^%d+')) <= tonumber(version) - keep do -- guard: old-spans
     table.remove(spans, 1)
   end
-  -- Forgetting a span in the middle only keeps more than was asked for.
-  if #spans > SPANS then table.remove(spans, #spans - 1) end
+  -- A missing span in the middle only keeps more entries than was asked for.
+  if #spans > SPANS then table.remove(spans, #spans - 1) end -- guard: spans-capped
   oldest = #spans > 0 and string.match(spans[1], '%d+$') or first
-  if present and tonumber(oldest) < tonumber(first) then oldest = first end
+  if present and tonumber(oldest) < tonumber(first) then oldest = first end -- guard: first-rises
 end
--- Trimming by a damaged span would throw away what readers start from.
+-- Trimming by a damaged span would drop the entries that readers start from.
+-- guard: span-past-checkpoint
 if tonumber(oldest) > checkpoint then return mark({'corrupt', at, 'the spans lead past the checkpoint'}) end
 
--- Of a script's writes only the first can fail for want of memory, so it is one that leaves no trace.
-write(not present and {'HDEL', head_key, 'format'}, 'HSET', head_key, 'format', '1')
--- To make room proves that the next write can be undone: an etag in the list without its entry would turn a lost save
+-- Only a script's first write can fail for lack of memory. This one has no effect that a reader could see.
+write(not present and {'HDEL', head_key, 'format'}, 'HSET', head_key, 'format', '1') -- guard: memory-first
+-- Making room proves that the next write can be undone. An etag in the list without its entry would turn a lost save
 -- into an acknowledged one.
-write(nil, 'LTRIM', etags_key, 1 - ETAGS, -1)
-write({'LTRIM', etags_key, 0, -2}, 'RPUSH', etags_key, etag)
+write(nil, 'LTRIM', etags_key, 1 - ETAGS, -1) -- guard: room-for-etag
+write({'LTRIM', etags_key, 0, -2}, 'RPUSH', etags_key, etag) -- guard: etag-listed
 local deadline = lasts and text(now + lasts)
-if deadline then
-  -- One deadline for all: a run that expires key by key would look damaged.
+if deadline then -- no guard: chooses between the two ways to set lifetimes, which are guards themselves
+  -- One deadline for all keys: a run that expires key by key would look damaged.
   local function expire(key, left)
-    if left < 0 then write(nil, 'PERSIST', key) end
-    write(left < 0 and {'PERSIST', key} or {'PEXPIREAT', key, text(now + left)}, 'PEXPIREAT', key, deadline)
+    if left < 0 then write(nil, 'PERSIST', key) end -- guard: persist-first
+    write(
+      left < 0 and {'PERSIST', key} or -- guard: no-lifetime-undo
+      {'PEXPIREAT', key, text(now + left)}, -- guard: lifetime-undo
+      'PEXPIREAT', key, deadline)
   end
-  -- What is remembered of a deleted run is not forgotten sooner because its successor is short-lived.
-  if etags_left <= lasts or etags_left > MEMORY_MS then expire(etags_key, etags_left) end
-  expire(head_key, head_left)
-elseif not present then
-  -- What a deleted run left behind expires; its successor does not.
-  write({'PEXPIRE', etags_key, MEMORY_MS}, 'PERSIST', etags_key)
-  write({'PEXPIRE', head_key, MEMORY_MS}, 'PERSIST', head_key)
+  -- The list may hold what is remembered of a deleted run. A short-lived successor must not shorten that.
+  if etags_left <= lasts or etags_left > MEMORY_MS then expire(etags_key, etags_left) end -- guard: etags-lifetime
+  expire(head_key, head_left) -- guard: head-lifetime-first
+elseif not present then -- guard: successor-persists
+  -- The remains of a deleted run expire; its successor does not.
+  write({'PEXPIRE', etags_key, MEMORY_MS}, 'PERSIST', etags_key) -- guard: successor-etags
+  write({'PEXPIRE', head_key, MEMORY_MS}, 'PERSIST', head_key) -- guard: successor-head
 end
-if present and oldest ~= first then write(nil, 'XTRIM', log_key, 'MAXLEN', entries) end
+if present and oldest ~= first then write(nil, 'XTRIM', log_key, 'MAXLEN', entries) end -- guard: trim-first
 write(nil, 'XADD', log_key, '0-' .. version, 'h', header, 't', now, 'b', body)
-if failed then return {'failed', failed} end
+if failed then return {'failed', failed} end -- guard: failed
 
--- From here on nothing can fail: every command has just been allowed on the same key.
+-- Nothing below can fail: the server has just allowed every command on the same key.
 redis.call('HSET', head_key, 'version', version, 'etag', etag, 'length', text(length), 'size', text(size),
   'logged', text(logged), 'check', check, 'saved', now)
-if not present then redis.call('HSET', head_key, 'created', now, 'origin', etag) end
-if spans then
-  redis.call('HSET', head_key, 'checkpoint', text(checkpoint), 'first', oldest, 'spans', table.concat(spans, ' '))
+if not present then redis.call('HSET', head_key, 'created', now, 'origin', etag) end -- guard: birth
+if spans then -- guard: spans-written
+  redis.call('HSET', head_key,
+    'checkpoint', text(checkpoint), 'first', oldest, -- guard: checkpoint-written
+    'spans', table.concat(spans, ' '))
 end
-if meta ~= '' then redis.call('HSET', head_key, 'meta', meta) end
-if carries and (fence ~= head_fence or head_holder ~= holder) then
-  redis.call('HSET', head_key, 'fence', text(fence), 'holder', holder)
+if meta ~= '' then redis.call('HSET', head_key, 'meta', meta) end -- guard: meta
+if carries and (fence ~= head_fence or head_holder ~= holder) then -- guard: fence-raised
+  redis.call('HSET', head_key, 'fence', text(fence), 'holder', holder) -- guard: fence-written
 end
-if deadline then
-  -- The head again: a deadline that has passed meanwhile took the key away, and HSET brought it back.
-  redis.call('PEXPIREAT', log_key, deadline)
-  redis.call('PEXPIREAT', head_key, deadline)
+if deadline then -- guard: lifetimes-set
+  -- The head again: if the deadline has passed meanwhile, the key expired and HSET brought it back.
+  redis.call('PEXPIREAT', log_key, deadline) -- guard: log-lifetime
+  redis.call('PEXPIREAT', head_key, deadline) -- guard: head-lifetime
 end
-if present and oldest ~= first then redis.call('XTRIM', log_key, 'MINID', '0-' .. oldest) end
+if present and oldest ~= first then redis.call('XTRIM', log_key, 'MINID', '0-' .. oldest) end -- guard: trim
 return {'saved', now}

@@ -1,48 +1,51 @@
--- Included, after lasting.lua, by the scripts that grant a lease. They define besides: head_fence.
+-- Included, after lasting.lua, by the scripts that grant a lease. They define head_fence besides.
 
-local CLAIM_MS = 1000 -- how long a waiter that was handed the run has to claim it
+local CLAIM_MS = 1000 -- how long a waiter has to claim a run that was handed to it
 
--- The head remembers the last who left in its field "left": "+" if they gave up a lease, "!" if they had lost it or only
--- waited, and how their names end. A proxy may deliver a request again that was answered long ago: no copy of their
--- acquire takes the run, and a copy of a release is told the same again. A longer field would not be stored as compactly.
+-- The head's field "left" names the last holders that left: "+" if they released a lease, "!" if they had lost it or
+-- only waited, then the last 8 bytes of the holder's name and a space. A proxy may deliver an old request again. The
+-- field stops a late acquire from taking the run, and gives a late release the same reply as before.
+-- The server stores a field of up to 64 bytes compactly, hence the limit.
 local LEFT_BYTES = 60
-local function trace(sign, name) return sign .. string.sub(name, -8) .. ' ' end
-local function has_left(left, sign, name) return string.find(left or '', trace(sign, name), 1, true) end
-local function with(left, sign, name) return string.sub((left or '') .. trace(sign, name), -LEFT_BYTES) end
+local function left_item(sign, name) return sign .. string.sub(name, -8) .. ' ' end -- guard: left-name
+local function has_left(left, sign, name) return string.find(left or '', left_item(sign, name), 1, true) end
+-- guard: left-kept
+local function add_left(left, sign, name) return string.sub((left or '') .. left_item(sign, name), -LEFT_BYTES) end
 
--- The fence goes into the head at once: whoever held the run before is refused from now on, and not only from
--- the new holder's first save on, which a zombie's save would spoil.
+-- Grants the lease and returns its fence. The fence goes into the head at once, so the previous holder is refused
+-- from now on. Waiting for the new holder's first save would let a zombie save before it.
 local function grant(holder, lasts, time)
-  local fence = text(math.max(head_fence + 1, time))
-  -- A lease without an end would lock the run for ever: that it may be given one is proven before there is a lease.
-  redis.call('PEXPIRE', lease_key, lasts)
-  redis.call('HSET', head_key, 'fence', fence, 'holder', holder)
-  redis.call('HSET', lease_key, 'holder', holder, 'fence', fence, 'since', text(time))
-  redis.call('PEXPIRE', lease_key, lasts)
-  outlive(lasts)
+  local fence = text(math.max(head_fence + 1, time)) -- guard: fence-rises
+  -- A lease without an expiry would lock the run for ever. Prove that the server allows one before making the lease.
+  redis.call('PEXPIRE', lease_key, lasts) -- guard: grant-expiry-first
+  redis.call('HSET', head_key, 'fence', fence, 'holder', holder) -- guard: grant-writes-head
+  redis.call('HSET', lease_key, 'holder', holder, 'fence', fence, 'since', text(time)) -- guard: granted
+  redis.call('PEXPIRE', lease_key, lasts) -- guard: grant-expires
+  outlive(lasts) -- guard: grant-outlived
   return fence
 end
 
--- Hands the run to the first waiter that listens, for as long as it has to claim it.
--- `me` asks just now: those before it are served; its own place is taken out, and those behind it keep theirs.
-local function hand_off(me)
+-- Hands the run to the first waiter that listens, for as long as it has to claim the run.
+-- `asker` is the holder whose request runs this script, if it may wait too. Waiters before it are served first. The
+-- asker's own place is removed, and waiters behind it keep theirs.
+local function hand_off(asker)
   local time, passed = now(), 0
-  while true do
-    local place = redis.call('LPOP', queue_key)
-    if not place then return end
-    local ttl, unheard, channel, waiter = string.match(place, '^(%d+) (%??)(%S+) (.+)$')
-    if me and waiter == me then return end
-    local claim = math.min(tonumber(ttl or 0), CLAIM_MS)
-    -- The server writes to whom it has a message for in the reverse order: the one that is next is told last.
-    ring(claim, false)
-    -- Where nobody listens the waiter is gone, or asks again as soon as it listens. Or it listens where this server
-    -- does not count it, at a replica: it asks again in its turn. After that its place says so, and no count matters.
-    -- An error tells nothing of all that.
-    if ttl and (tell(channel, claim, passed, waiter) ~= 0 or unheard ~= '') then
-      grant(waiter, claim, time)
-      if passed > 0 then tell(channel, claim, 0, waiter) end
-      return
+  while true do -- no guard: each of its returns is a guard
+    local place = redis.call('LPOP', queue_key) -- guard: first-come
+    if not place then return end -- guard: queue-empty
+    local ttl, uncounted, channel, waiter = string.match(place, '^(%d+) (%??)(%S+) (.+)$') -- guard: queue-item
+    if asker and waiter == asker then return end -- guard: hand-off-ends-at-asker
+    local claim = math.min(tonumber(ttl or 0), CLAIM_MS) -- guard: hand-off-is-a-claim
+    -- The server delivers to its clients in reverse order, so the next waiter is notified last.
+    ring(claim, false) -- guard: neighbours-notified
+    -- A count of 0 has three causes. The waiter is gone. Or its doorbell is reconnecting, and it asks again as soon as
+    -- it listens. Or it listens at a replica, where this server does not count it: it asks in its turn, and then marks
+    -- its place with "?", which makes the count irrelevant. An error says nothing about listeners.
+    if ttl and (notify(channel, claim, passed, waiter) ~= 0 or uncounted ~= '') then -- guard: waiter-listens
+      grant(waiter, claim, time) -- guard: waiter-granted
+      if passed > 0 then notify(channel, claim, 0, waiter) end -- guard: granted-comes-at-once
+      return -- guard: handed-over
     end
-    passed = passed + 1
+    passed = passed + 1 -- guard: passed-counted
   end
 end

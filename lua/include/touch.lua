@@ -1,28 +1,29 @@
--- Included, after common.lua, by the scripts that may say of an earlier copy that it was applied.
+-- Included, after common.lua, by the scripts that may report an earlier copy as applied.
 
-local ELSEWHERE = ' READONLY NOREPLICAS MASTERDOWN ' -- errors of a server whose answer does not count
+local ELSEWHERE = ' READONLY NOREPLICAS MASTERDOWN ' -- guard: demoted-errors
 
--- A write that changes nothing: WAIT answers at once for a connection that has written nothing. It is not one that
--- full memory refuses, and PERSIST comes first to prove that the lifetime can be taken off again. A missing
--- permission must not hide the answer; a server that may not answer, a demoted primary say, must not give it.
+-- Writes without changing anything: WAIT returns at once on a connection that has written nothing. Full memory does
+-- not refuse these commands. PERSIST comes first, to prove that a lifetime can be removed again.
+-- Returns an error if the server must not answer, because it may be a demoted primary. Ignores a missing permission,
+-- which must not hide the answer.
 local function touch(key)
   local refused
   local function try(...)
-    local reply = redis.pcall(...)
-    -- Redis 6 puts where it happened before the error's first word.
-    local word = type(reply) == 'table' and reply.err and string.match(reply.err, '^[^%u]*(%u+)')
-    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then
+    local reply = redis.pcall(...) -- guard: tried
+    -- Redis 6 puts the place of the error before its first word.
+    local word = type(reply) == 'table' and reply.err and string.match(reply.err, '^[^%u]*(%u+)') -- guard: error-word
+    if word and string.find(ELSEWHERE, ' ' .. word .. ' ', 1, true) then -- guard: demoted
       refused = redis.error_reply(string.match(reply.err, '%u.*'))
     end
     return reply
   end
-  local left = try('PTTL', key)
-  if type(left) ~= 'number' then return refused end
-  if left >= 0 then
-    try('PEXPIRE', key, math.max(left, 1))
-  elseif try('PERSIST', key) == 0 and left == -1 then
-    try('PEXPIRE', key, MEMORY_MS)
-    try('PERSIST', key)
+  local left = try('PTTL', key) -- guard: lifetime-read
+  if type(left) ~= 'number' then return refused end -- guard: lifetime-unreadable
+  if left >= 0 then -- guard: lifetime-renewed
+    try('PEXPIRE', key, math.max(left, 1)) -- guard: same-lifetime
+  elseif try('PERSIST', key) == 0 and left == -1 then -- guard: persist-first
+    try('PEXPIRE', key, MEMORY_MS) -- guard: lifetime-given
+    try('PERSIST', key) -- guard: lifetime-removed
   end
-  return refused
+  return refused -- guard: refusal-returned
 end

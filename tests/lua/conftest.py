@@ -14,7 +14,7 @@ from .world import World
 
 @pytest.fixture(scope="session")
 def own_server() -> Iterator[Server]:
-    """A server that a test may fill up, or demote."""
+    """A server that a test may fill up or demote."""
     with server() as running:
         yield running
 
@@ -28,7 +28,7 @@ def two_nodes() -> Iterator[tuple[Server, Server]]:
 
 @pytest.fixture
 def make_world(request: pytest.FixtureRequest, raw: redis.Redis, namespace: str) -> Iterator[Callable[..., World]]:
-    """Makes the world for the scenario of a name, by scripts of which some may be replaced."""
+    """Make the world for a scenario, by its name; `sources` replace scripts."""
     own: list[redis.Redis] = []
 
     def make(name: str, sources: dict[str, str] | None = None) -> World:

@@ -33,13 +33,13 @@ LEASE: Final = Carried(77, "the holder")
 
 
 def declared(script: Script, table: str) -> dict[int, str]:
-    """Returns the header's names of KEYS or ARGV by number."""
+    """Return the header's names of KEYS or ARGV by number."""
     header = [line for line in script.source.split("\n") if line.startswith("--")]
     return {int(n): name for n, name in re.findall(rf"{table}\[(\d)\] (\w+)", "\n".join(header))}
 
 
 def used(script: Script, table: str) -> dict[int, str]:
-    """Returns the names of the variables that the body reads KEYS or ARGV into, by number."""
+    """Return the variables that the body reads KEYS or ARGV into, by number."""
     body = strip(script.source)
     found: dict[int, str] = {}
     for names, values in re.findall(r"^local ([\w, ]+) =\s+((?:[^\n]*(?:KEYS|ARGV)\[[^\n]*))$", body, re.MULTILINE):
@@ -52,7 +52,7 @@ def used(script: Script, table: str) -> dict[int, str]:
 
 
 def derived(script: Script) -> dict[str, bytes]:
-    """Returns what the body appends to the run's part of the head's key, by the name of the variable."""
+    """Return the suffixes that the body appends to the run's part of the head's key, by variable."""
     body = strip(script.source)
     found: dict[str, bytes] = {}
     for names, values in re.findall(r"^local ([\w, ]+) = (run \.\. .*)$", body, re.MULTILINE):
@@ -103,7 +103,7 @@ def _base(world: World) -> Base:
 
 
 def _calls(world: World) -> dict[Script, tuple[Call, dict[str, object]]]:
-    """Returns a call of each script whose values differ from one another, and what each name must stand for."""
+    """Return a call of each script with values that all differ, and the value of each name."""
     base = _base(world)
     save = world.plan(base, "c", lease=LEASE, ttl=1234, keep=56, meta={"job": 1})
     revision = base.head.revision

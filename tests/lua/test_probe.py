@@ -11,7 +11,8 @@ import redis
 from histstore.protocol import requests
 from histstore.protocol.scripts import ALL, PROBE
 
-from .world import World, commands, exchange
+from .sending import commands, exchange
+from .world import World
 
 
 @pytest.fixture

@@ -9,24 +9,24 @@ import pytest
 
 from histstore.protocol.scripts import ALL, PROBE
 
-from .lease_scenarios import SCENARIOS
+from .scenarios import SCENARIOS
 from .world import World
 
-_HEARD: dict[str, set[tuple[str, str]]] = {}
+_REPLIES: dict[str, set[tuple[str, str]]] = {}
 
 
-def _tell(name: str, make_world: Callable[..., World]) -> set[tuple[str, str]]:
-    if name not in _HEARD:
+def _run(name: str, make_world: Callable[..., World]) -> set[tuple[str, str]]:
+    if name not in _REPLIES:
         world = make_world(name)
         SCENARIOS[name](world)
-        _HEARD[name] = world.heard
-    return _HEARD[name]
+        _REPLIES[name] = world.replies
+    return _REPLIES[name]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario(name: str, make_world: Callable[..., World]) -> None:
     """The scenario's own docstring says what holds."""
-    _tell(name, make_world)
+    _run(name, make_world)
 
 
 def test_every_reply_that_a_header_lists_is_provoked_and_no_other(make_world: Callable[..., World]) -> None:
@@ -37,5 +37,5 @@ def test_every_reply_that_a_header_lists_is_provoked_and_no_other(make_world: Ca
         returns = header[header.index("-- Returns") :]
         declared |= {(script.name, word) for word in re.findall(r'\{"(\w+)"', returns)}
     assert {name for name, _ in declared} == {script.name for script in ALL if script is not PROBE}
-    heard = set().union(*(_tell(name, make_world) for name in SCENARIOS))
-    assert heard == declared
+    replies = set().union(*(_run(name, make_world) for name in SCENARIOS))
+    assert replies == declared

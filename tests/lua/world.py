@@ -1,11 +1,8 @@
-"""One run on a real server, driven request by request: what the network may do to a store, done by hand."""
+"""One run on a real server, driven request by request: the tests decide which copies arrive, and when."""
 
 from __future__ import annotations
 
-import functools
-import itertools
 import os
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,132 +11,42 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
-from redis.client import PubSub
 from redis.exceptions import NoScriptError, ResponseError
 
 from histstore.log import chain
 from histstore.log.chain import Base
-from histstore.log.plan import Plan, Target, Writer, grow, plan_save
-from histstore.protocol import leases as _leasing
-from histstore.protocol import requests
+from histstore.log.plan import Target, Writer, plan_save
+from histstore.protocol import leases, requests
 from histstore.protocol.keys import run_keys
-from histstore.protocol.leases import Ticket, read_ring
+from histstore.protocol.leases import Ticket
 from histstore.protocol.requests import NO_LEASE, Call, Carried, Command, Where
-from histstore.protocol.scripts import ALL, strip
 from histstore.snapshot import Attempt, RunId
 
-Reply = list[Any]
+from .doorbell import Process
+from .sending import SOURCES, Delete, Reply, Save, exchange
+
 MINUTE_MS = 60_000
 QUARTER_MS = 15 * MINUTE_MS
-
-_SOURCES = {script.name: script.source for script in ALL}
-
-
-def exchange(client: redis.Redis, *commands: Command) -> list[Any]:
-    """Sends commands at once and returns the raw replies; errors of the server are values here."""
-    connection = client.connection_pool.get_connection()
-    try:
-        connection.send_packed_command(connection.pack_commands(commands))
-        replies: list[Any] = []
-        for _ in commands:
-            try:
-                replies.append(connection.read_response())
-            except ResponseError as error:
-                replies.append(error)
-        return replies
-    finally:
-        client.connection_pool.release(connection)
-
-
-@dataclass(frozen=True)
-class Save:
-    """One save with all its copies: each `World.send` of it is a copy that reaches the server."""
-
-    call: Call
-    plan: Plan
-    onto: Base | None
-
-    @property
-    def etag(self) -> bytes:
-        return self.plan.entry.etag
-
-    @functools.cached_property
-    def after(self) -> Base:
-        """The content that it makes."""
-        found = grow(self.onto, self.plan, self.plan.entry.revision())
-        assert found is not None
-        return found
-
-
-@dataclass(frozen=True)
-class Delete:
-    """One delete with all its copies."""
-
-    call: Call
-
-    @property
-    def ticket(self) -> bytes:
-        assert self.call.attempt is not None
-        return self.call.attempt.ticket
-
-
-@dataclass(frozen=True)
-class Process:
-    """One or several processes that wait for leases, and what their doorbells said.
-
-    Attributes:
-        channels: Where each of them listens.
-    """
-
-    world: World
-    channels: list[str]
-    ears: PubSub
-
-    @property
-    def channel(self) -> str:
-        (channel,) = self.channels
-        return channel
-
-    def said(self) -> list[tuple[str, bytes]]:
-        """Returns the messages since the last call, each with its channel."""
-        self.world.client.publish(self.channels[0], b"that is all")
-        found: list[tuple[str, bytes]] = []
-        while True:
-            message = self.ears.get_message(timeout=20)
-            assert message is not None, "a message does not arrive"
-            if message["data"] == b"that is all":
-                return found
-            found.append((message["channel"].decode(), message["data"]))
-
-    def heard(self) -> list[tuple[str, int, str | None]]:
-        """Returns of each message since the last call: the channel's name, the rank, and who was handed the run."""
-        found = []
-        for channel, data in self.said():
-            ring = read_ring(data)
-            assert ring is not None, data
-            assert ring.key == self.world.keys.lease, data
-            found.append((channel.rpartition(":")[2], ring.rank, ring.holder))
-        return found
 
 
 @dataclass
 class World:
-    """A run of its own, and the scripts that work on it.
+    """A run and the scripts that work on it.
 
     Attributes:
-        client: Reaches the server with every permission.
-        namespace: The test's own.
+        client: A client with every permission.
+        namespace: The namespace of the test.
         sources: Scripts to run in place of the real ones.
-        elsewhere: Reaches the cluster's other node, where there is one.
-        heard: Script and first word of every reply so far.
-        applied: The saves that were acknowledged, each copy of them.
+        elsewhere: A client of the cluster's other node, if there is a cluster.
+        replies: Script and first word of every reply so far.
+        applied: The acknowledged saves, once for each acknowledged copy.
     """
 
     client: redis.Redis
     namespace: str
     sources: Mapping[str, str] = field(default_factory=dict)
     elsewhere: redis.Redis | None = None
-    heard: set[tuple[str, str]] = field(default_factory=set)
+    replies: set[tuple[str, str]] = field(default_factory=set)
     applied: list[Save] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -150,7 +57,7 @@ class World:
     # ------------------------------------------------------------------------------------- sending
 
     def send(self, what: Save | Delete | Call, resend: bool = False, by: redis.Redis | None = None) -> Reply:
-        """Delivers one copy of a request. An error of the server is an AssertionError."""
+        """Deliver one copy of a request. An error of the server is an AssertionError."""
         reply = self.try_(what, resend, by)
         if isinstance(reply, Exception):
             raise AssertionError(f"the script raised: {reply}")
@@ -159,7 +66,7 @@ class World:
     def try_(
         self, what: Save | Delete | Call, resend: bool = False, by: redis.Redis | None = None
     ) -> Reply | ResponseError:
-        """Delivers one copy of a request; returns an error of the server instead of raising it."""
+        """Deliver one copy of a request. Return an error of the server instead of raising it."""
         call = what if isinstance(what, Call) else what.call
         client = by or self.client
         ((_, sha, *rest),) = call.commands(resend, False)
@@ -174,15 +81,15 @@ class World:
             return reply
         assert type(reply) is list, reply
         reply[0] = reply[0].decode()
-        self.heard.add((call.name, reply[0]))
+        self.replies.add((call.name, reply[0]))
         if isinstance(what, Save) and reply[0] == "saved":
             self.applied.append(what)
         return reply
 
     def in_full(self, call: Call, resend: bool = False) -> Command:
-        """Returns the command that sends a request with its script."""
+        """Return the command that sends a request with its script."""
         ((_, _, *rest),) = call.commands(resend, False)
-        return "EVAL", self.sources.get(call.name, _SOURCES[call.name]), *rest
+        return "EVAL", self.sources.get(call.name, SOURCES[call.name]), *rest
 
     # -------------------------------------------------------------------------------------- saves
 
@@ -196,7 +103,7 @@ class World:
         full: bool = False,
         meta: Mapping[str, Any] | None = None,
     ) -> Save:
-        """Makes a save that adds messages (`full`: as a checkpoint), but sends no copy of it."""
+        """Make a save that adds messages, but send no copy of it. `full`: make it a full checkpoint."""
         before = onto.messages() if onto is not None else []
         pins = onto.pins[: onto.length] if onto is not None else []
         old_meta = chain.decode_meta(onto.head.meta) if onto is not None else {}
@@ -213,14 +120,14 @@ class World:
         return Save(requests.save(self.where, plan, revision, lease, ttl, keep, time.time()), plan, onto)
 
     def save(self, onto: Base | None, *messages: str, **options: Any) -> Base:
-        """Makes a save, sends it once, and returns the content that it made."""
+        """Make a save, send it once, and return the content that it made."""
         save = self.plan(onto, *messages, **options)
         reply = self.send(save)
         assert reply[0] == "saved", reply
         return save.after
 
     def saves(self, onto: Base | None, count: int, **options: Any) -> Base:
-        """Saves `count` times, one message each."""
+        """Save `count` times, one message each."""
         for number in range(count):
             onto = self.save(onto, f"message {number}", **options)
         assert onto is not None
@@ -238,7 +145,7 @@ class World:
     def deletion(
         self, at: Base | None, lease: Carried = NO_LEASE, force: bool = False, read: bytes | None = None
     ) -> Delete:
-        """Makes a delete, but sends no copy of it. `at=None`: of a damaged run, whose head's etag was `read`."""
+        """Make a delete, but send no copy of it. `at=None`: of a damaged run, whose head's etag is `read`."""
         revision = at.head.revision if at is not None else None
         attempt = Attempt(
             "delete",
@@ -259,29 +166,29 @@ class World:
     def acquire(
         self, ticket: Ticket, queue: bool = True, uncounted: bool = False, by: redis.Redis | None = None
     ) -> Reply:
-        return self.send(_leasing.acquire(self.where, ticket, queue=queue, uncounted=uncounted), by=by)
+        return self.send(leases.acquire(self.where, ticket, queue=queue, uncounted=uncounted), by=by)
 
     def renew(self, lease: Carried, ttl: int = MINUTE_MS, by: redis.Redis | None = None) -> Reply:
-        return self.send(_leasing.renew(self.where, lease, ttl), by=by)
+        return self.send(leases.renew(self.where, lease, ttl), by=by)
 
     def release(self, holder: str, place: str = "", by: redis.Redis | None = None, **options: bool) -> Reply:
-        return self.send(_leasing.release(self.where, holder, place, **options), by=by)
+        return self.send(leases.release(self.where, holder, place, **options), by=by)
 
     def grant(self, holder: str, ttl: int = MINUTE_MS) -> Carried:
-        """Takes the lease, which is free."""
+        """Take the lease, which is free."""
         reply = self.acquire(Ticket(holder, ttl, ""), queue=False)
         assert reply[0] == "granted", reply
         return Carried(int(reply[1]), holder)
 
     def queue(self, holder: str, channel: str, ttl: int = MINUTE_MS) -> Ticket:
-        """Takes a place in the queue for the lease, which another holds."""
+        """Take a place in the queue for the lease, which another holds."""
         ticket = Ticket(holder, ttl, channel)
         reply = self.acquire(ticket)
         assert reply[0] == "queued", reply
         return ticket
 
     def leased(self) -> Carried | None:
-        """Returns the live lease, which always has an end; None: the run is free."""
+        """Return the live lease, or None if the run is free. A lease without an expiry is an AssertionError."""
         holder, fence = self.client.hmget(self.keys.lease, "holder", "fence")  # type: ignore[misc]
         if holder is None or fence is None:
             assert not self.client.exists(self.keys.lease), "a lease without holder or fence"
@@ -290,29 +197,29 @@ class World:
         return Carried(int(fence), holder.decode())
 
     def waiting(self) -> list[str]:
-        """Returns what stands in the queue, first come first; it always has an end."""
+        """Return the queue, first come first. A queue without an expiry is an AssertionError."""
         assert self.client.pttl(self.keys.queue) != -1, "a queue without an end"
         return [place.decode() for place in self.client.lrange(self.keys.queue, 0, -1)]
 
     @contextmanager
     def process(self, *names: str) -> Iterator[Process]:
-        """Yields a process that waits for leases, with a channel; with `names`, several that share their ears."""
+        """Yield a process that waits for leases; with `names`, several that share a subscription."""
         channels = [f"{self.namespace}:doorbell:{name or uuid.uuid4().hex}" for name in names or ("",)]
-        ears = self.client.pubsub()
+        subscription = self.client.pubsub()
         try:
-            ears.subscribe(*channels)
+            subscription.subscribe(*channels)
             for _ in channels:
-                said = ears.get_message(timeout=20)
-                assert said is not None, "SUBSCRIBE is not confirmed"
-                assert said["type"] == "subscribe", said
-            yield Process(self, channels, ears)
+                confirmation = subscription.get_message(timeout=20)
+                assert confirmation is not None, "SUBSCRIBE is not confirmed"
+                assert confirmation["type"] == "subscribe", confirmation
+            yield Process(self.client, self.keys.lease, channels, subscription)
         finally:
-            ears.close()
+            subscription.close()
 
     # ---------------------------------------------------------------------- behind the scripts' back
 
     def plant(self, holder: str, fence: int, remember: bool = True) -> Carried:
-        """Puts a lease with a made-up fence in place, which the head remembers or has not heard of."""
+        """Write a lease with a made-up fence; `remember`: write it into the head too."""
         self.client.hset(self.keys.lease, mapping={"holder": holder, "fence": fence, "since": 1})
         self.client.pexpire(self.keys.lease, MINUTE_MS)
         if remember:
@@ -320,13 +227,13 @@ class World:
         return Carried(fence, holder)
 
     def lapse(self) -> None:
-        """The lease's time is over."""
+        """Let the lease expire."""
         self.client.pexpire(self.keys.lease, 1)
         while self.client.exists(self.keys.lease):
             pass
 
     def now(self) -> int:
-        """Returns the server's clock, in milliseconds."""
+        """Return the server's clock, in milliseconds."""
         seconds, micros = self.client.time()  # type: ignore[misc]
         return int(seconds) * 1000 + int(micros) // 1000
 
@@ -339,41 +246,41 @@ class World:
         return self.keys.head, self.keys.log, self.keys.etags
 
     def dump(self) -> dict[bytes, bytes | None]:
-        """Returns what the run's data keys hold, byte for byte."""
+        """Return the contents of the run's data keys, byte for byte."""
         return {key: self.client.dump(key) for key in self.data_keys}
 
     def restore(self, dump: Mapping[bytes, bytes | None]) -> None:
-        """Puts the data keys back to what they were, as a failover to a lagging replica does."""
+        """Restore the data keys, as a failover to a lagging replica does."""
         for key, value in dump.items():
             self.client.delete(key)
             if value is not None:
                 self.client.restore(key, 0, value)
 
     def vanish(self) -> None:
-        """The run's keys are gone without a trace: DEL, FLUSHALL, expiry."""
+        """Remove the data keys without a trace, as DEL, FLUSHALL or expiry do."""
         self.client.delete(*self.data_keys)
 
     def head(self, name: str) -> bytes | None:
         return self.client.hget(self.keys.head, name)  # type: ignore[return-value]
 
     def etags(self) -> list[bytes]:
-        """Returns the applied etags and delete tickets that the run remembers, oldest first."""
+        """Return the applied etags and delete tickets that the run remembers, oldest first."""
         return self.client.lrange(self.keys.etags, 0, -1)  # type: ignore[return-value]
 
     def marked(self, what: Save | Delete) -> bool:
-        """Whether a write is marked as never to be applied."""
+        """Return whether a write is marked as never to be applied."""
         ticket = what.etag if isinstance(what, Save) else what.ticket
         return (self.client.hget(self.keys.marks, ticket) or b"")[:1] == b"1"  # type: ignore[index]
 
     def deadlines(self) -> list[int]:
-        """Returns when head, log and etags expire; -1: never, -2: not there."""
+        """Return when head, log and etags expire; -1: never, -2: the key does not exist."""
         return [int(self.client.pexpiretime(key)) for key in self.data_keys]  # type: ignore[arg-type]
 
     def expire_alike(self, before: Sequence[int], label: str = "") -> None:
-        """Holds the `deadlines` of the data keys against earlier ones.
+        """Check that the `deadlines` of the data keys are what they were.
 
-        A script that puts a lifetime back reads how much is left and sets that; where the server's clock goes on
-        meanwhile (7.0), a deadline is late by that much. Nothing here is nearer to another one than a minute.
+        A script restores a lifetime by reading the time left and setting it. On a server whose clock advances
+        meanwhile (7.0), the deadline is late by that much. The deadlines of a test differ by a minute at least.
         """
         after = self.deadlines()
         for old, new in zip(before, after, strict=True):
@@ -384,10 +291,10 @@ class World:
     def moving(
         self,
     ) -> Iterator[tuple[Callable[[Sequence[bytes], bool], None], Callable[[Save, bool], Reply | ResponseError]]]:
-        """The cluster moves the run's slot meanwhile. Yields two functions.
+        """Migrate the run's slot for a while. Yields two functions.
 
-        One moves keys to the other node (`True`) or back, one delivers a copy of a save to that other node as whoever
-        was told to ASK there does.
+        The first moves keys to the other node (`True`) or back. The second delivers a copy of a save to the other
+        node, as a client does after an ASK redirection.
         """
         owner, other = self.client, self.elsewhere
         assert other is not None
@@ -413,7 +320,7 @@ class World:
 
     @contextmanager
     def watching(self, *keys: bytes) -> Iterator[Callable[[], bool]]:
-        """Yields a function that tells whether anything was written to `keys` meanwhile."""
+        """Yield a function that returns whether anything was written to `keys` since."""
         with self.client.pipeline() as watcher:
             watcher.watch(*keys)  # type: ignore[no-untyped-call]
 
@@ -429,7 +336,7 @@ class World:
             yield written
 
     def foreign(self, *keys: bytes) -> int:
-        """Puts something of a foreign type where `keys` were."""
+        """Replace `keys` by values of a foreign type."""
         for key in keys:
             self.client.set(key, b"not ours")
         return len(keys)
@@ -437,7 +344,7 @@ class World:
     # -------------------------------------------------------------------------------------- reading
 
     def load(self, at: int | None = None) -> list[Any] | None:
-        """Returns the messages, proven; None: the run is absent. A run that does not add up is an AssertionError."""
+        """Return the messages, verified, or None if the run is absent. A damaged run is an AssertionError."""
         call = requests.load(self.where, None) if at is None else requests.load_at(self.where, at)
         *_, reply = exchange(self.client, *call.commands(False, False))
         try:
@@ -458,9 +365,9 @@ class World:
 
     @contextmanager
     def limited(self) -> Iterator[Callable[[Sequence[str]], redis.Redis]]:
-        """Yields a function that returns a client of a user who may do all but the named commands.
+        """Yield a function that returns a client of a user without the permission for the named commands.
 
-        "channels": the user may publish, but not to any channel.
+        "channels": the user may publish, but to no channel.
         """
         name = f"{self.namespace}-{uuid.uuid4().hex[:8]}"
         password = uuid.uuid4().hex
@@ -481,13 +388,3 @@ class World:
             client.close()
             pool.disconnect()
             exchange(self.client, ("ACL", "DELUSER", name))
-
-
-def commands(script: str) -> set[str]:
-    """Returns the names of the commands that a script sends: every word of capitals in quotes is one."""
-    return set(re.findall(r"'([A-Z]+)'", strip(_SOURCES[script]))) - {"MAXLEN", "MINID", "WITHVALUES"}
-
-
-def few(items: Sequence[str]) -> list[tuple[str, ...]]:
-    """Returns each item alone, and each pair."""
-    return [*((item,) for item in items), *itertools.combinations(items, 2)]
