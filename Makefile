@@ -5,9 +5,10 @@ ARGS   ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+QUICK  := tests/unit tests/bench tests/store/test_contract.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test storm duplicates loops bench costs lint format types sync check-sync layers model wheel-test ci clean
+.PHONY: help venv demo test quick repeat storm duplicates loops bench costs lint format types sync check-sync layers model wheel-test ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +24,17 @@ $(STAMP): pyproject.toml tools/venv.sh
 demo: $(STAMP) ## run the demonstration on an embedded server (ARGS="--input FILE.jsonl")
 	@$(BIN)/python -m histstore.demo $(ARGS)
 
-test: $(STAMP) ## run the tests (ARGS="-k name")
-	@$(BIN)/python -m pytest $(ARGS)
+# Compiled and rewritten tests are kept: each worker and each subprocess of a test would compile them again.
+unexport PYTHONDONTWRITEBYTECODE
+
+test: $(STAMP) ## run all tests, several at once (ARGS="-k name")
+	@tools/run_tests.sh $(BIN)/python $(ARGS)
+
+quick: $(STAMP) ## run the tests that need no server, and one pass of the stores' contract (ARGS="-k name")
+	@$(BIN)/python -m pytest -q -m 'not slow' -n auto --dist worksteal $(QUICK) $(ARGS)
+
+repeat: $(STAMP) ## run the tests that measure time 20 times, and stop at the first failure (ARGS="5 -k name")
+	@tools/repeat_tests.sh $(BIN)/python $(ARGS)
 
 storm: $(STAMP) ## all faults at once for two minutes, each call checked (ARGS="--seconds 600 --seed 7")
 	@$(BIN)/python -m tests.faults.storm $(ARGS)
@@ -69,5 +79,5 @@ ci: ## run what CI runs
 	@bash .ci/run
 
 clean: ## remove .venv, .venv-bench, caches and builds
-	@rm -rf $(VENV) .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

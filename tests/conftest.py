@@ -1,9 +1,12 @@
-"""Fixtures: one real server for the session, a namespace of its own for each test, and nothing left behind."""
+"""Fixtures: one real server per worker process, one namespace per test, and nothing left behind."""
 
 from __future__ import annotations
 
+import gc
+import os
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,26 +14,66 @@ import redis
 
 from .support.servers import Server, server, shared_server
 
+TESTS = Path(__file__).parent
+
+WORKERS = int(os.environ.get("HISTSTORE_TEST_WORKERS") or 3 * (os.cpu_count() or 2))
+"""Worker processes of `-n auto`. Most tests wait for a server or a clock, so two cores keep six workers busy."""
+
 _CHOSEN = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of worker processes for `-n auto`.
+
+    Tests flush scripts and change settings. They can share a server with other tests of the same process only.
+    """
+    return 1 if os.environ.get("HISTSTORE_TEST_REDIS_URL") else WORKERS
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure coverage in `unit`, `store` and `bench` only: tracing doubles the CPU time of each call of the library.
+
+    `lua` calls the scripts without the library. `faults` would take twice as long, and its faults keep to the clock.
+    """
+    for item in items:
+        if {"faults", "lua"} & set(item.path.relative_to(TESTS).parts):
+            item.add_marker("no_cover")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt the collected tests from garbage collection: many tests collect, and each would walk all 6,000."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of the server that most tests use."""
+    """Start the server that most tests of this process use, and return its URL."""
     with shared_server() as (url, source):
         request.config.stash[_CHOSEN] = source
+        if hasattr(request.config, "workeroutput"):
+            request.config.workeroutput["server"] = source
         yield url
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Keep the name of a worker's server for the summary."""
+    server = getattr(node, "workeroutput", {}).get("server")
+    if server:
+        node.config.stash[_CHOSEN] = server
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Says which server the tests ran against."""
+    """Print the server that the tests ran against."""
     if _CHOSEN in config.stash:
         terminalreporter.write_line(f"server: {config.stash[_CHOSEN]}")
 
 
 @pytest.fixture
 def raw(server_url: str) -> Iterator[redis.Redis]:
-    """A plain blocking client, to look at keys behind the library's back."""
+    """Return a plain blocking client, which reads keys without the library."""
     client = redis.Redis.from_url(server_url)
     yield client
     client.close()
@@ -38,7 +81,7 @@ def raw(server_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def namespace(raw: redis.Redis) -> Iterator[str]:
-    """A namespace of the test's own; its keys are removed afterwards."""
+    """Return a namespace for one test. Its keys are removed afterwards."""
     name = f"t-{uuid.uuid4().hex[:12]}"
     yield name
     keys = list(raw.scan_iter(match=f"{name}:*", count=1000))
@@ -48,7 +91,7 @@ def namespace(raw: redis.Redis) -> Iterator[str]:
 
 @pytest.fixture
 def private_server() -> Iterator[Callable[..., Server]]:
-    """Makes servers that the test may freeze, kill or fill up."""
+    """Return a function that starts a server the test may freeze, kill or fill up."""
     running = []
 
     def make(**options: str) -> Server:

@@ -29,7 +29,7 @@ from ..support.interrupts import TimeLimitError, Tripwire
 from .shells import FAST, GUARD, keys_of
 
 # Sockets and files that redis-py has just opened, or whose close() is interrupted, Python closes when it frees them.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.alone, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 STEP: Final = 1 if os.environ.get("HISTSTORE_INTERRUPTS") == "all" else 11
 """How many bytecodes further the next one stands that is tried."""

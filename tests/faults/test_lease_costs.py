@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 import redis
 import redis.asyncio
 
@@ -23,6 +24,8 @@ from ..support.monitor import monitor
 from ..support.servers import Server
 from .conftest import Patience
 from .shells import keys_of
+
+pytestmark = pytest.mark.alone
 
 Crew = Callable[..., Worker]
 

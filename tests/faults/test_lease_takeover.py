@@ -14,6 +14,8 @@ from ..support.lease_workers import Worker
 from .conftest import CLAIM, Patience
 from .shells import keys_of
 
+pytestmark = pytest.mark.alone
+
 Crew = Callable[..., Worker]
 SLACK = 0.5
 """Seconds that a machine under load may need on top of what is promised. Half a claim: one claim more is noticed."""

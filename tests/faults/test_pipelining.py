@@ -395,7 +395,7 @@ async def test_who_waits_for_room_is_saved_when_the_only_connection_fails(
 @pytest.mark.parametrize("lines", [1, 2])
 async def test_dead_connections_full_of_calls_that_were_cancelled_are_given_up(server: Server, lines: int) -> None:
     """Nobody waits for the answers any more; the next call is not kept from asking over another connection."""
-    async with proxy(server.url) as between, _pipelined(between.url, lines=lines, patience=0.4) as backend:
+    async with proxy(server.url) as between, _pipelined(between.url, lines=lines, patience=2.0) as backend:
         between.writes = []
         between.stall(_marked)
         tasks = _appends(backend, *range(lines * DEPTH))

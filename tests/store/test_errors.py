@@ -46,6 +46,7 @@ from histstore import (
 from histstore.protocol.keys import Keys, run_keys
 from histstore.protocol.scripts import ALL
 
+from ..support.ids import stable
 from ..support.samples import plain, user
 from ..support.servers import Server
 from ..support.shells import SHELLS, Shell, threaded_proxy
@@ -646,7 +647,9 @@ async def test_a_first_turn_may_save_meta_alone(backend: Any) -> None:
     assert (found.messages, found.meta) == ((), {"title": "x"})
 
 
-@pytest.mark.parametrize("meta", [None, 3, "text", [("a", 1)], {1: 2}, {"a": object()}, {"a": float("nan")}], ids=repr)
+@pytest.mark.parametrize(
+    "meta", [None, 3, "text", [("a", 1)], {1: 2}, {"a": object()}, {"a": float("nan")}], ids=stable
+)
 async def test_meta_that_cannot_be_saved_changes_nothing(backend: Any, meta: Any) -> None:
     """Neither the meta nor the messages that came with it."""
     async with backend.store("run").turn() as turn:

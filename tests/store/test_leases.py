@@ -647,6 +647,7 @@ async def test_a_waiter_gets_what_a_dead_holder_left(
 # ------------------------------------------------------------------------------------- keeping it
 
 
+@pytest.mark.alone
 async def test_a_lease_renews_itself(shell: Shell, backends: Backends) -> None:
     """A short one outlives many times its `ttl`, with a waiter behind it and without; nobody else gets in."""
     one, two = backends(), backends()
@@ -671,6 +672,7 @@ async def test_a_lease_renews_itself(shell: Shell, backends: Backends) -> None:
     assert entered[0] > lease.fence
 
 
+@pytest.mark.alone
 async def test_many_leases_renew_themselves(shell: Shell, backend: Any) -> None:
     """Fifty short ones of one backend outlive their `ttl` side by side."""
     scopes = [backend.store(f"run {number}").lock(ttl=0.5) for number in range(50)]

@@ -27,6 +27,7 @@ from histstore import (
 )
 from histstore.protocol.keys import run_keys
 
+from ..support.ids import stable
 from ..support.samples import PLAIN, TYPED, faithful, plain, user
 from ..support.shells import Shell, threaded_proxy
 from .conftest import Backends
@@ -414,7 +415,7 @@ async def test_retries_of_the_client_are_off(shell: Shell, server_url: str, name
         await shell.close_client(client)
 
 
-@pytest.mark.parametrize("wrong", [None, "redis://localhost", object()], ids=repr)
+@pytest.mark.parametrize("wrong", [None, "redis://localhost", object()], ids=stable)
 async def test_what_is_no_client_is_refused(shell: Shell, wrong: Any) -> None:
     """The error says what to give instead."""
     with pytest.raises(SnapshotError, match="from_url"):

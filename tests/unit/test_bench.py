@@ -22,6 +22,8 @@ from ..bench.environment import forget
 from ..bench.measure import Ratio, interleave, orders, ratio, spread
 from ..bench.texts import Texts
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

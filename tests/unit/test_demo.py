@@ -30,6 +30,8 @@ from histstore.demo.job import Event
 from histstore.demo.supervisor import Script, Story, Supervisor
 from histstore.demo.transcripts import TURN, Transcript, carried, dump, encode, load, parse
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 120.0
 """Seconds after which a process hangs. Nothing here takes a tenth of that."""
 

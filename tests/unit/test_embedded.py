@@ -24,6 +24,8 @@ from histstore.embedded import EmbeddedServer
 from histstore.embedded import server as embedded
 from histstore.errors import BackendError, BackendUnavailableError
 
+pytestmark = pytest.mark.slow
+
 ORPHAN_SECONDS = 5.0
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(embedded.__file__).parents[1])}
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process when its parent dies")

@@ -44,6 +44,7 @@ from histstore import (
 )
 from histstore.messages import MAX_DEPTH
 
+from ..support.ids import stable
 from ..support.samples import PLAIN, TYPED, faithful
 
 
@@ -178,7 +179,7 @@ def same(found: Any, wanted: Any) -> bool:
     return bool(faithful(found) == faithful(wanted))
 
 
-@pytest.mark.parametrize(("value", "wanted"), [*STANDARD, *OURS], ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("value", "wanted"), [*STANDARD, *OURS], ids=lambda value: stable(value)[:40])
 def test_the_standard_library(value: Any, wanted: Any) -> None:
     """Each type has one form, and a snapshot takes it and gives it back."""
     found = jsonable(value)
@@ -188,7 +189,7 @@ def test_the_standard_library(value: Any, wanted: Any) -> None:
     assert ConversationSnapshot.from_json(snapshot.to_json()) == snapshot
 
 
-@pytest.mark.parametrize(("value", "wanted"), STANDARD, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("value", "wanted"), STANDARD, ids=lambda value: stable(value)[:40])
 def test_it_agrees_with_pydantic(value: Any, wanted: Any) -> None:
     """A value has the same form in a pydantic model and beside it."""
     assert same(pydantic_core.to_jsonable_python(value), wanted)

@@ -31,6 +31,7 @@ from histstore import (
 )
 from histstore.messages import MAX_DEPTH, FrozenDict, FrozenList, freeze_json, freeze_message, freeze_messages
 
+from ..support.ids import stable
 from ..support.samples import PLAIN, TYPED, faithful
 
 MESSAGES: list[Any] = TYPED
@@ -167,7 +168,7 @@ class Model(pydantic.BaseModel):
         (1j, r"m is a complex, not a JSON value: pass the whole value through histstore\."),
         (object(), r"m is a object, not a JSON value"),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_what_is_no_json_names_the_path_and_the_mend(value: Any, text: str) -> None:
     """The error says where it is and what to call."""

@@ -12,6 +12,8 @@ from . import memory, wire
 from .__main__ import PYTHON
 from .budget import FILE, check, read
 
+pytestmark = pytest.mark.slow
+
 
 def test_calls_cost_what_the_budget_says_on_the_wire_and_on_the_server(
     private_server: Callable[..., Server],
