@@ -731,7 +731,7 @@ async def test_meta_alone_makes_a_run(backend: Any) -> None:
 @pytest.mark.parametrize("shell_name", [shell.name for shell in SHELLS])
 async def test_update_does_not_count_the_time_of_its_function(server_url: str, namespace: str, shell_name: str) -> None:
     """A model call takes minutes: a race that is lost after it is tried again all the same."""
-    policy, runs = RetryPolicy(deadline=0.05), []
+    policy, runs = RetryPolicy(deadline=0.5), []
     if shell_name == "sync":
         with histstore.sync.RedisBackend.from_url(server_url, namespace=namespace) as backend:
 
@@ -739,7 +739,7 @@ async def test_update_does_not_count_the_time_of_its_function(server_url: str, n
                 runs.append(before)
                 if len(runs) == 1:
                     backend.store("run").append(user(0))
-                time.sleep(0.3)
+                time.sleep(0.8)
                 return (before or ConversationSnapshot()).append(user(1))
 
             backend.store("run").update(slow, retry=policy)
@@ -751,7 +751,7 @@ async def test_update_does_not_count_the_time_of_its_function(server_url: str, n
                 runs.append(before)
                 if len(runs) == 1:
                     await other.store("run").append(user(0))
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.8)
                 return (before or ConversationSnapshot()).append(user(1))
 
             await other.store("run").update(model, retry=policy)
