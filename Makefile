@@ -31,7 +31,7 @@ test: $(STAMP) ## run all tests, several at once (ARGS="-k name")
 	@tools/run_tests.sh $(BIN)/python $(ARGS)
 
 quick: $(STAMP) ## run the tests that need no server, and one pass of the stores' contract (ARGS="-k name")
-	@$(BIN)/python -m pytest -q -m 'not slow' -n auto --dist worksteal $(QUICK) $(ARGS)
+	@$(BIN)/python -m pytest -q -m 'not slow' -n 3 --dist worksteal $(QUICK) $(ARGS)
 
 repeat: $(STAMP) ## run the tests that measure time 20 times, and stop at the first failure (ARGS="5 -k name")
 	@tools/repeat_tests.sh $(BIN)/python $(ARGS)

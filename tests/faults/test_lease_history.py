@@ -20,6 +20,9 @@ from ..support.lease_workers import Report, Shift, Worker
 from ..support.proxy import Proxy
 from .shells import keys_of
 
+# How many turns fit into its seconds depends on the clock.
+pytestmark = pytest.mark.alone
+
 Crew = Callable[..., Worker]
 Wire = Callable[[str], Proxy]
 

@@ -679,7 +679,7 @@ async def test_where_no_connection_can_be_had_all_who_wait_are_told(server: Serv
     url = {
         "down": "redis://127.0.0.1:1/0?x=1",
         "password": server.url.replace("//", "//:wrong@") + "?x=1",
-        "tls": server.url.replace("redis:", "rediss:") + "?ssl_cert_reqs=none&socket_connect_timeout=0.2",
+        "tls": server.url.replace("redis:", "rediss:") + "?ssl_cert_reqs=none&socket_connect_timeout=1",
         "frozen": f"{server.url}?socket_connect_timeout=0.1&db=1",
     }[trouble].replace("?x=1", "")
     tasks_before = asyncio.all_tasks()

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from histstore import BackendError, OutcomeUnknownError
+from histstore import BackendError, BackendUnavailableError, OutcomeUnknownError
 from histstore.sync import RedisBackend
 
 from ..support.history import message, tokens_of
 from ..support.proxy import Proxy
 from ..support.servers import Server
-from .shells import FAST, GUARD
+from .shells import FAST, GUARD, PERSISTENT
 
 LIMIT = 3
 
@@ -41,10 +41,15 @@ def test_as_many_connections_as_may_be_after_any_number_failed(between: Proxy, u
         def write(name: str) -> None:
             store = backend.store(name)
             for turn in range(25):
-                try:
-                    store.append(message(f"{name}-{turn}"))
-                except OutcomeUnknownError:
-                    store.resolve()
+                saved = False
+                while not saved:  # how many faults a call meets depends on the machine's load
+                    try:
+                        store.append(message(f"{name}-{turn}"))
+                        saved = True
+                    except OutcomeUnknownError:
+                        saved = store.resolve(retry=PERSISTENT) is not None
+                    except BackendUnavailableError:
+                        pass
 
         def weather() -> None:
             while not over.wait(rng.random() * 0.01):
