@@ -31,7 +31,9 @@ TARGET = "histstore/_sync"
 
 # Pairs written by hand: the primitives that the two worlds do not share (sleep, locks, tasks, cancellation).
 # Both files exist, with the same names inside; mypy and the tests, which run over both shells, hold them together.
-HANDWRITTEN = frozenset({"compat/io.py", "compat/tasks.py", "transport/connections.py"})
+HANDWRITTEN = frozenset(
+    {"compat/background.py", "compat/io.py", "compat/scope.py", "compat/tasks.py", "transport/connections.py"}
+)
 # What only asyncio needs: a blocking call has its connection to itself.
 ASYNC_ONLY = frozenset({"transport/wire.py"})
 

@@ -25,11 +25,10 @@ from ..options import DEFAULTS, Options
 from ..policy import Durability, RetryPolicy, policy_of
 from ..protocol import requests
 from ..protocol.keys import run_of_head
-from ..protocol.leases import Lost
 from ..snapshot import ANY, M, RunId, RunInfo, check_name
 from ..wire.settings import check_url, connection_settings
 from .compat import io
-from .leases.table import DELETED, Leases
+from .leases.table import LeaseTable
 from .seats import Seats
 from .store import RedisHistoryStore
 from .transport.runner import Runner
@@ -247,7 +246,7 @@ class RedisBackend:
         return self._seats.at().runner
 
     @property
-    def _leases(self) -> Leases:
+    def _leases(self) -> LeaseTable:
         """The leases of this process and event loop."""
         return self._seats.at().leases
 
@@ -381,11 +380,11 @@ class RedisBackend:
         """
         store = self.store(run_id)
         try:
-            held = [lease for leases in self._seats.leases() for lease in leases.of_run(store._where)]
+            held = [(table, table.registry.active(store._where)) for table in self._seats.leases()]
             async with store._mine(retry):
                 deleted = await store._delete(ANY, None, retry, force=True)
-            for lease in held:
-                lease._leases.lose(lease, Lost(None, DELETED))
+            for table, leases in held:
+                table.revoke(leases)
             await self._leases.serve(store._where, retry)
             return deleted
         except HistoryStoreError as error:

@@ -18,7 +18,7 @@ from ..policy import Durability, RetryPolicy
 from ..wire.settings import ConnectionSettings
 from ..wire.severing import Register, after_fork
 from .compat import io, tasks
-from .leases.table import Leases
+from .leases.table import LeaseTable
 from .transport.runner import CLOSED, Runner
 
 CLOSING: Final = "this backend is closing, and nothing new begins in it: make a new one"
@@ -36,7 +36,7 @@ class Seat:
 
     __slots__ = ("__weakref__", "_farewell", "leases", "loop", "pid", "runner")
 
-    def __init__(self, pid: int, loop: Any, runner: Runner, leases: Leases) -> None:
+    def __init__(self, pid: int, loop: Any, runner: Runner, leases: LeaseTable) -> None:
         self.pid = pid
         self.loop = loop
         self.runner = runner
@@ -48,7 +48,7 @@ class Seat:
         self._farewell = tasks.at_the_end(self._leave)
 
     async def _leave(self) -> None:
-        await self.leases.leave()
+        await self.leases.finish_releases()
         await self.runner.drop()
 
     async def close(self, drain: float) -> None:
@@ -147,13 +147,13 @@ class Seats:
         runner.warned = self._warned
         if self.prepare is not None:
             runner.prepare = partial(self.prepare, runner)
-        made = Seat(*place, runner, Leases(runner, self._namespace, self._policy, self, place))
+        made = Seat(*place, runner, LeaseTable(runner, self._namespace, self._policy, self, place))
         seat = self._taken.setdefault(place, made)
         if seat is made:
             seat.begin()
             self.inherit_nothing()
             # unasync: off
-            seat.leases.give_up_for(self._bury())
+            seat.leases.release_in_background(self._bury())
             # unasync: on
         return seat
 
@@ -172,7 +172,7 @@ class Seats:
         if self._closed:
             raise BackendError(CLOSED)
 
-    def leases(self) -> list[Leases]:
+    def leases(self) -> list[LeaseTable]:
         """Returns the leases of all event loops of this process."""
         return [seat.leases for seat in self.all()]
 
@@ -192,7 +192,7 @@ class Seats:
             self._put_away(self._taken.pop(place, None))
         # unasync: off
         for seat in self._resting.all():
-            if seat.pid != pid and not seat.leases.put_away:
+            if seat.pid != pid and not seat.leases.retired:
                 self._put_away(seat)
         # unasync: on
         io.sever_inherited()
@@ -223,8 +223,8 @@ class Seats:
         for place, seat in list(self._taken.items()):
             # Two seats that are made at once may both get here; one of them has it.
             if seat.loop.is_closed() and self._taken.pop(place, None) is not None:
-                calls += seat.leases.bury()
-            elif not seat.loop.is_running() and not seat.leases.at_work:
+                calls += seat.leases.abandon()
+            elif not seat.loop.is_running() and not seat.leases.busy:
                 self._rest(place, seat)
         io.sever_dead()
         return calls
@@ -243,7 +243,7 @@ class Seats:
         """Returns the seat of an event loop that runs again."""
         pid, loop = place
         for seat in self._resting.all():
-            if seat.loop is loop and seat.pid == pid and not seat.leases.put_away:
+            if seat.loop is loop and seat.pid == pid and not seat.leases.retired:
                 vars(loop)[_KEPT].discard(seat)
                 return self._taken.setdefault(place, seat)
         return None
@@ -273,7 +273,7 @@ class Seats:
             # unasync: on
         finally:
             # unasync: off
-            calls = [call for seat, closing in elsewhere if not closing.done() for call in seat.leases.bury()]
+            calls = [call for seat, closing in elsewhere if not closing.done() for call in seat.leases.abandon()]
             for seat, _ in elsewhere:
                 if seat.loop.is_closed():
                     self._taken.pop((seat.pid, seat.loop), None)
@@ -282,7 +282,7 @@ class Seats:
             io.sever_dead()
             if calls:
                 mine = mine or self._take(place)
-                await mine.leases.send_all(calls)
+                await mine.leases.requests.send_releases(calls)
             # unasync: on
             try:
                 if mine is not None:

@@ -35,6 +35,7 @@ from ..snapshot import (
     frozen_meta,
 )
 from .compat import io, tasks
+from .compat.scope import Exit
 from .leases.lease import Lease, LeaseScope
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class Turn(Generic[M]):
         return revision
 
     def _refuse_elsewhere(self) -> None:
-        if self.lease._leases is not self._store._backend._here().leases:
+        if self.lease._table is not self._store._backend._here().leases:
             self.lease._refuse_elsewhere()
 
     def _pends(self) -> bool:
@@ -275,14 +276,14 @@ class TurnScope(Generic[M]):
         self._turn = Turn(self._store, lease, snapshot, self._retry)
         return self._turn
 
-    def ends_with(self, end: object) -> None:
-        """Takes note of what a `with` statement holds, before it enters."""
-        self._scope.ends_with(end)
+    def watch_exit(self, held: object) -> None:
+        """Watch the function that a `with` statement holds, before the body is entered."""
+        self._scope.watch_exit(held)
 
     def __reduce__(self) -> NoReturn:
         raise LockError("a turn() cannot be pickled: call turn() where the work is done")
 
-    @tasks.Exit
+    @Exit
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -299,6 +300,6 @@ class TurnScope(Generic[M]):
                 await self._scope.__aexit__(type(failed), failed, failed.__traceback__)
                 raise
             # The turn is saved: that the lease was lost after that is no failure of it.
-            await self._scope.give_up(None)
+            await self._scope.release(None)
             return
         await self._scope.__aexit__(kind, error, trace)

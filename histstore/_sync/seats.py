@@ -19,7 +19,7 @@ from ..policy import Durability, RetryPolicy
 from ..wire.settings import ConnectionSettings
 from ..wire.severing import Register, after_fork
 from .compat import io, tasks
-from .leases.table import Leases
+from .leases.table import LeaseTable
 from .transport.runner import CLOSED, Runner
 
 CLOSING: Final = "this backend is closing, and nothing new begins in it: make a new one"
@@ -37,7 +37,7 @@ class Seat:
 
     __slots__ = ("__weakref__", "_farewell", "leases", "loop", "pid", "runner")
 
-    def __init__(self, pid: int, loop: Any, runner: Runner, leases: Leases) -> None:
+    def __init__(self, pid: int, loop: Any, runner: Runner, leases: LeaseTable) -> None:
         self.pid = pid
         self.loop = loop
         self.runner = runner
@@ -49,7 +49,7 @@ class Seat:
         self._farewell = tasks.at_the_end(self._leave)
 
     def _leave(self) -> None:
-        self.leases.leave()
+        self.leases.finish_releases()
         self.runner.drop()
 
     def close(self, drain: float) -> None:
@@ -140,7 +140,7 @@ class Seats:
         runner.warned = self._warned
         if self.prepare is not None:
             runner.prepare = partial(self.prepare, runner)
-        made = Seat(*place, runner, Leases(runner, self._namespace, self._policy, self, place))
+        made = Seat(*place, runner, LeaseTable(runner, self._namespace, self._policy, self, place))
         seat = self._taken.setdefault(place, made)
         if seat is made:
             seat.begin()
@@ -158,7 +158,7 @@ class Seats:
         if self._closed:
             raise BackendError(CLOSED)
 
-    def leases(self) -> list[Leases]:
+    def leases(self) -> list[LeaseTable]:
         """Returns the leases of all event loops of this process."""
         return [seat.leases for seat in self.all()]
 

@@ -35,8 +35,7 @@ from ..messages import JSONValue, freeze_messages
 from ..policy import Budget, RetryPolicy, policy_of
 from ..protocol import requests as _protocol
 from ..protocol.keys import run_keys
-from ..protocol.leases import Lost
-from ..protocol.requests import NO_LEASE, Call, Carried, Loaded, Peeked, RawHead, Where
+from ..protocol.requests import Call, Loaded, Peeked, RawHead, Where
 from ..snapshot import (
     ANY,
     KEEP,
@@ -62,7 +61,7 @@ from ..snapshot import (
     slice_bounds,
 )
 from .compat import io
-from .leases.lease import Lease, LeaseScope
+from .leases.lease import Lease, LeaseScope, current_lease, token_of
 from .pages import Found, PageReader, part_of
 from .transport.runner import Delivery
 from .turn import TurnScope
@@ -761,7 +760,7 @@ class RedisHistoryStore(Generic[M]):
         return base
 
     def _writer(self, lease: Lease | None) -> Writer:
-        return Writer(os.urandom(16), _carried(lease).fence, self._backend.max_snapshot_bytes)
+        return Writer(os.urandom(16), token_of(lease).fence, self._backend.max_snapshot_bytes)
 
     def _carrying(self, given: object) -> Lease | None:
         """Returns the lease that a write carries.
@@ -771,16 +770,16 @@ class RedisHistoryStore(Generic[M]):
             SnapshotError: What was given is no lease of this run.
         """
         if given is None:
-            lease = self._backend._here().leases.of(self._where)
+            lease = current_lease(self._backend._here().leases, self._where)
         elif not isinstance(given, Lease):
             raise SnapshotError(f"lease= is what `store.lock()` gives when it is entered, not a {type(given).__name__}")
-        elif given._where.key != self._where.key:
+        elif given._record.where.key != self._where.key:
             raise SnapshotError(f"the lease is of run {quoted(given.run_id)}, and the store of {quoted(self.run_id)}")
         else:
             lease = given
         if lease is not None:
             lease._refuse_if_over()
-            if lease is given and lease._leases is not self._backend._here().leases:
+            if lease is given and lease._table is not self._backend._here().leases:
                 lease._refuse_elsewhere()
         return lease
 
@@ -800,7 +799,7 @@ class RedisHistoryStore(Generic[M]):
         """Sends and remembers a planned save; None when there is nothing to write."""
         if plan is None:
             return None
-        backend, where, carried = self._backend, self._where, _carried(lease)
+        backend, where, carried = self._backend, self._where, token_of(lease)
         expected = parent.revision if parent is not None else None
         keep = backend.keep_revisions if keep is None else keep
         call = _protocol.save(where, plan, expected, carried, backend.ttl_ms, keep, time.time())
@@ -884,9 +883,9 @@ class RedisHistoryStore(Generic[M]):
         seen: bool = True,
     ) -> None:
         """Proves that the run is still at `parent`, for a save that has nothing to write."""
-        call = _protocol.compare(self._where, parent.revision, _carried(lease), self._backend.ttl_ms)
+        call = _protocol.compare(self._where, parent.revision, token_of(lease), self._backend.ttl_ms)
         reply, _ = self._run(call, retry)
-        _heard(lease, _protocol.read_compare, self._where, parent.revision, _carried(lease), reply)
+        _heard(lease, _protocol.read_compare, self._where, parent.revision, token_of(lease), reply)
         if seen:
             self._settled = parent.revision
             self._head = parent
@@ -894,8 +893,8 @@ class RedisHistoryStore(Generic[M]):
 
     def _nothing(self, lease: Lease | None, retry: RetryPolicy | None) -> None:
         """Proves that the run is absent, for a write that adds nothing to it: that makes no empty run."""
-        reply, _ = self._run(_protocol.compare(self._where, None, _carried(lease), None), retry)
-        _heard(lease, _protocol.read_compare, self._where, None, _carried(lease), reply)
+        reply, _ = self._run(_protocol.compare(self._where, None, token_of(lease), None), retry)
+        _heard(lease, _protocol.read_compare, self._where, None, token_of(lease), reply)
         self._seen(None)
 
     # ------------------------------------------------------------------------------ leases and turns
@@ -947,7 +946,15 @@ class RedisHistoryStore(Generic[M]):
             ):
                 raise SnapshotError("acquire_timeout is a number of seconds from 0 to a year, or None")
             self._policy(retry)  # before anything is asked for
-            return LeaseScope(self._backend, self._where, ttl, acquire_timeout, renew, cancel, retry)
+            return LeaseScope(
+                lambda: self._backend._here().leases,
+                self._where,
+                ttl=ttl,
+                acquire_timeout=acquire_timeout,
+                renew=renew,
+                cancel=cancel,
+                retry=retry,
+            )
         except HistoryStoreError as error:
             name_run(error, self.run_id)
             raise
@@ -1307,13 +1314,13 @@ class RedisHistoryStore(Generic[M]):
             revision = there.revision or self._last_logged(retry)
             ticket, now = os.urandom(16), datetime.now(UTC)
             attempt = Attempt("delete", self._where.namespace, self.run_id, there.revision, revision, ticket, now)
-            call = _protocol.delete(self._where, attempt, there.etag, _carried(lease), force)
+            call = _protocol.delete(self._where, attempt, there.etag, token_of(lease), force)
             if absent:
                 call.write = None  # nothing whose outcome matters: it may be repeated as it is
             self._pending = _Pending(call, None, None, None, False, True, self.revision, self._pid)
             reply, _ = self._deliver(call, retry)
             try:
-                deleted = _heard(lease, _protocol.read_delete, self._where, attempt, _carried(lease), reply)
+                deleted = _heard(lease, _protocol.read_delete, self._where, attempt, token_of(lease), reply)
             except ConflictError:
                 self._pending = None  # refused
                 if wanted is not ANY or tries + 1 == policy.attempts:
@@ -1359,17 +1366,13 @@ class _Doubt:
         return known
 
 
-def _carried(lease: Lease | None) -> Carried:
-    return lease._carried if lease is not None else NO_LEASE
-
-
 def _heard(lease: Lease | None, read: Callable[..., T], *args: Any) -> T:
     """Returns what `read` makes of a reply, and lets a lease know when the server says that it is lost."""
     try:
         return read(*args)
     except LeaseLostError as error:
         if lease is not None:
-            lease._leases.lose(lease, Lost(error.current))
+            lease._lose(error.current)
         raise
 
 

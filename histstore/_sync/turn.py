@@ -36,6 +36,7 @@ from ..snapshot import (
     frozen_meta,
 )
 from .compat import io, tasks
+from .compat.scope import Exit
 from .leases.lease import Lease, LeaseScope
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Turn(Generic[M]):
         return revision
 
     def _refuse_elsewhere(self) -> None:
-        if self.lease._leases is not self._store._backend._here().leases:
+        if self.lease._table is not self._store._backend._here().leases:
             self.lease._refuse_elsewhere()
 
     def _pends(self) -> bool:
@@ -276,14 +277,14 @@ class TurnScope(Generic[M]):
         self._turn = Turn(self._store, lease, snapshot, self._retry)
         return self._turn
 
-    def ends_with(self, end: object) -> None:
-        """Takes note of what a `with` statement holds, before it enters."""
-        self._scope.ends_with(end)
+    def watch_exit(self, held: object) -> None:
+        """Watch the function that a `with` statement holds, before the body is entered."""
+        self._scope.watch_exit(held)
 
     def __reduce__(self) -> NoReturn:
         raise LockError("a turn() cannot be pickled: call turn() where the work is done")
 
-    @tasks.Exit
+    @Exit
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -300,6 +301,6 @@ class TurnScope(Generic[M]):
                 self._scope.__exit__(type(failed), failed, failed.__traceback__)
                 raise
             # The turn is saved: that the lease was lost after that is no failure of it.
-            self._scope.give_up(None)
+            self._scope.release(None)
             return
         self._scope.__exit__(kind, error, trace)

@@ -1,4 +1,4 @@
-"""Requests about leases: build the call, read the reply, and read what a doorbell says. No I/O."""
+"""Requests about leases: build the call, read the reply, and read a doorbell's message. No I/O."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ from .requests import (
 from .scripts import ACQUIRE, RELEASE, RENEW
 
 LONGEST: Final = 86400 * 365
-"""Seconds that a lease may live."""
+"""Seconds that a lease may live at most."""
 
 
 @functools.cache
 def _host() -> str:
-    # No spaces: a place in the queue is three words.
+    # Without spaces, because a place in the queue is three words separated by spaces.
     return re.sub(r"[^\w.-]", "-", platform.node(), flags=re.ASCII)[:32] or "localhost"
 
 
 def new_holder() -> str:
-    """Returns a name that nobody else has: host, process, and 16 random bytes."""
+    """Return a unique name: host, process, and 16 random bytes."""
     return f"{_host()}:{os.getpid()}:{secrets.token_urlsafe(16)}"
 
 
 def new_channel(namespace: str) -> str:
-    """Returns the name of a channel that nobody else listens on. It starts like the namespace's keys, for ACLs."""
+    """Return the name of a channel that nobody else uses. It starts like the namespace's keys, for ACLs."""
     return f"{escape(namespace)}:doorbell:{secrets.token_urlsafe(16)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One acquisition, over all copies of its requests.
+    """The name of one acquisition, over all copies of its requests.
 
     Attributes:
-        holder: Who asks, and who then holds the lease.
-        ttl_ms: Milliseconds that the lease is to live.
-        channel: Where the asking process listens.
+        holder: The name of the process that asks, and then holds the lease.
+        ttl_ms: Milliseconds that the lease shall live.
+        channel: The channel that the process listens on.
     """
 
     holder: str
@@ -64,25 +64,25 @@ class Ticket:
 
     @property
     def place(self) -> str:
-        """What stands in the queue for it, but for the mark of one that is not counted."""
+        """Its place in the queue, without the mark of a waiter that does not count as a listener."""
         return f"{self.ttl_ms} {self.channel} {self.holder}"
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The lease is the asker's."""
+    """The caller has the lease."""
 
     fence: int
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Another holds the lease.
+    """Another holder has the lease.
 
     Attributes:
-        holder: Who.
-        expires_in: Seconds until it expires unless it is renewed.
-        rank: Waiters before the asker; None: it is not in the queue.
+        holder: That holder.
+        expires_in: Seconds until the lease expires unless it is renewed.
+        rank: Waiters before the caller; None: the caller is not in the queue.
     """
 
     holder: str
@@ -91,13 +91,13 @@ class Taken:
 
 
 def acquire(where: Where, ticket: Ticket, *, queue: bool, uncounted: bool = False) -> Call:
-    """Builds the request for a lease.
+    """Build the request for a lease.
 
     Args:
         where: The run.
-        ticket: Who asks.
-        queue: Whether to take a place in the queue if another holds it.
-        uncounted: Whether the asker hears its channel though the server does not count it as a listener.
+        ticket: The acquisition.
+        queue: Whether to take a place in the queue if another holder has the lease.
+        uncounted: Whether the caller hears its channel although the server does not count it as a listener.
     """
     keys = where.keys
     channel = ticket.channel if queue else ""
@@ -111,10 +111,10 @@ def acquire(where: Where, ticket: Ticket, *, queue: bool, uncounted: bool = Fals
 
 
 def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
-    """Returns who has the lease; None: this acquisition was given up before."""
+    """Return who has the lease; None: this acquisition was released before."""
     match reply:
         case [b"granted", fence]:
-            # Nearly always so; two calls less.
+            # The usual form, read without two calls.
             plain = type(fence) is bytes and len(fence) < 16 and fence.isdigit()
             held = int(fence) if plain else number_or_none(fence)
             if held is None:
@@ -134,7 +134,7 @@ def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
 
 
 def renew(where: Where, lease: Carried, ttl_ms: int) -> Call:
-    """Builds the request that prolongs a lease."""
+    """Build the request that renews a lease."""
     keys = where.keys
     return script_call(
         RENEW,
@@ -144,38 +144,38 @@ def renew(where: Where, lease: Carried, ttl_ms: int) -> Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """A lease is not its holder's any more.
+class Loss:
+    """How a lease was lost.
 
     Attributes:
-        current: The fence that stands now; None: nobody was granted the run since, or it is not known.
-        reason: How that came about, where this process knows.
+        current: The fence that is valid now; None: nobody was granted the run since, or it is not known.
+        reason: The reason, if this process knows it.
     """
 
     current: int | None
     reason: str | None = None
 
 
-def read_over(where: Where, lease: Carried, reply: Any) -> Lost | None:
-    """Reads the reply to `renew` or `release`; None: it was done."""
+def read_loss(where: Where, lease: Carried, reply: Any) -> Loss | None:
+    """Read the reply to `renew` or `release`; None: it was done."""
     match reply:
         case [b"renewed"] | [b"released"]:
             return None
         case [b"lost", fence]:
             current = number_or_none(fence) or 0
-            return Lost(current if current > lease.fence else None)
+            return Loss(current if current > lease.fence else None)
     raise where.corrupt(None, "the server answered with what no script of this version says")
 
 
 def release(where: Where, holder: str, place: str = "", *, late: bool = False, force: bool = False) -> Call:
-    """Builds the request that ends a lease, or the wait for one, and serves the next waiter.
+    """Build the request that ends a lease, or the wait for one, and serves the next waiter.
 
     Args:
         where: The run.
-        holder: Whose lease; empty: nobody's, only the next waiter is to be served.
-        place: What stands in the queue for the holder, if something does.
-        late: Whether a copy of its `acquire` may still arrive.
-        force: Whether the holder does not know, and is to be fenced.
+        holder: The holder of the lease; empty: only serve the next waiter.
+        place: The holder's place in the queue; empty: it has none.
+        late: Whether a copy of the holder's `acquire` may still arrive.
+        force: Whether to fence the holder, because it does not know of the release.
     """
     keys = where.keys
     return script_call(
@@ -186,20 +186,20 @@ def release(where: Where, holder: str, place: str = "", *, late: bool = False, f
 
 
 @dataclass(frozen=True, slots=True)
-class Occupied:
-    """Who has to do with a run's lease.
+class Occupancy:
+    """The holder of a run's lease, and its waiters.
 
     Attributes:
-        holder: Who holds it, or was the last to; empty: nobody.
-        waiting: How many wait for it.
+        holder: The holder, or the last one; empty: there is none.
+        waiting: The number of waiters.
     """
 
     holder: str
     waiting: int
 
 
-def occupied(where: Where) -> Call:
-    """Builds the look before a lease is broken."""
+def occupancy(where: Where) -> Call:
+    """Build the read of a lease's holder and waiters."""
     keys = where.keys
     return read_call(
         "break_lease", ("HMGET", keys.lease, "holder"), ("HMGET", keys.head, "holder"), ("LLEN", keys.queue)
@@ -207,28 +207,28 @@ def occupied(where: Where) -> Call:
 
 
 @reading
-def read_occupied(where: Where, reply: Any) -> Occupied:
-    """Reads the reply to `occupied`."""
+def read_occupancy(where: Where, reply: Any) -> Occupancy:
+    """Read the reply to `occupancy`."""
     if any(isinstance(part, Exception) for part in reply):
         raise where.corrupt(None, "a key of the run holds what histstore did not put there")
     (holder,), (last,), waiting = reply
-    return Occupied(as_text(holder or last or b""), int(waiting))
+    return Occupancy(as_text(holder or last or b""), int(waiting))
 
 
 def drop_queue(where: Where) -> Call:
-    """Builds the request that drops a queue, whatever it is. Whoever stands in it asks when its time has come."""
+    """Build the request that deletes a queue, of whatever type. Its waiters ask again when their time has come."""
     return Call("delete", [("DEL", where.keys.queue)])
 
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """What a doorbell says about a run's lease. It is advice: only the server's answer grants a lease.
+    """A doorbell's message about a run's lease. It is advice: only the server's reply grants a lease.
 
     Attributes:
         key: The lease's key.
-        expires_in: Seconds until it ends unless its holder does something.
-        rank: Waiters before the first of this process; before `holder`, if there is one.
-        holder: Whose turn it is to ask; None: nobody's.
+        expires_in: Seconds until the lease expires unless its holder does something.
+        rank: Waiters before the first one of this process; before `holder`, if there is one.
+        holder: The waiter that is called to ask; None: no waiter is called.
     """
 
     key: bytes
@@ -238,7 +238,7 @@ class Ring:
 
 
 def read_ring(message: Any) -> Ring | None:
-    """Reads a message of a channel; None: it is not one of ours."""
+    """Read a message of a channel; None: it is not one of ours."""
     try:
         lasts, rank, holder, key = bytes(message).split(b" ", 3)
         whose = None if holder == b"-" else as_text(holder)
@@ -247,7 +247,7 @@ def read_ring(message: Any) -> Ring | None:
         return None
 
 
-def where_it_rang(namespace: str, ring: Ring) -> Where | None:
-    """Returns the run that a doorbell speaks of; None: it is none of this namespace."""
+def run_of_ring(namespace: str, ring: Ring) -> Where | None:
+    """Return the run that a doorbell's message is about; None: it is none of this namespace."""
     run_id = run_of_lease(namespace, ring.key)
     return None if run_id is None else Where(namespace, run_id, run_keys(namespace, run_id))

@@ -210,7 +210,7 @@ def test_whoever_waits_later_is_heard_where_waiting_is_interrupted(
                 tripwire.run(functools.partial(_waiting_lock, scene))
             with _holding(scene):
                 _waiting_lock(scene)
-            assert not mine._leases._doorbell._waiters
+            assert not mine._leases.doorbell._waiters
         if not tripwire.fired:
             break
 
@@ -345,5 +345,11 @@ def _look(scene: Scene, call: Callable[[Scene], None], before: Revision | None, 
     _until(lambda: scene.mine._runner.connections[0] == 0, note)  # a lease may be given up in the background
     assert gc.isenabled(), note
     leases = scene.mine._leases
-    for left in (leases._ways, leases._inside, leases._leaving, leases._turnstiles, leases._doorbell._waiters):
+    for left in (
+        leases.registry.pending,
+        leases.registry.held,
+        leases.releaser.unfinished,
+        leases.acquirer._lines,
+        leases.doorbell._waiters,
+    ):
         assert not left, note

@@ -25,7 +25,6 @@ from starlette.responses import StreamingResponse
 from histstore import BackendError, Lease, LeaseLostError, LockTimeoutError, RedisBackend
 from histstore._async.transport.connections import SLOW
 from histstore.protocol.keys import run_keys
-from histstore.protocol.leases import Lost
 from histstore.protocol.scripts import ALL
 
 from ..support.proxy import proxy
@@ -109,11 +108,11 @@ class Scene:
     def tell(self, *leases: Lease) -> None:
         """Tells holders what the answer to their renewal would tell them."""
         for lease in leases or self.leases:
-            lease._leases.lose(lease, Lost(self._fences[lease.run_id]))
+            lease._lose(self._fences[lease.run_id])
 
     async def is_free(self) -> None:
         """Whatever is on its way arrives; then nobody but the rival holds or waits for anything."""
-        await until(lambda: not self.backend._leases._jobs._tasks)
+        await until(lambda: not self.backend._leases.releaser.jobs._tasks)
         for run, fence in self._fences.items():
             assert self.raw.hget(run_keys(self.rival.namespace, run).lease, "fence") == str(fence).encode()
         await self._taken.aclose()
@@ -123,8 +122,8 @@ class Scene:
             async with self.backend.store(run).lock(acquire_timeout=0):
                 pass
         await until(lambda: self.backend._runner.connections[0] == 0, "connections come back")
-        assert not self.backend._leases._inside
-        assert not self.backend._leases._ways
+        assert not self.backend._leases.registry.held
+        assert not self.backend._leases.registry.pending
 
 
 @pytest.fixture
@@ -902,7 +901,7 @@ async def test_a_loss_during_the_release_cancels_nothing(server_url: str, namesp
             if taken:
                 await rival.break_lease("run")
             (lease,) = leases
-            lease._leases.lose(lease, Lost(None))
+            lease._lose(None)
             await steps(5)
             assert not task.done()
             wire.hold_requests.set()
@@ -985,7 +984,7 @@ async def test_a_turn_that_is_lost_in_its_last_save_is_told_by_the_save(
             if taken:
                 await rival.break_lease(run)
             (lease,) = leases
-            lease._leases.lose(lease, Lost(None))
+            lease._lose(None)
             await steps(5)
             wire.hold_requests.set()
             await task
@@ -1027,7 +1026,7 @@ async def test_a_generator_that_is_closed_elsewhere(scene: Scene) -> None:
     generator = held()
     lease = await asyncio.get_running_loop().create_task(first(generator), context=Context())
     del generator
-    await until(lambda: gc.collect() >= 0 and lease._ended)
+    await until(lambda: gc.collect() >= 0 and lease._record.released)
     await scene.is_free()
 
     # Lost, and left in another task.
@@ -1105,7 +1104,7 @@ async def test_a_client_that_disconnects_leaves_no_lease(scene: Scene, version: 
     outcome.is_(ClientDisconnect if version == "2.4" else None)
     outcome.error = None  # its traceback holds the generator
     assert sent[0]["status"] == 200
-    await until(lambda: gc.collect() >= 0 and scene.leases[0]._ended)
+    await until(lambda: gc.collect() >= 0 and scene.leases[0]._record.released)
     await scene.is_free()
     assert await scene.backend.store("run").load() is None
 
@@ -1115,7 +1114,7 @@ async def test_a_client_that_disconnects_leaves_no_lease(scene: Scene, version: 
 
 async def _lock(backend: RedisBackend) -> None:
     async with backend.store("run").lock(ttl=60):
-        assert not backend._leases._closed  # nobody begins under a lease that was given up
+        assert not backend._leases.registry.closed  # nobody begins under a lease that was given up
 
 
 async def _lock_with_a_timeout(backend: RedisBackend) -> None:
@@ -1141,13 +1140,13 @@ WORKS = [_lock, _lock_with_a_timeout, _turn, _lock_and_renew]
 async def nothing_is_left(backend: RedisBackend, raw: redis.Redis, note: object) -> None:
     """Asserts that a cancelled piece of work has left neither lease nor place, and that the run is to be had."""
     keys = run_keys(backend.namespace, "run")
-    await until(lambda: not backend._leases._jobs._tasks, f"releases end {note}")
+    await until(lambda: not backend._leases.releaser.jobs._tasks, f"releases end {note}")
     assert raw.exists(keys.lease, keys.queue) == 0, note
     # What claims a lease in the background may still be waiting for its answer.
     await until(lambda: backend._runner.connections[0] == 0, f"connections come back {note}")
-    assert not backend._leases._inside, note
-    assert not backend._leases._ways, note
-    assert not backend._leases._turnstiles, note
+    assert not backend._leases.registry.held, note
+    assert not backend._leases.registry.pending, note
+    assert not backend._leases.acquirer._lines, note
     async with backend.store("run").lock(acquire_timeout=0):
         pass
 
@@ -1207,7 +1206,7 @@ async def test_cancelled_while_it_waits(
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
-            await until(lambda backend=backend: not backend._leases._jobs._tasks)
+            await until(lambda backend=backend: not backend._leases.releaser.jobs._tasks)
             assert raw.exists(keys.queue) == 0, count
             assert raw.hget(keys.lease, "holder") == lease.holder.encode()
             await until(lambda backend=backend: backend._runner.connections[0] == 0, "connections come back")
@@ -1248,7 +1247,7 @@ async def test_cancelled_at_the_moment_of_the_grant(
             ends += cancelled_or_done(first, note)
             assert behind.exception() is None
             assert release.exception() is None
-            await until(lambda: not rival._leases._jobs._tasks)
+            await until(lambda: not rival._leases.releaser.jobs._tasks)
             await nothing_is_left(backend, raw, note)
         assert ends < 150, "no cancellation hit"
 
@@ -1311,7 +1310,7 @@ async def test_closed_at_every_step(
             holder = raw.hget(keys.lease, "holder")
             assert holder == (held.holder.encode() if held is not None else None), count
             assert not raw.exists(keys.queue), count
-            assert not [task for task in asyncio.all_tasks() if "Leases" in repr(task)]
+            assert not [task for task in asyncio.all_tasks() if "_async/leases/" in repr(task)]
         if held is not None:
             await scope.__aexit__(None, None, None)
 

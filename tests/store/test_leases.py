@@ -959,7 +959,7 @@ async def test_an_error_of_the_body_gets_a_note_of_the_loss(backends: Backends) 
 def leases_and_queues_of(backend: Any) -> list[str]:
     """Returns what a backend believes to hold."""
     inner = getattr(backend, "inner", backend)
-    return [*inner._leases._inside, *inner._leases._ways]
+    return [*inner._leases.registry.held, *inner._leases.registry.pending]
 
 
 # ---------------------------------------------------------------------------------------- closing

@@ -1,9 +1,8 @@
-"""The doorbell: how those who wait in this process hear that a run was handed to them."""
+"""The doorbell: how the waiters of this process hear that a lease was handed to them."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -12,94 +11,69 @@ from redis import exceptions as redis_errors
 from ...errors import BackendError
 from ...policy import listening_options
 from ...protocol.leases import Ring, new_channel, read_ring
+from ...protocol.waiting import Schedule
 from ..compat import io, tasks
+from ..compat.background import Routine
 from ..transport.runner import Runner
 
-MARGIN: Final = 0.002
-"""Seconds after the end of a lease at which its waiters ask: the server counts in whole milliseconds."""
-STAGGER: Final = 0.005
-"""Seconds between the times at which one waiter and the next in the queue ask."""
-
 POLL: Final = 0.25
-"""Seconds between two questions of a waiter whose backend has no connection to listen on (max_connections=1)."""
+"""Seconds between two requests of a waiter whose backend has no connection to listen on (max_connections=1)."""
 
-NEAR: Final = 16
-"""Waiters of one process that are woken to ask sooner; those behind them have time."""
+AWAKE: Final = 16
+"""Waiters of one process that a message wakes to ask sooner. Those behind them have time."""
 
 log = logging.getLogger("histstore")
 
 
 class Waiter:
-    """One who waits for a run's lease.
+    """One waiter for a run's lease.
 
     Attributes:
-        event: Set when it is to look again, sooner than it had thought.
-        ask_at: When to ask, if the doorbell has not rung by then.
-        turn_at: When to ask because the doorbell said that it is its turn. Nothing that rings after that puts it off.
+        schedule: When it asks.
+        event: Set when it has to look at its schedule again, sooner than planned.
     """
 
-    __slots__ = ("ask_at", "event", "turn_at")
+    __slots__ = ("event", "schedule")
 
     def __init__(self) -> None:
+        self.schedule = Schedule()
         self.event = tasks.Event()
-        self.ask_at = math.inf
-        self.turn_at = math.inf
-
-    @property
-    def due(self) -> float:
-        """When to ask."""
-        return min(self.ask_at, self.turn_at)
-
-    def asks(self) -> bool:
-        """Forgets what rang so far, which is older than the answer that it asks for; returns whether its turn rang."""
-        called = self.turn_at < math.inf
-        self.ask_at = self.turn_at = math.inf
-        return called
 
     def call(self, rank: int) -> None:
-        """It is its turn, after those that were called before it and could not be counted: they may be alive."""
-        self.turn_at = min(self.turn_at, io.monotonic() + rank * STAGGER)
+        """Have it ask, after the `rank` waiters that were called before and did not count as listeners."""
+        self.schedule.call(io.monotonic(), rank)
         self.event.set()
 
-    def arm(self, expires_in: float, rank: int, wake: bool = True) -> None:
-        """Sets when to ask: after the lease's end, in the order of the queue.
-
-        Args:
-            expires_in: Seconds until then.
-            rank: Waiters that are to ask before.
-            wake: Whether to do so also if it is sooner than before, which takes waking up.
-        """
-        when = io.monotonic() + expires_in + MARGIN + rank * STAGGER
-        if when >= self.ask_at:
-            self.ask_at = when
-        elif wake:
-            self.ask_at = when
+    def arm(self, expires_in: float, rank: int, *, wake: bool = True) -> None:
+        """Have it ask after the lease's expiry, in the order of the queue: see `Schedule.arm`."""
+        if self.schedule.arm(io.monotonic(), expires_in, rank, wake=wake):
             self.event.set()
 
 
 class Doorbell:
     """One subscription for all waiters of a backend, opened when the first of them has to wait.
 
-    What it says is advice: nobody enters by it. A waiter that hears nothing asks when the lease that it waits for has
-    ended.
+    Its messages are advice: no waiter enters because of one. A waiter that hears nothing asks when the lease that it
+    waits for has expired.
 
     Args:
-        runner: Where its connection comes from.
-        namespace: What its channel's name starts with.
-        stray: Is told of a turn that is nobody's who waits here.
+        runner: Opens its connection.
+        namespace: The start of its channel's name.
+        unclaimed: Is called with each message that calls a holder who does not wait here.
 
     Attributes:
-        uncounted: Whether it hears though the server does not count it: it listens at a replica, say.
-        listening: Whether it hears.
+        channel: The channel that this process listens on.
+        listening: Whether it listens.
+        uncounted: Whether it hears although the server does not count it, because it listens at a replica, say.
     """
 
-    def __init__(self, runner: Runner, namespace: str, stray: Callable[[Ring], None]) -> None:
+    def __init__(self, runner: Runner, namespace: str, unclaimed: Callable[[Ring], None]) -> None:
         self.channel = new_channel(namespace)
         self._runner = runner
-        self._stray = stray
+        self._unclaimed = unclaimed
         self._waiters: dict[bytes, dict[str, Waiter]] = {}
         self._guard = tasks.Guard()
-        self._routine = tasks.Routine(self._listen, "histstore-doorbell")
+        self._routine = Routine(self._listen, "histstore-doorbell")
         self._connection: io.Connection | None = None
         self._tried = tasks.Event()
         self._closing = tasks.Event()
@@ -107,40 +81,34 @@ class Doorbell:
         self.listening = False
         self.uncounted = False
 
-    def expect(self, key: bytes, holder: str) -> Waiter:
-        """Begins to wait for the lease `key`. To be done before the server is asked: it may answer at once."""
+    def register(self, key: bytes, holder: str) -> Waiter:
+        """Return a new waiter for the lease `key`. Call this before the request, because messages may overtake it."""
         waiter = Waiter()
         with self._guard:
             self._waiters.setdefault(key, {})[holder] = waiter
         return waiter
 
-    def forget(self, key: bytes, holder: str) -> None:
-        """Ends the wait."""
+    def unregister(self, key: bytes, holder: str) -> None:
+        """Remove a waiter, if it is there."""
         with self._guard:
             waiters = self._waiters.get(key, {})
             waiters.pop(holder, None)
             if not waiters:
                 self._waiters.pop(key, None)
 
-    def told(self, waiter: Waiter, expires_in: float, rank: int) -> None:
-        """Takes an answer's word for when the lease ends, unless the doorbell has said sooner since it was asked.
-
-        What rang may be newer than the answer: the lease was given up, say, and handed to one who does not claim it.
-        If it is older, the waiter asks once too often.
-        """
+    def plan(self, waiter: Waiter, expires_in: float, rank: int) -> None:
+        """Plan a waiter's next request by a reply that names the expiry: see `Schedule.expect`."""
         if not self._runner.may_listen:
             expires_in = min(expires_in, POLL)
         with self._guard:
-            heard = waiter.ask_at
-            waiter.arm(expires_in, rank)
-            waiter.ask_at = min(waiter.ask_at, heard)
+            waiter.schedule.expect(io.monotonic(), expires_in, rank)
 
     async def open(self, timeout: float) -> None:
-        """Returns when the doorbell can be heard, or after a failed try to hear it, or after `timeout` seconds."""
+        """Start to listen. Return when the doorbell listens, after a failed try, or after `timeout` seconds."""
         if self.listening:
             return
         if not self._runner.may_listen:
-            self.uncounted = True  # whoever asks so often is told in time, too
+            self.uncounted = True  # a waiter that polls learns of its turn in time, too
             return
         with self._guard:
             if not self._active and not self._closing.is_set():
@@ -155,15 +123,15 @@ class Doorbell:
 
     async def _listen(self) -> None:
         try:
-            await self._listen_on()
+            await self._listen_while_needed()
         finally:
-            self._active = False  # whatever ended it, the next who waits starts it anew
+            self._active = False  # whatever ended it, the next waiter starts it again
 
-    async def _listen_on(self) -> None:
-        while self._wanted():
+    async def _listen_while_needed(self) -> None:
+        while self._still_needed():
             try:
                 connection = await self._connect()
-                await connection.listen(("SUBSCRIBE", self.channel), self._heard)
+                await connection.listen(("SUBSCRIBE", self.channel), self._receive)
             except (redis_errors.RedisError, OSError, BackendError) as error:
                 log.debug("the doorbell is silent: %s", error)
             finally:
@@ -174,11 +142,11 @@ class Doorbell:
                 self._tried.set()
 
     async def _connect(self) -> io.Connection:
-        async for attempt in io.Retrying(sleep=self._pause, **listening_options(self._gone)):
+        async for attempt in io.Retrying(sleep=self._pause, **listening_options(self._unneeded)):
             with attempt:
                 connection = await self._runner.connect()
                 with self._guard:
-                    # Who closes the doorbell ends the listening by the connection; if it saw none yet, nobody would.
+                    # `close` ends the listening through the connection. If it saw none yet, nobody else would end it.
                     self._connection = connection
                     closing = self._closing.is_set()
                 if closing:
@@ -190,25 +158,24 @@ class Doorbell:
         self._tried.set()
         await tasks.wait(self._closing, seconds)
 
-    def _wanted(self) -> bool:
-        """Decides whether to listen on; whoever begins to wait after a "no" starts it anew."""
+    def _still_needed(self) -> bool:
+        """Decide whether to continue. A waiter that registers after a "no" starts the doorbell again."""
         with self._guard:
-            self._active = not self._gone()
+            self._active = not self._unneeded()
             return self._active
 
-    def _gone(self) -> bool:
-        """Whether nobody is left to listen."""
+    def _unneeded(self) -> bool:
         return self._closing.is_set() or not self._waiters
 
     def _all(self) -> list[Waiter]:
         return [waiter for waiters in self._waiters.values() for waiter in waiters.values()]
 
-    def _heard(self, message: Any) -> None:
+    def _receive(self, message: Any) -> None:
         match message:
             case [b"message", _, data]:
                 ring = read_ring(data)
                 if ring is not None:
-                    self._ring(ring)
+                    self._dispatch(ring)
             case [b"subscribe", _, _]:
                 self._subscribed()
             case Exception():
@@ -220,34 +187,34 @@ class Doorbell:
         self.listening, self.uncounted = True, False
         self._tried.set()
         if missed:
-            # Whatever rang while nobody listened, each waiter finds out by asking.
+            # Messages may have been missed while nobody listened. Each waiter finds out by asking.
             with self._guard:
                 for waiter in self._all():
                     waiter.arm(-1.0, 0)
 
-    def _ring(self, ring: Ring) -> None:
+    def _dispatch(self, ring: Ring) -> None:
         with self._guard:
             waiters = self._waiters.get(ring.key, {})
             if ring.holder is None:
                 for place, waiter in enumerate(waiters.values()):
-                    waiter.arm(ring.expires_in, ring.rank + place, wake=place < NEAR)
+                    waiter.arm(ring.expires_in, ring.rank + place, wake=place < AWAKE)
                 return
             called = waiters.get(ring.holder)
             if called is not None:
                 called.call(ring.rank)
         if called is None:
-            self._stray(ring)
+            self._unclaimed(ring)
 
     def wake(self) -> None:
-        """Wakes all who wait: they have to look whether they still may."""
+        """Wake all waiters, so that they check whether they may still wait."""
         with self._guard:
             for waiter in self._all():
                 waiter.event.set()
 
     async def close(self) -> None:
-        """Stops listening, and wakes all who wait."""
+        """Stop listening, and wake all waiters."""
         with self._guard:
             self._closing.set()
-            self._tried.set()  # nobody listens any more: who waits for that has waited enough
+            self._tried.set()  # nobody listens any more, so nobody needs to wait for that
         self.wake()
         await self._routine.end(self._connection)

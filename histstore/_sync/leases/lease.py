@@ -3,168 +3,136 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import Final, NoReturn
 
 from ...errors import HistoryStoreError, LeaseLostError, LockError, name_run, quoted
 from ...policy import RetryPolicy
-from ...protocol import leases as _leasing
-from ...protocol.leases import Lost
-from ...protocol.requests import Call, Carried, Where
+from ...protocol.leases import Loss, read_loss
+from ...protocol.requests import NO_LEASE, Carried, Where
 from ...snapshot import RunId
 from ..compat import tasks
+from ..compat.scope import Exit, Scope
 from ..transport.runner import Delivery
+from .registry import HeldLease
+from .table import LeaseTable
 
-if TYPE_CHECKING:
-    from ..backend import RedisBackend
-    from .table import Leases
+HELD: Final[ContextVar[tuple[Lease, ...]]] = ContextVar("histstore_held", default=())
+"""The leases that this task is in, of all backends and event loops."""
 
 
 class Lease:
     """A run's lease: while it is held, nobody else can save the run. Made by `RedisHistoryStore.lock`.
 
-    Compare-and-set protects the data; the lease protects the minutes of work that a turn costs.
+    Compare-and-set protects the data. The lease protects the minutes of work that a turn costs.
 
-    It belongs to the process and the event loop in which it was entered. Another loop, or a forked child, that saves
-    under it or renews it gets a LockError. A child that leaves its copy of the body does not touch the lease. Other
-    threads of the process may read `lost`, `remaining()` and `check()`.
+    A lease belongs to the process and the event loop in which it was entered. Another loop, or a forked child, that
+    saves under it or renews it gets a LockError. A child that leaves its copy of the body does not touch the lease.
+    Other threads of the process may read `lost`, `remaining()` and `check()`.
     """
 
-    def __init__(
-        self,
-        leases: Leases,
-        where: Where,
-        carried: Carried,
-        ttl: float,
-        renews: bool,
-        until: float,
-        scope: tasks.Scope,
-    ) -> None:
-        self._leases = leases
-        self._where = where
-        self._carried = carried
-        self._ttl = ttl
-        self._renews = renews
-        self._until = until
-        self._next = until - ttl * 2 / 3 if renews else until
-        self._scope = scope
-        self._asking = False
-        self._missed = False
-        self._late = False
-        self._place = ""
-        self._lost: Lost | None = None
-        self._ended = False
-        self._over = tasks.Event()
+    def __init__(self, table: LeaseTable, record: HeldLease) -> None:
+        self._table = table
+        self._record = record
 
     @property
     def run_id(self) -> RunId:
         """The run."""
-        return self._where.run_id
+        return self._record.where.run_id
 
     @property
     def fence(self) -> int:
-        """The fencing token: higher than that of every lease of the run before."""
-        return self._carried.fence
+        """The fencing token: higher than that of every earlier lease of the run."""
+        return self._record.token.fence
 
     @property
     def holder(self) -> str:
-        """Who holds it: host, process, and a random part."""
-        return self._carried.holder
+        """The holder's name: host, process, and a random part."""
+        return self._record.token.holder
 
     @property
     def lost(self) -> bool:
-        """Whether it is lost, for good: it is another's, was broken, or its time is over and it could not be renewed.
+        """Whether it is lost, for good: another holder has it, it was broken, or it expired and was not renewed.
 
-        A lease whose time is over because this process stood still may yet be renewed when it goes on, if nobody else
-        has taken or waits for the run. Until that is decided, it is not lost, and `remaining()` is 0.
+        A lease that expired because this process stood still may yet be renewed when the process continues, if nobody
+        else has acquired or waits for the run. Until that is decided it is not lost, and `remaining()` is 0.
         """
-        return self._lost is not None
+        return self._record.loss is not None
 
     def remaining(self) -> float:
-        """Returns the seconds for which it is surely held if it is not renewed, counted from when it was asked for."""
-        if self._lost is not None or self._ended or self._leases.pid != os.getpid():
-            return 0.0
-        return max(0.0, self._until - self._leases.now())
+        """Return the seconds for which it is surely held without a renewal, counted from when it was asked for."""
+        registry = self._table.registry
+        return 0.0 if registry.inherited else self._record.remaining(registry.now())
 
     def check(self) -> None:
-        """Raises if it is not surely held any more. If its time is over, this decides that it is lost. No I/O.
+        """Raise if it is not surely held any more. If it has expired, this decides that it is lost. No I/O.
 
         Raises:
-            LeaseLostError: It is not.
-            LockError: It is the parent's of this process.
+            LeaseLostError: It is not held any more.
+            LockError: It belongs to the parent of this process.
         """
-        if self._leases.pid != os.getpid():
+        registry = self._table.registry
+        if registry.inherited:
             self._refuse_elsewhere()
-        if self._until <= self._leases.now():
-            self._leases.lose(self, Lost(None), lapsed=True)
+        if self._record.until <= registry.now():
+            registry.lose(self._record, Loss(None), if_expired=True)
         self._refuse_if_over()
 
     def wait_lost(self) -> bool:
-        """Waits until it is lost or given up; returns whether it was lost. Cancelling it is harmless.
+        """Wait until it is lost or released; return whether it was lost. Cancelling the call is harmless.
 
         Raises:
             LockError: It was entered in another process or event loop.
         """
         self._refuse_elsewhere()
-        tasks.wait(self._over, None)
-        return self._lost is not None
+        tasks.wait(self._record.over, None)
+        return self.lost
 
     def renew(self) -> None:
-        """Prolongs it by its full time from now.
+        """Renew it for its full time from now.
 
-        Cancelling it is harmless: the lease lives on, for the old or for the new time.
+        Cancelling the call is harmless: the lease is held on, for the old or for the new time.
 
         Raises:
-            LeaseLostError: It is another's, or was given up.
+            LeaseLostError: Another holder has it, or it was released.
             LockError: It was entered in another process or event loop.
             BackendUnavailableError: The server could not be used; the lease may still be held, see `remaining`.
         """
+        record, table = self._record, self._table
         try:
             self._refuse_elsewhere()
             self._refuse_if_over()
             delivery = Delivery()
-            reply = self._leases.send(self._where, self._renewal(), self.remaining(), delivery)
-            lost = _leasing.read_over(self._where, self._carried, reply)
-            if lost is not None:
-                self._leases.lose(self, lost)
-                raise self._error()
-            self._leases.prolonged(self, delivery.began)
+            reply = table.requests.send(record.where, record.renewal(), self.remaining(), delivery)
+            loss = read_loss(record.where, record.token, reply)
+            if loss is not None:
+                table.registry.lose(record, loss)
+                raise record.error()
+            table.registry.extend(record, delivery.began)
             self._refuse_if_over()
         except HistoryStoreError as error:
             name_run(error, self.run_id)
             raise
 
     @property
-    def _held(self) -> bool:
-        """Whether it is neither lost nor given up, as far as is known."""
-        return self._lost is None and not self._ended
-
-    def _renewal(self) -> Call:
-        return _leasing.renew(self._where, self._carried, round(self._ttl * 1000))
-
-    def _giving_up(self) -> Call:
-        return _leasing.release(self._where, self._carried.holder, self._place, late=self._late)
-
-    def _prolonged(self, began: float) -> None:
-        self._missed = False
-        self._until = max(self._until, began + self._ttl)
-        self._next = began + self._ttl / 3 if self._renews else self._until
-
-    def _refuse_if_over(self) -> None:
-        """Raises where the server need not be asked."""
-        if self._lost is not None or self._ended:
-            raise self._error()
-
-    @property
     def _is_here(self) -> bool:
         """Whether it was entered in this process and event loop."""
-        return self._leases.here
+        return self._table.registry.here
+
+    def _refuse_if_over(self) -> None:
+        """Raise LeaseLostError if the server need not be asked."""
+        self._record.refuse_if_over()
 
     def _refuse_elsewhere(self) -> None:
-        """Raises where another process or event loop has entered it."""
-        if not self._leases.here:
-            raise self._leases.elsewhere(self._where)
+        """Raise LockError if it was entered in another process or event loop."""
+        if not self._is_here:
+            raise self._table.registry.elsewhere(self._record.where)
+
+    def _lose(self, current: int | None) -> None:
+        """Record that the server has reported it as lost, and the fence that is valid now."""
+        self._table.registry.lose(self._record, Loss(current))
 
     def __reduce__(self) -> NoReturn:
         raise LockError(
@@ -172,95 +140,132 @@ class Lease:
             "lock() the run where the work is done"
         )
 
-    def _error(self) -> LeaseLostError:
-        lost = self._lost or Lost(None, "it was given up")
-        return LeaseLostError(self.fence, lost.current, lost.reason, run_id=self.run_id)
-
     def __repr__(self) -> str:
-        state = "lost" if self._lost is not None else "given up" if self._ended else f"{self.remaining():.1f} s left"
+        state = "lost" if self.lost else "given up" if self._record.released else f"{self.remaining():.1f} s left"
         return f"<Lease of run {quoted(self.run_id)} with fence {self.fence}: {state}>"
 
 
+def token_of(lease: Lease | None) -> Carried:
+    """Return what a write under a lease carries."""
+    return lease._record.token if lease is not None else NO_LEASE
+
+
+def current_lease(table: LeaseTable, where: Where) -> Lease | None:
+    """Return the lease of a run that this task is in; None: it is in none.
+
+    Args:
+        table: The leases of this process and event loop.
+        where: The run.
+
+    Raises:
+        LockError: The task is in one that was entered elsewhere: its context came along to a fork, or another loop.
+    """
+    table.collect_abandoned()
+    for lease in reversed(HELD.get()):
+        owner, record = lease._table, lease._record
+        if record.released or record.where.key != where.key:
+            continue
+        if owner is table:
+            return lease
+        if owner.tables is table.tables and not owner.registry.loop_ended:
+            raise owner.registry.elsewhere(where)
+    return None
+
+
 class LeaseScope:
-    """What `RedisHistoryStore.lock` returns: the lease is held while it is entered.
+    """Holds a lease while it is entered. Made by `RedisHistoryStore.lock`.
 
     On loss, if `cancel` says so, the task that entered is cancelled once. The exit takes that request back and raises
-    LeaseLostError instead; a cancellation by somebody else goes before it, and an error of the body gets a note.
+    LeaseLostError instead. A cancellation by somebody else takes precedence; an error of the body gets a note.
+
+    Args:
+        leases: Returns the leases of the process and event loop that call it.
+        where: The run.
+        ttl: Seconds that the lease lives after each renewal.
+        acquire_timeout: Seconds to wait for it; 0: ask once; None: without a limit.
+        renew: Whether to renew it in the background.
+        cancel: Whether a loss cancels the body.
+        retry: When requests are tried again; None: as always.
     """
 
     def __init__(
         self,
-        backend: RedisBackend,
+        leases: Callable[[], LeaseTable],
         where: Where,
+        *,
         ttl: float,
         acquire_timeout: float | None,
         renew: bool,
         cancel: bool,
-        policy: RetryPolicy | None,
+        retry: RetryPolicy | None,
     ) -> None:
-        self._backend = backend
-        self._leases = backend._here().leases
+        self._leases = leases
+        self._table = leases()
         self._where = where
         self._ttl = ttl
         self._timeout = acquire_timeout
-        self._renew = renew
-        self._scope = tasks.Scope(cancel, self._leases.strays)
-        self._policy = policy
+        self._renews = renew
+        self._scope = Scope(cancel, self._table.abandoned)
+        self._retry = retry
         self._lease: Lease | None = None
 
     def __enter__(self) -> Lease:
         try:
             if self._lease is not None:
                 raise LockError("this lock() was entered before: call lock() anew each time")
-            if self._leases is not self._backend._here().leases:
+            table = self._table
+            if table is not self._leases():
                 raise LockError("this lock() was called in another process or event loop: call it where it is entered")
-            if self._leases.of(self._where) is not None:
+            if current_lease(table, self._where) is not None:
                 raise LockError("the run is already leased here: use that lease, or leave it")
             self._scope.begin(self)
-            self._lease = self._leases.acquire(
-                self._where, self._ttl, self._timeout, self._renew, self._policy, self._scope
+            record = table.acquirer.acquire(
+                self._where, self._scope, self._retry, ttl=self._ttl, timeout=self._timeout, renews=self._renews
             )
+            self._lease = lease = Lease(table, record)
             self._scope.enter()
-            self._leases.carry(self._lease)
-            if self._lease._lost is not None:
-                lost = self._lease._error()  # before there was a body to cancel
-                self.give_up(lost)
+            # Released leases are still there if a task was started under one and outlived it.
+            HELD.set((*(held for held in HELD.get() if not held._record.released), lease))
+            if record.loss is not None:
+                lost = record.error()  # before there was a body to cancel
+                self.release(lost)
                 raise lost
-            return self._lease
+            return lease
         except HistoryStoreError as error:
             name_run(error, self._where.run_id)
             raise
 
     def leave(self) -> None:
-        """The body has ended: a loss cancels nothing any more."""
+        """End the body: a loss cancels nothing any more."""
         self._scope.leave()
 
-    def give_up(self, error: BaseException | None) -> Lease:
-        """Gives the lease up. If it was lost it says so; whether that matters is the caller's to know.
+    def release(self, error: BaseException | None) -> LeaseLostError | None:
+        """Release the lease; return the error if it was lost. Whether that matters is for the caller to decide.
 
         Args:
-            error: What came out of the body.
+            error: The error that ended the body.
         """
-        assert self._lease is not None
+        lease = self._lease
+        assert lease is not None
         self.leave()
-        self._leases.end(self._lease, self._scope, error)
-        return self._lease
+        HELD.set(tuple(held for held in HELD.get() if held is not lease))
+        self._table.release(lease._record, error)
+        return lease._record.error() if lease.lost else None
 
-    def ends_with(self, end: object) -> None:
-        """Takes note of what a `with` statement holds, before it enters."""
-        self._scope.ends_with(end)
+    def watch_exit(self, held: object) -> None:
+        """Watch the function that a `with` statement holds, before the body is entered."""
+        self._scope.watch_exit(held)
 
     def __reduce__(self) -> NoReturn:
         raise LockError("a lock() cannot be pickled: call lock() where the work is done")
 
-    @tasks.Exit
+    @Exit
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease = self.give_up(error)
-        if lease._lost is None:
+        lost = self.release(error)
+        if lost is None:
             return
-        lost = lease._error()
         if error is None or self._scope.stopped(error):
             raise lost from error
         if not isinstance(error, LeaseLostError):
