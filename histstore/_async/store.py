@@ -777,7 +777,7 @@ class RedisHistoryStore(Generic[M]):
         """
         if given is None:
             # unasync: off
-            if not HELD.get():  # nearly always; the blocking twin has to look for strays
+            if not HELD.get():  # nearly always; the blocking twin has to look for abandoned bodies
                 return None
             # unasync: on
             lease = current_lease(self._backend._here().leases, self._where)

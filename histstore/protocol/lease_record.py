@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import LeaseLostError
-from .leases import Loss, Ticket, acquire, release, renew
+from .leases import RELEASED, Loss, Ticket, acquire, release, renew
 from .requests import Call, Carried, Where
 
 
@@ -98,7 +98,7 @@ class LeaseRecord:
 
     def error(self) -> LeaseLostError:
         """Return the error for a use of the lease after its end."""
-        loss = self.loss or Loss(None, "it was given up")
+        loss = self.loss or Loss(None, RELEASED)
         return LeaseLostError(self.token.fence, loss.current, loss.reason, run_id=self.where.run_id)
 
     def add_loss(self, loss: Loss) -> None:

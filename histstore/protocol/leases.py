@@ -143,13 +143,20 @@ def renew(where: Where, lease: Carried, ttl_ms: int) -> Call:
     )
 
 
+RELEASED: Final = "it was given up"
+CLOSED: Final = "the backend was closed"
+BROKEN: Final = "break_lease took it"
+DELETED: Final = "the run was deleted"
+LOOP_ENDED: Final = "its event loop has ended, or the backend was closed"
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """How a lease was lost.
 
     Attributes:
         current: The fence that is valid now; None: nobody was granted the run since, or it is not known.
-        reason: The reason, if this process knows it.
+        reason: The reason for the error's text; None: this process does not know it.
     """
 
     current: int | None

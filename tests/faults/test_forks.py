@@ -423,7 +423,7 @@ def test_a_child_with_a_reused_process_id(parent: Parent, monkeypatch: pytest.Mo
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: own)
             patch.setattr(module.seats, "getpid", lambda: own)
-            assert not seat.leases.here
+            assert not seat.leases.registry.here
             parent.do_in_child(lambda: parent.backend.store("run").append(message("child"), expected=ANY))
             assert parent.backend._seats._taken
             assert seat not in parent.backend._seats._taken.values()

@@ -19,8 +19,8 @@ from ..transport.runner import Runner
 POLL: Final = 0.25
 """Seconds between two requests of a waiter whose backend has no connection to listen on (max_connections=1)."""
 
-AWAKE: Final = 16
-"""Waiters of one process that a message wakes to ask sooner. Those behind them have time."""
+WAKE_LIMIT: Final = 16
+"""Number of waiters of one process that a message wakes to ask sooner. Those behind them have time."""
 
 log = logging.getLogger("histstore")
 
@@ -197,7 +197,7 @@ class Doorbell:
             waiters = self._waiters.get(ring.key, {})
             if ring.holder is None:
                 for place, waiter in enumerate(waiters.values()):
-                    waiter.arm(ring.expires_in, ring.rank + place, wake=place < AWAKE)
+                    waiter.arm(ring.expires_in, ring.rank + place, wake=place < WAKE_LIMIT)
                 return
             called = waiters.get(ring.holder)
             if called is not None:

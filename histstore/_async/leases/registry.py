@@ -38,7 +38,8 @@ class Registry:
         pid: The process's id; negative in a process that was forked from it.
         loop: The event loop.
         now: Returns the time by which leases expire. Any thread may call it.
-        guard: Guards what is below. A forked child must not take it: a thread that is gone there may hold it.
+        guard: Guards `held`, `pending` and `watchers`, and the lines of acquisitions. A forked child must not take it:
+            a thread that is gone there may hold it.
         held: The leases, by holder, until their release has ended.
         pending: The acquisitions under way, each with its scope.
         watchers: Events that are set whenever a lease leaves, or is lost.

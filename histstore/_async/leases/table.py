@@ -7,12 +7,12 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from ...errors import CorruptSnapshotError, HistoryStoreError
 from ...policy import RetryPolicy
 from ...protocol import leases as protocol
-from ...protocol.leases import Loss, Occupancy
+from ...protocol.leases import BROKEN, CLOSED, DELETED, LOOP_ENDED, Loss, Occupancy
 from ...protocol.requests import Call, Where
 from ..compat import io, tasks
 from ..compat.scope import AbandonedBodies
@@ -23,11 +23,6 @@ from .registry import HeldLease, Registry
 from .release import Releaser
 from .renew import Renewer
 from .requests import PATIENCE, LeaseRequests
-
-CLOSED: Final = "the backend was closed"
-BROKEN: Final = "break_lease took it"
-DELETED: Final = "the run was deleted"
-ENDED: Final = "its event loop has ended, or the backend was closed"
 
 log = logging.getLogger("histstore")
 
@@ -258,7 +253,7 @@ class LeaseTable:
             calls |= {each.ticket.holder: each.release(ambiguous=True) for each in registry.pending if each.known}
             calls |= {holder: call for holder, (call, _) in self.releaser.unfinished.items()}
         for lease in held:
-            registry.lose(lease, Loss(None, ENDED))
+            registry.lose(lease, Loss(None, LOOP_ENDED))
         return list(calls.values())
 
     def release_in_background(self, calls: Sequence[Call]) -> None:

@@ -7,12 +7,12 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from ...errors import CorruptSnapshotError, HistoryStoreError
 from ...policy import RetryPolicy
 from ...protocol import leases as protocol
-from ...protocol.leases import Loss, Occupancy
+from ...protocol.leases import BROKEN, CLOSED, DELETED, Loss, Occupancy
 from ...protocol.requests import Call, Where
 from ..compat import io, tasks
 from ..compat.scope import AbandonedBodies
@@ -23,11 +23,6 @@ from .registry import HeldLease, Registry
 from .release import Releaser
 from .renew import Renewer
 from .requests import PATIENCE, LeaseRequests
-
-CLOSED: Final = "the backend was closed"
-BROKEN: Final = "break_lease took it"
-DELETED: Final = "the run was deleted"
-ENDED: Final = "its event loop has ended, or the backend was closed"
 
 log = logging.getLogger("histstore")
 
