@@ -947,7 +947,7 @@ class RedisHistoryStore(Generic[M]):
                 raise SnapshotError("acquire_timeout is a number of seconds from 0 to a year, or None")
             self._policy(retry)  # before anything is asked for
             return LeaseScope(
-                lambda: self._backend._here().leases,
+                self._backend._here,
                 self._where,
                 ttl=ttl,
                 acquire_timeout=acquire_timeout,

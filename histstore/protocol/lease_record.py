@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import LeaseLostError
-from .leases import RELEASED, Loss, Ticket, acquire, release, renew
+from .leases import RELEASED, Loss, Ticket, release, renew
 from .requests import Call, Carried, Where
 
 
@@ -37,10 +37,6 @@ class Acquisition:
     def place(self) -> str:
         """Return its place in the queue, as `release` names it; empty: it asked for none."""
         return self.ticket.place if self.queued else ""
-
-    def request(self, *, uncounted: bool) -> Call:
-        """Build the request for the lease."""
-        return acquire(self.where, self.ticket, queue=self.queued, uncounted=self.called or uncounted)
 
     def release(self, *, ambiguous: bool) -> Call:
         """Build the request that removes all traces of it from the server."""
@@ -89,7 +85,9 @@ class LeaseRecord:
 
     def remaining(self, now: float) -> float:
         """Return the seconds for which it is surely held without a renewal."""
-        return max(0.0, self.until - now) if self.active else 0.0
+        if self.loss is not None or self.released:
+            return 0.0
+        return max(0.0, self.until - now)
 
     def refuse_if_over(self) -> None:
         """Raise LeaseLostError if it is lost or released, so that the server need not be asked."""

@@ -20,11 +20,9 @@ class Schedule:
         called_at: When to ask because the doorbell called this waiter. Later messages do not postpone it.
     """
 
-    __slots__ = ("ask_at", "called_at")
-
-    def __init__(self) -> None:
-        self.ask_at = math.inf
-        self.called_at = math.inf
+    # Defaults on the class: most waiters are granted the lease at once, and need no times.
+    ask_at = math.inf
+    called_at = math.inf
 
     @property
     def due(self) -> float:

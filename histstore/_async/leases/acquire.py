@@ -13,8 +13,9 @@ from ...errors import (
     LockTimeoutError,
 )
 from ...policy import RetryPolicy
+from ...protocol import leases as protocol
 from ...protocol.lease_record import Acquisition
-from ...protocol.leases import Granted, Taken, Ticket, new_holder, read_acquire
+from ...protocol.leases import Granted, Taken, Ticket, new_holder
 from ...protocol.requests import Carried, Where
 from ..compat import io, tasks
 from ..compat.scope import Scope
@@ -47,7 +48,7 @@ class Acquirer:
         registry: Where the leases and acquisitions are entered.
         requests: Sends the requests.
         doorbell: Calls the waiters.
-        watch: Has a lease renewed.
+        watch: Has the leases looked at, at the time that it is given.
         abandon: Releases what the server may know of an acquisition.
     """
 
@@ -56,10 +57,11 @@ class Acquirer:
         registry: Registry,
         requests: LeaseRequests,
         doorbell: Doorbell,
-        watch: Callable[[HeldLease], None],
+        watch: Callable[[float], None],
         abandon: Callable[[Acquisition], None],
     ) -> None:
         self._registry = registry
+        self._guard = registry.guard
         self._requests = requests
         self._doorbell = doorbell
         self._watch = watch
@@ -86,7 +88,7 @@ class Acquirer:
         registry = self._registry
         acquisition = Acquisition(where, Ticket(new_holder(), round(ttl * 1000), self._doorbell.channel))
         deadline = None if timeout is None else io.monotonic() + timeout
-        with registry.guard:
+        with self._guard:
             registry.pending[acquisition] = scope
         try:
             for _ in range((policy or self._requests.policy).attempts):
@@ -99,27 +101,30 @@ class Acquirer:
                 raise BackendUnavailableError("lock: answers take longer than the lease lives: choose a longer ttl")
             token = Carried(granted.fence, acquisition.ticket.holder)
             lease = HeldLease(where, token, ttl, renews, acquisition.until, scope=scope)
-            with registry.guard:
+            with self._guard:
                 registry.held[token.holder] = lease
-            self._watch(lease)
+            self._watch(lease.renew_at)
             if registry.closing:
                 raise BackendError(
                     "this backend is closing, and nothing new begins in it: make a new one. The lease is given up again"
                 )
             # The release has to name these: a copy that arrives later would otherwise leave a lease, or a place in the
             # queue, that nobody knows of.
-            lease.ambiguous, lease.place = acquisition.ambiguous, acquisition.place
+            lease.ambiguous = acquisition.ambiguous
+            if acquisition.queued:
+                lease.place = acquisition.ticket.place
         except BaseException:
             self.give_up(acquisition)
             raise
-        with registry.guard:
+        with self._guard:
             registry.pending.pop(acquisition, None)
         return lease
 
     def give_up(self, acquisition: Acquisition) -> None:
         """Leave the line and the doorbell, and leave nothing of an acquisition on the server. May be repeated."""
-        self._leave_line(acquisition)
-        self._doorbell.unregister(acquisition.where.keys.lease, acquisition.ticket.holder)
+        key = acquisition.where.keys.lease
+        self._leave_line(key, acquisition)
+        self._doorbell.unregister(key, acquisition.ticket.holder)
         self._abandon(acquisition)
 
     async def _ask_once(self, acquisition: Acquisition, policy: RetryPolicy | None) -> Granted:
@@ -134,16 +139,16 @@ class Acquirer:
         try:
             waiter = self._doorbell.register(key, holder)
             try:
-                lock = self._enter_line(acquisition)
+                lock = self._enter_line(key, acquisition)
                 async with io.Held(lock, _left(deadline, UNLIMITED), _timed_out, ""):
-                    waiter.schedule.clear()  # messages so far are older than the reply to come
+                    waiter.ask_at = waiter.called_at = math.inf  # messages so far are older than the reply to come
                     answer = await self._join_queue(acquisition, deadline, policy)
             finally:
-                self._leave_line(acquisition)
+                self._leave_line(key, acquisition)
             while isinstance(answer, Taken):
                 self._doorbell.plan(waiter, answer.expires_in, answer.rank or 0)
                 await self._sleep(waiter, answer, deadline)
-                called = waiter.schedule.clear()
+                called = waiter.clear()
                 acquisition.called = acquisition.called or called
                 # Only the reply grants the lease: a message may be old, or come from a server that did not grant it.
                 answer = await self._ask(acquisition, deadline, policy)
@@ -162,11 +167,11 @@ class Acquirer:
             BackendError: The backend is closing.
         """
         answered = io.monotonic()
-        while io.monotonic() < waiter.schedule.due:
+        while io.monotonic() < waiter.due:
             if deadline is not None and io.monotonic() >= deadline:
                 left = max(0.0, answer.expires_in - (io.monotonic() - answered))
                 raise LockTimeoutError(answer.holder, left)
-            await tasks.wait(waiter.event, _left(deadline, waiter.schedule.due - io.monotonic()))
+            await tasks.wait(waiter.event, _left(deadline, waiter.due - io.monotonic()))
             waiter.event.clear()
             if self._registry.closing:
                 raise _closing()
@@ -184,20 +189,18 @@ class Acquirer:
             answer = await self._ask(acquisition, deadline, policy)
         return answer
 
-    def _enter_line(self, acquisition: Acquisition) -> io.Lock:
-        """Enter the line of those who want the same lease; return its lock."""
-        key = acquisition.where.keys.lease
-        with self._registry.guard:
+    def _enter_line(self, key: bytes, acquisition: Acquisition) -> io.Lock:
+        """Enter the line of those who want the lease `key`; return its lock."""
+        with self._guard:
             line = self._lines.get(key)
             if line is None:
                 line = self._lines[key] = _Line()
             line.users.append(acquisition)
             return line.lock
 
-    def _leave_line(self, acquisition: Acquisition) -> None:
+    def _leave_line(self, key: bytes, acquisition: Acquisition) -> None:
         """Leave the line, if it was entered. May be repeated."""
-        key = acquisition.where.keys.lease
-        with self._registry.guard:
+        with self._guard:
             line = self._lines.get(key)
             if line is not None:
                 if acquisition in line.users:
@@ -209,16 +212,17 @@ class Acquirer:
         self, acquisition: Acquisition, deadline: float | None, policy: RetryPolicy | None
     ) -> Granted | Taken:
         """Send the request for the lease; return the reply."""
-        with self._registry.guard:
+        with self._guard:
             if self._registry.closing:
                 raise _closing()
             # From here on the request may be under way, so whoever closes the backend meanwhile has to release it.
             known, acquisition.known = acquisition.known, True
-        delivery = Delivery()
+        where, delivery = acquisition.where, Delivery()
         answered = refused = False
         try:
-            call = acquisition.request(uncounted=self._doorbell.uncounted)
-            reply = await self._requests.send(acquisition.where, call, _left(deadline, math.inf), delivery, policy)
+            uncounted = acquisition.called or self._doorbell.uncounted
+            call = protocol.acquire(where, acquisition.ticket, queue=acquisition.queued, uncounted=uncounted)
+            reply = await self._requests.send(where, call, _left(deadline, math.inf), delivery, policy)
             answered = True
         except (BackendConfigError, BackendUnavailableError, CorruptSnapshotError):
             # If each copy was surely refused, the server knows nothing of it, and there is nothing to release.
@@ -229,7 +233,7 @@ class Acquirer:
             acquisition.known = known or (delivery.sent and not refused)
             acquisition.ambiguous = acquisition.ambiguous or delivery.ambiguous or unanswered
             acquisition.began = delivery.began
-        answer = read_acquire(acquisition.where, reply)
+        answer = protocol.read_acquire(where, reply)
         acquisition.until = acquisition.began + acquisition.ticket.ttl_ms / 1000
         if answer is None:
             raise BackendUnavailableError("lock: it was settled as given up; nothing was acquired, repeat it")

@@ -16,7 +16,7 @@ from ..compat import tasks
 from ..compat.scope import Exit, Scope
 from ..transport.runner import Delivery
 from .registry import HeldLease
-from .table import LeaseTable
+from .table import HasLeases, LeaseTable
 
 HELD: Final[ContextVar[tuple[Lease, ...]]] = ContextVar("histstore_held", default=())
 """The leases that this task is in, of all backends and event loops."""
@@ -159,7 +159,8 @@ def current_lease(table: LeaseTable, where: Where) -> Lease | None:
     Raises:
         LockError: The task is in one that was entered elsewhere: its context came along to a fork, or another loop.
     """
-    table.collect_abandoned()
+    if table.abandoned.found:
+        table.abandoned.collect()
     for lease in reversed(HELD.get()):
         owner, record = lease._table, lease._record
         if record.released or record.where.key != where.key:
@@ -178,7 +179,7 @@ class LeaseScope:
     LeaseLostError instead. A cancellation by somebody else takes precedence; an error of the body gets a note.
 
     Args:
-        leases: Returns the leases of the process and event loop that call it.
+        here: Returns the seat of the process and event loop that call it.
         where: The run.
         ttl: Seconds that the lease lives after each renewal.
         acquire_timeout: Seconds to wait for it; 0: ask once; None: without a limit.
@@ -189,7 +190,7 @@ class LeaseScope:
 
     def __init__(
         self,
-        leases: Callable[[], LeaseTable],
+        here: Callable[[], HasLeases],
         where: Where,
         *,
         ttl: float,
@@ -198,8 +199,8 @@ class LeaseScope:
         cancel: bool,
         retry: RetryPolicy | None,
     ) -> None:
-        self._leases = leases
-        self._table = leases()
+        self._here = here
+        self._table = here().leases
         self._where = where
         self._ttl = ttl
         self._timeout = acquire_timeout
@@ -213,7 +214,7 @@ class LeaseScope:
             if self._lease is not None:
                 raise LockError("this lock() was entered before: call lock() anew each time")
             table = self._table
-            if table is not self._leases():
+            if table is not self._here().leases:
                 raise LockError("this lock() was called in another process or event loop: call it where it is entered")
             if current_lease(table, self._where) is not None:
                 raise LockError("the run is already leased here: use that lease, or leave it")
@@ -248,8 +249,9 @@ class LeaseScope:
         assert lease is not None
         self.leave()
         HELD.set(tuple(held for held in HELD.get() if held is not lease))
-        await self._table.release(lease._record, error)
-        return lease._record.error() if lease.lost else None
+        record = lease._record
+        await self._table.release(record, error)
+        return record.error() if record.loss is not None else None
 
     def watch_exit(self, held: object) -> None:
         """Watch the function that a `with` statement holds, before the body is entered."""

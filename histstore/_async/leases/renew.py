@@ -26,18 +26,17 @@ class Renewer:
         registry: The leases.
         runner: Sends the renewals.
         abandoned: Bodies whose leases are to be released rather than renewed.
+
+    Attributes:
+        alarm: Starts the renewals that are due. To be set for each new lease.
     """
 
     def __init__(self, registry: Registry, runner: Runner, abandoned: AbandonedBodies) -> None:
         self._registry = registry
         self._runner = runner
         self._abandoned = abandoned
-        self._alarm = Alarm(self._renew_due, "histstore-alarm", abandoned.found)
+        self.alarm = Alarm(self._renew_due, "histstore-alarm", abandoned.found)
         self._background = Background("histstore-renewal")
-
-    def watch(self, lease: HeldLease) -> None:
-        """Renew a lease from now on."""
-        self._alarm.set(lease.renew_at)
 
     def _renew_due(self) -> float | None:
         """Start the renewals that are due; return when to look again."""
@@ -80,7 +79,7 @@ class Renewer:
                 lease.renewing = False
             following = self._next_time()
             if following is not None:
-                self._alarm.set(following)
+                self.alarm.set(following)
 
     def _record(self, lease: HeldLease, reply: Any, began: float) -> None:
         """Record the reply to a renewal that was sent at `began`, or the error that came instead."""
@@ -102,7 +101,7 @@ class Renewer:
 
     async def stop(self) -> None:
         """Start no further renewal."""
-        await self._alarm.close()
+        await self.alarm.close()
 
     async def end(self) -> None:
         """End the renewals under way."""

@@ -74,7 +74,9 @@ class LeaseTable:
         self.doorbell = Doorbell(runner, namespace, self.releaser.refuse)
         self.abandoned = AbandonedBodies(self._release_abandoned)
         self.renewer = Renewer(self.registry, runner, self.abandoned)
-        self.acquirer = Acquirer(self.registry, self.requests, self.doorbell, self.renewer.watch, self.releaser.abandon)
+        self.acquirer = Acquirer(
+            self.registry, self.requests, self.doorbell, self.renewer.alarm.set, self.releaser.abandon
+        )
 
     def collect_abandoned(self) -> None:
         """Release the leases of bodies that have ended without doing so, if there are any."""

@@ -26,28 +26,19 @@ WAKE_LIMIT: Final = 16
 log = logging.getLogger("histstore")
 
 
-class Waiter:
-    """One waiter for a run's lease.
+class Waiter(Schedule):
+    """One waiter for a run's lease: when it asks, and how it is woken.
 
     Attributes:
-        schedule: When it asks.
-        event: Set when it has to look at its schedule again, sooner than planned.
+        event: Set when it has to look at its times again, sooner than planned.
     """
 
-    __slots__ = ("event", "schedule")
-
     def __init__(self) -> None:
-        self.schedule = Schedule()
         self.event = tasks.Event()
 
-    def call(self, rank: int) -> None:
-        """Have it ask, after the `rank` waiters that were called before and did not count as listeners."""
-        self.schedule.call(io.monotonic(), rank)
-        self.event.set()
-
-    def arm(self, expires_in: float, rank: int, *, wake: bool = True) -> None:
-        """Have it ask after the lease's expiry, in the order of the queue: see `Schedule.arm`."""
-        if self.schedule.arm(io.monotonic(), expires_in, rank, wake=wake):
+    def ring(self, expires_in: float, rank: int, *, wake: bool = True) -> None:
+        """Have it ask after the lease's expiry, in the order of the queue: see `arm`."""
+        if self.arm(io.monotonic(), expires_in, rank, wake=wake):
             self.event.set()
 
 
@@ -102,7 +93,7 @@ class Doorbell:
         if not self._runner.may_listen:
             expires_in = min(expires_in, POLL)
         with self._guard:
-            waiter.schedule.expect(io.monotonic(), expires_in, rank)
+            waiter.expect(io.monotonic(), expires_in, rank)
 
     def open(self, timeout: float) -> None:
         """Start to listen. Return when the doorbell listens, after a failed try, or after `timeout` seconds."""
@@ -191,18 +182,19 @@ class Doorbell:
             # Messages may have been missed while nobody listened. Each waiter finds out by asking.
             with self._guard:
                 for waiter in self._all():
-                    waiter.arm(-1.0, 0)
+                    waiter.ring(-1.0, 0)
 
     def _dispatch(self, ring: Ring) -> None:
         with self._guard:
             waiters = self._waiters.get(ring.key, {})
             if ring.holder is None:
                 for place, waiter in enumerate(waiters.values()):
-                    waiter.arm(ring.expires_in, ring.rank + place, wake=place < WAKE_LIMIT)
+                    waiter.ring(ring.expires_in, ring.rank + place, wake=place < WAKE_LIMIT)
                 return
             called = waiters.get(ring.holder)
             if called is not None:
-                called.call(ring.rank)
+                called.call(io.monotonic(), ring.rank)
+                called.event.set()
         if called is None:
             self._unclaimed(ring)
 

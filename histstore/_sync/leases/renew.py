@@ -27,18 +27,17 @@ class Renewer:
         registry: The leases.
         runner: Sends the renewals.
         abandoned: Bodies whose leases are to be released rather than renewed.
+
+    Attributes:
+        alarm: Starts the renewals that are due. To be set for each new lease.
     """
 
     def __init__(self, registry: Registry, runner: Runner, abandoned: AbandonedBodies) -> None:
         self._registry = registry
         self._runner = runner
         self._abandoned = abandoned
-        self._alarm = Alarm(self._renew_due, "histstore-alarm", abandoned.found)
+        self.alarm = Alarm(self._renew_due, "histstore-alarm", abandoned.found)
         self._background = Background("histstore-renewal")
-
-    def watch(self, lease: HeldLease) -> None:
-        """Renew a lease from now on."""
-        self._alarm.set(lease.renew_at)
 
     def _renew_due(self) -> float | None:
         """Start the renewals that are due; return when to look again."""
@@ -81,7 +80,7 @@ class Renewer:
                 lease.renewing = False
             following = self._next_time()
             if following is not None:
-                self._alarm.set(following)
+                self.alarm.set(following)
 
     def _record(self, lease: HeldLease, reply: Any, began: float) -> None:
         """Record the reply to a renewal that was sent at `began`, or the error that came instead."""
@@ -103,7 +102,7 @@ class Renewer:
 
     def stop(self) -> None:
         """Start no further renewal."""
-        self._alarm.close()
+        self.alarm.close()
 
     def end(self) -> None:
         """End the renewals under way."""
