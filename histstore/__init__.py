@@ -42,6 +42,7 @@ from .messages import (
     UserBlock,
     UserMessage,
 )
+from .observe import Event, Observer
 from .snapshot import (
     ANY,
     KEEP,
@@ -113,6 +114,7 @@ __all__ = [
     "CorruptSnapshotError",
     "Document",
     "Durability",
+    "Event",
     "Expect",
     "FileSource",
     "HistoryStore",
@@ -130,6 +132,7 @@ __all__ = [
     "LockedError",
     "Message",
     "NotReplicatedError",
+    "Observer",
     "OutcomeUnknownError",
     "Page",
     "Reasoning",

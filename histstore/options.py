@@ -1,26 +1,28 @@
-"""What a backend is made with besides its connection: one place for names, defaults and checks."""
+"""The options of a backend besides its connection: names, defaults and checks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final
 
-from .errors import SnapshotError
+from .errors import BackendError, SnapshotError
+from .observe import Observer
 from .policy import Durability, RetryPolicy
 from .snapshot import check_name
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of a backend, checked. It can be pickled.
+    """The checked options of a backend. They can be pickled if the observer can.
 
     Attributes:
         namespace: Prefix of all keys.
         run_ttl: Lifetime of a run after its last save, in seconds; None: unlimited.
         keep_revisions: Number of past revisions to keep.
-        retry: The policy of a call that has none of its own.
+        retry: The policy of a call that names none.
         durability: The confirmations that a save waits for.
         max_snapshot_bytes: Size limit of a snapshot, in bytes of its encoded messages.
+        observer: Receives an event for each call to the server and each of its tries; None: nothing does.
 
     Raises:
         SnapshotError: A value is out of range, or of the wrong type.
@@ -32,10 +34,11 @@ class Options:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     durability: Durability = field(default_factory=Durability)
     max_snapshot_bytes: int = 64 << 20
+    observer: Observer | None = None
 
     def __post_init__(self) -> None:
         check_name(self.namespace, "namespace")
-        # The bound keeps the deadline below the 2**53 that Lua counts to.
+        # The bound keeps the expiry in milliseconds below 2**53, where Lua's numbers stop being exact.
         if self.run_ttl is not None and (
             type(self.run_ttl) not in (int, float) or not 0.001 <= self.run_ttl <= 1e11  # NaN is not between them
         ):
@@ -48,6 +51,8 @@ class Options:
             raise SnapshotError("retry= is a RetryPolicy")
         if not isinstance(self.durability, Durability):
             raise SnapshotError("durability= is a Durability")
+        if self.observer is not None and not isinstance(self.observer, Observer):
+            raise SnapshotError("observer= is a histstore.Observer, an object of a subclass, or None")
 
     @property
     def ttl_ms(self) -> int | None:
@@ -56,4 +61,21 @@ class Options:
 
 
 DEFAULTS: Final = Options()
-"""The signatures of all constructors take their defaults from here."""
+"""The defaults in the signatures of all constructors."""
+
+
+def check_picklable(observer: Observer) -> None:
+    """Refuse to pickle a backend with an observer that cannot be pickled.
+
+    Raises:
+        BackendError: The observer cannot be pickled.
+    """
+    import pickle  # loaded by whoever pickles a backend, and by no one else
+
+    try:
+        pickle.dumps(observer)
+    except Exception as error:
+        raise BackendError(
+            f"the observer of this backend cannot be pickled ({type(error).__name__}): give its class a __reduce__, or "
+            "make a backend with an observer of its own in each process"
+        ) from error

@@ -53,6 +53,7 @@ from .messages import (
     UserBlock,
     UserMessage,
 )
+from .observe import Event, Observer
 from .policy import Durability, RetryPolicy
 from .snapshot import (
     ANY,
@@ -85,6 +86,7 @@ __all__ = [
     "CorruptSnapshotError",
     "Document",
     "Durability",
+    "Event",
     "Expect",
     "FileSource",
     "HistoryStore",
@@ -102,6 +104,7 @@ __all__ = [
     "LockedError",
     "Message",
     "NotReplicatedError",
+    "Observer",
     "OutcomeUnknownError",
     "Page",
     "Reasoning",

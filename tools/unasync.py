@@ -31,11 +31,12 @@ TARGET = "histstore/_sync"
 
 # Pairs written by hand: the primitives that the two worlds do not share (sleep, locks, tasks, cancellation).
 # Both files exist, with the same names inside; mypy and the tests, which run over both shells, hold them together.
-HANDWRITTEN = frozenset(
-    {"compat/background.py", "compat/io.py", "compat/scope.py", "compat/tasks.py", "transport/connections.py"}
-)
+HANDWRITTEN = frozenset({
+    "compat/background.py", "compat/io.py", "compat/scope.py", "compat/tasks.py",
+    "transport/commit.py", "transport/connection.py", "transport/connections.py", "transport/probes.py",
+})  # fmt: skip
 # What only asyncio needs: a blocking call has its connection to itself.
-ASYNC_ONLY = frozenset({"transport/wire.py"})
+ASYNC_ONLY = frozenset({"transport/pool.py", "transport/wire.py"})
 
 # Names, wherever they stand as a whole name: in code, in strings and in comments.
 NAMES = {

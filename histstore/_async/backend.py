@@ -21,17 +21,19 @@ from ..errors import (
     SnapshotError,
     name_run,
 )
-from ..options import DEFAULTS, Options
+from ..observe import Observer
+from ..options import DEFAULTS, Options, check_picklable
 from ..policy import Durability, RetryPolicy, policy_of
 from ..protocol import requests
 from ..protocol.keys import run_of_head
 from ..snapshot import ANY, M, RunId, RunInfo, check_name
 from ..wire.settings import check_url, connection_settings
-from .compat import io
+from .compat import clients, io
 from .leases.table import LeaseTable
 from .seats import Seats
 from .store import RedisHistoryStore
 from .transport.runner import Runner
+from .transport.single_server import SingleServer
 
 if TYPE_CHECKING:
     from ..embedded import EmbeddedServer
@@ -65,6 +67,7 @@ class RedisBackend:
         retry: How often, and for how many seconds, a call tries again. Default: None, which is `RetryPolicy()`.
         durability: The confirmations that a save waits for. Default: None, which is `Durability()`.
         max_snapshot_bytes: Size limit of a snapshot, in bytes of its encoded messages. Default: 64 MiB.
+        observer: Receives an event for each call to the server and each of its tries. Default: None.
 
     Raises:
         SnapshotError: An option is of no use.
@@ -72,7 +75,7 @@ class RedisBackend:
 
     def __init__(
         self,
-        client: io.Client,
+        client: clients.Redis,
         *,
         namespace: str = DEFAULTS.namespace,
         run_ttl: float | None = DEFAULTS.run_ttl,
@@ -80,13 +83,14 @@ class RedisBackend:
         retry: RetryPolicy | None = None,
         durability: Durability | None = None,
         max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
+        observer: Observer | None = None,
     ) -> None:
         given: object = client
-        if isinstance(given, io.ClusterClient):
+        if isinstance(given, clients.RedisCluster):
             raise SnapshotError("Redis Cluster is not supported yet: give a client of a single server")
-        if not isinstance(given, io.Client):
+        if not isinstance(given, clients.Redis):
             raise SnapshotError(
-                f"RedisBackend takes a {io.Client.__module__}.{io.Client.__qualname__}, "
+                f"RedisBackend takes a {clients.Redis.__module__}.{clients.Redis.__qualname__}, "
                 f"not a {type(given).__name__}: use from_url, or the client of the same flavour "
                 "(histstore.sync has the blocking one)"
             )
@@ -97,6 +101,7 @@ class RedisBackend:
             DEFAULTS.retry if retry is None else retry,
             DEFAULTS.durability if durability is None else durability,
             max_snapshot_bytes,
+            observer,
         )
         self.namespace = options.namespace
         self.run_ttl = options.run_ttl
@@ -105,14 +110,15 @@ class RedisBackend:
         self.max_snapshot_bytes = options.max_snapshot_bytes
         self.retry = options.retry
         self.durability = options.durability
+        self.observer = options.observer
         pool = client.connection_pool
         settings = connection_settings(
             pool.connection_class,
             # A single URL's pool keeps its limit beside the other settings.
             {**pool.connection_kwargs, **_sentinels(pool), "max_connections": _limit(pool)},
-            io.KINDS,
+            clients.KINDS,
         )
-        self._seats = Seats(settings, self.durability, self.namespace, self.retry)
+        self._seats = Seats(settings, self.durability, self.namespace, self.retry, self.observer)
         # The function itself: every call asks.
         self._here = self._seats.here
         self._server: EmbeddedServer | None = None
@@ -130,6 +136,7 @@ class RedisBackend:
         retry: RetryPolicy | None = None,
         durability: Durability | None = None,
         max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
+        observer: Observer | None = None,
     ) -> Self:
         """Make a backend for the server at a URL. This does no I/O.
 
@@ -144,6 +151,7 @@ class RedisBackend:
             retry: How often, and for how many seconds, a call tries again. Default: None, which is `RetryPolicy()`.
             durability: The confirmations that a save waits for. Default: None, which is `Durability()`.
             max_snapshot_bytes: Size limit of a snapshot, in bytes of its encoded messages. Default: 64 MiB.
+            observer: Receives an event for each call to the server and each of its tries. Default: None.
 
         Raises:
             BackendConfigError: The URL is of no use. The text does not quote it. It is a SnapshotError as well.
@@ -157,20 +165,21 @@ class RedisBackend:
             raise ConnectionOptionError(f"the URL's scheme is {known!r}: redis://, rediss:// and unix:// are supported")
         check_url(url)
         try:
-            pool = io.ConnectionPool.from_url(url)
+            pool = clients.ConnectionPool.from_url(url)
         except (ValueError, TypeError, UnicodeError, redis_errors.RedisError):
             # The error may quote the URL, and the URL may hold a password.
             raise ConnectionOptionError(
                 "the URL is not one that redis-py can read: check host, port and query options"
             ) from None
         backend = cls(
-            io.Client(connection_pool=pool),
+            clients.Redis(connection_pool=pool),
             namespace=namespace,
             run_ttl=run_ttl,
             keep_revisions=keep_revisions,
             retry=retry,
             durability=durability,
             max_snapshot_bytes=max_snapshot_bytes,
+            observer=observer,
         )
         backend._source = _Source("from_url", url)
         return backend
@@ -186,6 +195,7 @@ class RedisBackend:
         retry: RetryPolicy | None = None,
         durability: Durability | None = None,
         max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
+        observer: Observer | None = None,
     ) -> Self:
         """Make a backend that owns a local server, started at first use and stopped by `aclose`.
 
@@ -201,6 +211,7 @@ class RedisBackend:
             retry: How often, and for how many seconds, a call tries again. Default: None, which is `RetryPolicy()`.
             durability: The confirmations that a save waits for. Default: None, which is `Durability()`.
             max_snapshot_bytes: Size limit of a snapshot, in bytes of its encoded messages. Default: 64 MiB.
+            observer: Receives an event for each call to the server and each of its tries. Default: None.
 
         Raises:
             SnapshotError: An option is of no use.
@@ -215,21 +226,22 @@ class RedisBackend:
             ) from error
         server = EmbeddedServer(path)
         backend = cls(
-            io.Client(unix_socket_path="/"),
+            clients.Redis(unix_socket_path="/"),
             namespace=namespace,
             run_ttl=run_ttl,
             keep_revisions=keep_revisions,
             retry=retry,
             durability=durability,
             max_snapshot_bytes=max_snapshot_bytes,
+            observer=observer,
         )
         backend._server = server
         backend._seats.prepare = backend._start
         backend._source = _Source("embedded", server.path, platform.node())
         return backend
 
-    async def _start(self, runner: Runner) -> None:
-        """Starts the embedded server, and points connections at it."""
+    async def _start(self, transport: SingleServer) -> None:
+        """Start the embedded server, and connect to it."""
         server = self._server
         assert server is not None
         await io.run_to_the_end(server.start)
@@ -237,8 +249,8 @@ class RedisBackend:
         if self._seats.settings.kwargs.get("path") != path:
             settings = self._seats.settings
             self._seats.settings = replace(settings, kwargs={**settings.kwargs, "path": path})
-        if runner._settings.kwargs.get("path") != path:
-            await runner.reconnect(self._seats.settings)
+        if transport.settings.path != path:
+            await transport.reconnect(self._seats.settings)
 
     @property
     def _runner(self) -> Runner:
@@ -302,6 +314,8 @@ class RedisBackend:
             raise BackendError(
                 "a temporary embedded server stays with its processes: give embedded() a path, or use from_url()"
             )
+        if self.observer is not None:
+            check_picklable(self.observer)
         options = {option.name: getattr(self, option.name) for option in fields(Options)}
         return _made_anew, (type(self), self._source, options)
 

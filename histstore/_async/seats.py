@@ -14,12 +14,17 @@ from os import getpid
 from typing import Any, Final
 
 from ..errors import BackendError
+from ..observe import Observer
 from ..policy import Durability, RetryPolicy
+from ..wire.failures import CLOSED
 from ..wire.settings import ConnectionSettings
 from ..wire.severing import Register, after_fork
 from .compat import io, tasks
 from .leases.table import LeaseTable
-from .transport.runner import CLOSED, Runner
+from .transport import connection
+from .transport.observed import make_runner
+from .transport.runner import Runner
+from .transport.single_server import SingleServer
 
 CLOSING: Final = "this backend is closing, and nothing new begins in it: make a new one"
 
@@ -67,7 +72,7 @@ class Seat:
         try:
             await self.leases.close()
         finally:
-            await self.runner.aclose()
+            await self.runner.close()
 
 
 class _Nowhere:
@@ -85,17 +90,20 @@ class Seats:
         durability: What writes wait for.
         namespace: What all keys start with.
         policy: When a request about a lease is tried again.
+        observer: Sees each call to the server; None: nobody does.
 
     Attributes:
         settings: How connections are opened in seats that are made from now on.
-        prepare: Run before the first call in each seat: starts the server, say.
+        prepare: Called before the first call in each seat, to start an embedded server; None: nothing to start.
     """
 
     def __init__(
-        self, settings: ConnectionSettings, durability: Durability, namespace: str, policy: RetryPolicy
-    ) -> None:
+        self, settings: ConnectionSettings, durability: Durability, namespace: str, policy: RetryPolicy,
+        observer: Observer | None = None,
+    ) -> None:  # fmt: skip
         self.settings = settings
-        self.prepare: Callable[[Runner], Awaitable[None]] | None = None
+        self.prepare: Callable[[SingleServer], Awaitable[None]] | None = None
+        self._observer = observer
         self._durability = durability
         self._namespace = namespace
         self._policy = policy
@@ -143,10 +151,15 @@ class Seats:
         return seat
 
     def _take(self, place: tuple[int, Any]) -> Seat:
-        runner = Runner(self.settings, self._durability, self._namespace)
-        runner.warned = self._warned
-        if self.prepare is not None:
-            runner.prepare = partial(self.prepare, runner)
+        transport = SingleServer(self.settings, durable=self._durability.wanted > 0)
+        runner = make_runner(
+            transport,
+            self._durability,
+            self._namespace,
+            observer=self._observer,
+            prepare=None if self.prepare is None else partial(self.prepare, transport),
+            warned=self._warned,
+        )
         made = Seat(*place, runner, LeaseTable(runner, self._namespace, self._policy, self, place))
         seat = self._taken.setdefault(place, made)
         if seat is made:
@@ -195,7 +208,7 @@ class Seats:
             if seat.pid != pid and not seat.leases.retired:
                 self._put_away(seat)
         # unasync: on
-        io.sever_inherited()
+        connection.sever_inherited()
 
     def orphan(self) -> None:
         """Puts away everything: this process has just been forked, whatever its id is."""
@@ -226,7 +239,7 @@ class Seats:
                 calls += seat.leases.abandon()
             elif not seat.loop.is_running() and not seat.leases.busy:
                 self._rest(place, seat)
-        io.sever_dead()
+        connection.sever_dead()
         return calls
 
     def _rest(self, place: tuple[int, Any], seat: Seat) -> None:
@@ -279,7 +292,7 @@ class Seats:
                     self._taken.pop((seat.pid, seat.loop), None)
                 elif not seat.loop.is_running():
                     self._rest((seat.pid, seat.loop), seat)
-            io.sever_dead()
+            connection.sever_dead()
             if calls:
                 mine = mine or self._take(place)
                 await mine.leases.requests.send_releases(calls)

@@ -15,12 +15,17 @@ from os import getpid
 from typing import Any, Final
 
 from ..errors import BackendError
+from ..observe import Observer
 from ..policy import Durability, RetryPolicy
+from ..wire.failures import CLOSED
 from ..wire.settings import ConnectionSettings
 from ..wire.severing import Register, after_fork
 from .compat import io, tasks
 from .leases.table import LeaseTable
-from .transport.runner import CLOSED, Runner
+from .transport import connection
+from .transport.observed import make_runner
+from .transport.runner import Runner
+from .transport.single_server import SingleServer
 
 CLOSING: Final = "this backend is closing, and nothing new begins in it: make a new one"
 
@@ -68,7 +73,7 @@ class Seat:
         try:
             self.leases.close()
         finally:
-            self.runner.aclose()
+            self.runner.close()
 
 
 class _Nowhere:
@@ -86,17 +91,20 @@ class Seats:
         durability: What writes wait for.
         namespace: What all keys start with.
         policy: When a request about a lease is tried again.
+        observer: Sees each call to the server; None: nobody does.
 
     Attributes:
         settings: How connections are opened in seats that are made from now on.
-        prepare: Run before the first call in each seat: starts the server, say.
+        prepare: Called before the first call in each seat, to start an embedded server; None: nothing to start.
     """
 
     def __init__(
-        self, settings: ConnectionSettings, durability: Durability, namespace: str, policy: RetryPolicy
-    ) -> None:
+        self, settings: ConnectionSettings, durability: Durability, namespace: str, policy: RetryPolicy,
+        observer: Observer | None = None,
+    ) -> None:  # fmt: skip
         self.settings = settings
-        self.prepare: Callable[[Runner], None] | None = None
+        self.prepare: Callable[[SingleServer], None] | None = None
+        self._observer = observer
         self._durability = durability
         self._namespace = namespace
         self._policy = policy
@@ -136,10 +144,15 @@ class Seats:
         return seat
 
     def _take(self, place: tuple[int, Any]) -> Seat:
-        runner = Runner(self.settings, self._durability, self._namespace)
-        runner.warned = self._warned
-        if self.prepare is not None:
-            runner.prepare = partial(self.prepare, runner)
+        transport = SingleServer(self.settings, durable=self._durability.wanted > 0)
+        runner = make_runner(
+            transport,
+            self._durability,
+            self._namespace,
+            observer=self._observer,
+            prepare=None if self.prepare is None else partial(self.prepare, transport),
+            warned=self._warned,
+        )
         made = Seat(*place, runner, LeaseTable(runner, self._namespace, self._policy, self, place))
         seat = self._taken.setdefault(place, made)
         if seat is made:
@@ -173,7 +186,7 @@ class Seats:
         pid = os.getpid()
         for place in [each for each in list(self._taken) if each[0] != pid]:
             self._put_away(self._taken.pop(place, None))
-        io.sever_inherited()
+        connection.sever_inherited()
 
     def orphan(self) -> None:
         """Puts away everything: this process has just been forked, whatever its id is."""

@@ -64,6 +64,8 @@ class Call:
             any. What was read at two moments fails the proof of the chain, and is read again.
         durable: Whether it writes what `Durability` is about.
         large: Whether the request is large, or its answer may be.
+        key: The key that routes it to a server; None: any server.
+        run: The namespace and the run id, for observers; None: it is about no single run.
     """
 
     name: str
@@ -74,6 +76,8 @@ class Call:
     relaxed: Sequence[Command] | None = None
     durable: bool = False
     large: bool = False
+    key: bytes | None = None
+    run: tuple[str, str] | None = None
 
     @property
     def attempt(self) -> Attempt | None:

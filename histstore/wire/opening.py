@@ -1,4 +1,4 @@
-"""What went wrong while a connection was being opened: the phase, the cause, and what to do about it."""
+"""Why a connection could not be opened: the phase, the cause, and the advice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
-from ..policy import FAULTS, Fault, OpeningError, OpeningTimeoutError, mistake, unquoted
+from .faults import FAULTS, Fault, OpeningError, OpeningTimeoutError, mistake, unquoted
 from .settings import ConnectionSettings
 
 LOOK_UP: Final = "look-up"
@@ -24,18 +24,18 @@ CREDENTIALS: Final = "credentials"
 LOG_IN: Final = "log-in"
 SELECT: Final = "select"
 
-SUSPICIOUS: Final = 1.0
-"""Seconds without an answer to a TLS greeting after which the port is asked whether it speaks Redis without TLS."""
-LOOK_AGAIN: Final = 0.1
-"""Seconds between two look-ups of a name that is unknown: it may be about to be published."""
+PROBE_AFTER: Final = 1.0
+"""Seconds without an answer to the TLS handshake after which the port is probed for Redis without TLS."""
+LOOK_UP_PAUSE: Final = 0.1
+"""Seconds between two look-ups of an unknown name, which may be about to be published."""
 FRESH: Final = 60.0
-"""Seconds for which what one connection has met explains why another one is not open."""
-CAUSE: Final = 120
-"""Characters of a cause at most. A server's text may be long, and several lines."""
+"""Seconds for which the failure of one connection explains why another one is not open."""
+MAX_CAUSE: Final = 120
+"""Longest cause in characters. A server's text may be long and have several lines."""
 
-_LATER: Final = Fault(definite=True, retry=True)
+_RETRYABLE: Final = Fault(definite=True, retry=True)
 
-_LATE: Final = {
+_TIMEOUTS: Final = {
     LOOK_UP: ("no answer from the resolver", "check the host's name and the machine's DNS settings"),
     CONNECT: ("no answer", "check host and port, and that no firewall drops the packets"),
     TLS: ("no answer to the TLS greeting", "check that the port speaks TLS: redis:// is for one without"),
@@ -45,7 +45,7 @@ _LATE: Final = {
 
 _NO_PASSWORD: Final = mistake("the server knows no password: leave it out of the URL, or set one there")
 
-# What a server's first answers begin with: the phase, and what to do.
+# First words of a server's reply to the first commands: the phase, and the fault.
 _ANSWERS: Final[Sequence[tuple[str, str, Fault]]] = (
     ("WRONGPASS", LOG_IN, mistake("check the user and the password")),
     ("NOAUTH", LOG_IN, mistake("give the URL a user and a password")),
@@ -61,9 +61,9 @@ _ANSWERS: Final[Sequence[tuple[str, str, Fault]]] = (
     ("ERR SELECT is not allowed in cluster mode", SELECT, mistake("a cluster has database 0 only: leave it out")),
 )  # fmt: skip
 
-_REFUSALS: Final = ("ERR max number of clients reached", "DENIED ")
+_CONNECTION_REFUSALS: Final = ("ERR max number of clients reached", "DENIED ")
 
-# Alerts by which a server refuses a client certificate, or wants one.
+# TLS alerts of a server that refuses the client's certificate, or requires one.
 _CERTIFICATE: Final = re.compile(r"ALERT_(CERTIFICATE|BAD_CERT|UNKNOWN_CA|HANDSHAKE|ACCESS_DENIED|NO_CERT|DECRYPT)")
 _PLAIN: Final = re.compile(r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|HTTP_REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH")
 _VERSION: Final = re.compile(r"PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL|NO_PROTOCOLS|NO_CIPHER|NO_SHARED_CIPHER")
@@ -74,87 +74,87 @@ _WANTS_CERTIFICATE: Final = "give the client certificate that it wants: ssl_cert
 
 
 class Opening:
-    """One attempt to open a connection: what it is at, and how to word its failure.
+    """One attempt to open a connection: its phase, and the error to raise if it fails.
 
     Attributes:
-        phase: What it is at.
-        seconds: How long it may take.
-        where: The address that it leads to.
-        trouble: What failed last and was tried again.
-        greeted: Whether a TLS handshake has ended well, and nothing was heard since.
-        ended: When it failed, by the shell's clock; infinite until then.
+        phase: The current phase.
+        seconds: Timeout of the attempt in seconds.
+        address: The server's address, for error texts.
+        last_error: The last failure that was tried again.
+        greeted: Whether the TLS handshake has succeeded and the server has said nothing since.
+        ended: When the attempt failed, by the shell's clock; infinite until then.
     """
 
-    __slots__ = ("ended", "greeted", "phase", "seconds", "trouble", "where")
+    __slots__ = ("address", "ended", "greeted", "last_error", "phase", "seconds")
 
     def __init__(self, settings: ConnectionSettings, seconds: float) -> None:
         self.seconds = seconds
         self.phase = CONNECT if settings.kind == "unix" else LOOK_UP
-        self.trouble: Exception | None = None
+        self.last_error: Exception | None = None
         self.greeted = False
         self.ended = math.inf
-        self.where = ""
-        self.leads_to(settings.path or settings.address)
+        self.address = ""
+        self.set_address(settings.path or settings.address)
 
-    def leads_to(self, address: str | tuple[str, int]) -> None:
-        """Name the address in error texts."""
+    def set_address(self, address: str | tuple[str, int]) -> None:
+        """Set the address that error texts name."""
         found = address if isinstance(address, str) else f"{address[0]}:{address[1]}"
-        self.where = found if len(found) <= 60 else f"…{found[-59:]}"
+        self.address = found if len(found) <= 60 else f"…{found[-59:]}"
 
-    def late(self) -> Exception:
-        """Return the error of a connection that is not open by now. Each caller gets one of its own."""
-        return copy.copy(self.error(self.trouble or TimeoutError()))
+    def timeout_error(self) -> Exception:
+        """Return the error of a connection that is not open by now. Each caller gets its own copy."""
+        return copy.copy(self.error(self.last_error or TimeoutError()))
 
-    def told_by(self, before: Opening, error: Exception) -> Exception:
-        """Return what to raise for `error`: who had a moment only knows less than one who tried before."""
+    def explained_by(self, before: Opening, error: Exception) -> Exception:
+        """Return the error to raise for `error`: an earlier attempt that had more time knows the cause better."""
         if (
             isinstance(error, OpeningTimeoutError)
             and self.seconds < before.seconds / 2
             and before.ended > self.ended - FRESH
         ):
-            return before.late()
+            return before.timeout_error()
         return error
 
     def error(self, error: Exception) -> Exception:
-        """Return what to raise for `error`, which ended the attempt."""
+        """Return the error to raise for `error`, which ended the attempt."""
         if isinstance(error, OpeningError | OpeningTimeoutError):
             return error
         if isinstance(error, redis_errors.ConnectionError) and isinstance(error.__cause__, OSError):
             error = error.__cause__
         if isinstance(error, TimeoutError | redis_errors.TimeoutError):
-            if self.trouble is not None:
-                return self.error(self.trouble)
-            cause, advice = _LATE[self.phase]
+            if self.last_error is not None:
+                return self.error(self.last_error)
+            cause, advice = _TIMEOUTS[self.phase]
             return OpeningTimeoutError(
-                self._text(f"{cause} within {self.seconds:.3g} s"), replace(_LATER, advice=advice)
+                self._text(f"{cause} within {self.seconds:.3g} s"), replace(_RETRYABLE, advice=advice)
             )
         if isinstance(error, OSError | redis_errors.RedisError | UnicodeError):
             cause, fault = self._cause(error)
             error = OpeningError(self._text(cause), fault)
-        return error  # a credential provider's own goes to the caller as it is
+        return error  # an error of the credential provider reaches the caller unchanged
 
     def refused(self, replies: Sequence[Any], commands: Sequence[Sequence[Any]]) -> Exception | None:
-        """Return the error for a server's answers to the first commands, or None if it accepts them."""
+        """Return the error for a server's replies to the first commands, or None if it accepts them."""
         for command, reply in zip(commands, replies, strict=True):
             if not isinstance(reply, Exception):
                 continue
             self.phase = SELECT if command[0] == b"SELECT" else LOG_IN
             found = self._answer(str(reply))
-            # A PING only has to be answered: a server that is loading or full says more to the call itself.
+            # Any reply to PING is enough: a loading or full server gives a better reason to the call itself.
             if command[0] != "PING" or found is not None:
                 return found or OpeningError(self._text(str(reply)), self._named(str(reply)))
         return None
 
-    def plain(self) -> Exception:
+    def needs_plain(self) -> Exception:
         """Return the error for a port that speaks Redis without TLS."""
         return OpeningError(self._text("the server answers without TLS"), mistake(USE_PLAIN))
 
-    def secured(self) -> Exception:
+    def needs_tls(self) -> Exception:
         """Return the error for a port that speaks TLS."""
         return OpeningError(self._text("the server's port speaks TLS"), mistake(USE_TLS))
 
     def unusable(self, error: Exception) -> Exception:
-        """Return the error for TLS options of which no context can be made."""
+        """Return the error for TLS options that no context can be made of."""
         if isinstance(error, ssl.SSLError):
             words = _reason(error).lower().replace("_", " ")
             cause = f"a certificate, key, password or cipher is of no use ({words})"
@@ -172,7 +172,7 @@ class Opening:
         return None
 
     def _named(self, text: str) -> Fault:
-        return next((fault for words, fault in FAULTS.items() if text.startswith(words)), _LATER)
+        return next((fault for words, fault in FAULTS.items() if text.startswith(words)), _RETRYABLE)
 
     def _cause(self, error: Exception) -> tuple[str, Fault]:
         if self.phase == CREDENTIALS:
@@ -180,8 +180,8 @@ class Opening:
         text = str(error)
         match error:
             case socket.gaierror():
-                # In Kubernetes a name appears when its pod is ready. So it was looked up for the whole time; that done,
-                # the rest of the deadline would hardly help.
+                # In Kubernetes a name appears when its pod is ready, so it was looked up for the whole timeout. More
+                # tries would hardly help after that.
                 known = error.errno != socket.EAI_NONAME
                 return (error.strerror or text).lower(), Fault(True, known, advice="check the host's name")
             case UnicodeError():
@@ -206,15 +206,15 @@ class Opening:
             case OSError() if self.phase not in (LOOK_UP, CONNECT):
                 return self._broken(_words(error))
             case OSError():
-                return _words(error), replace(_LATER, advice="check that the server runs there")
-        return text, _LATER
+                return _words(error), replace(_RETRYABLE, advice="check that the server runs there")
+        return text, _RETRYABLE
 
     def _provider(self, error: Exception) -> tuple[str, Fault]:
-        # Its text is not shown: it may quote a token, or the address that one was fetched from.
+        # The provider's text is not shown: it may quote a token, or the address that the token came from.
         if isinstance(error, UnicodeError):
             return "they cannot be encoded", mistake("check what the credential provider returns")
         cause = f"the credential provider failed ({type(error).__name__})"
-        return cause, replace(_LATER, advice="look at the cause of this error")
+        return cause, replace(_RETRYABLE, advice="look at the cause of this error")
 
     def _verification(self, error: ssl.SSLCertVerificationError) -> tuple[str, Fault]:
         message = error.verify_message.rstrip(".")
@@ -236,52 +236,52 @@ class Opening:
             return f"the server does not accept this client ({words})", mistake(_WANTS_CERTIFICATE)
         if _VERSION.search(reason):
             return f"no common protocol ({words})", mistake("check ssl_min_version and ssl_ciphers on both sides")
-        return words, replace(_LATER, advice="check that the port speaks TLS")
+        return words, replace(_RETRYABLE, advice="check that the port speaks TLS")
 
     def _broken(self, cause: str) -> tuple[str, Fault]:
         if self.phase == TLS:
             return f"{cause} during the TLS greeting", replace(
-                _LATER, advice="check that the port speaks TLS, and that the server is not full (maxclients)"
+                _RETRYABLE, advice="check that the port speaks TLS, and that the server is not full (maxclients)"
             )
         if self.greeted:
             self.phase = TLS
             cause = f"{cause} right after the TLS greeting"
-            return cause, replace(_LATER, advice=f"check the server; {_WANTS_CERTIFICATE}")
+            return cause, replace(_RETRYABLE, advice=f"check the server; {_WANTS_CERTIFICATE}")
         return f"{cause} at the first command", replace(
-            _LATER, advice="check that a Redis or Valkey server listens there, without TLS"
+            _RETRYABLE, advice="check that a Redis or Valkey server listens there, without TLS"
         )
 
     def _text(self, cause: str) -> str:
-        # A server that does not know AUTH repeats what it was given.
+        # A server that does not know AUTH repeats its arguments.
         cause = " ".join(unquoted(cause).split())
-        return f"{self.phase} ({self.where}): {cause if len(cause) <= CAUSE else cause[: CAUSE - 1] + '…'}"
+        return f"{self.phase} ({self.address}): {cause if len(cause) <= MAX_CAUSE else cause[: MAX_CAUSE - 1] + '…'}"
 
 
-def turned_away(found: Sequence[Any]) -> redis_errors.ResponseError | None:
-    """Return the first reply if by it the server refuses the connection: then it reads no request and closes."""
-    if found and isinstance(found[0], redis_errors.ResponseError) and str(found[0]).startswith(_REFUSALS):
-        return found[0]
+def refusal(replies: Sequence[Any]) -> redis_errors.ResponseError | None:
+    """Return the first reply if it refuses the connection. The server then has read no request, and closes."""
+    if replies and isinstance(replies[0], redis_errors.ResponseError):
+        return replies[0] if str(replies[0]).startswith(_CONNECTION_REFUSALS) else None
     return None
 
 
-def probing() -> ssl.SSLContext:
-    """Return a TLS context that finds out whether a port speaks TLS. Nothing secret may be sent with it."""
+def probe_context() -> ssl.SSLContext:
+    """Return a TLS context to find out whether a port speaks TLS. It verifies nothing: send no secret with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def speaks_plain(data: bytes) -> bool:
-    """Tell whether a port's answer to a PING without TLS is a Redis server's."""
+def is_plain_redis(data: bytes) -> bool:
+    """Return whether a port's answer to a PING without TLS is a Redis server's."""
     return data[:1] in (b"+", b"-")
 
 
 def _reason(error: ssl.SSLError) -> str:
-    # What Python raises by itself has none.
+    # An error that Python itself raises has no reason.
     return getattr(error, "reason", None) or str(error.args[-1] if error.args else error)
 
 
 def _words(error: OSError) -> str:
-    # asyncio's text of a refused connection repeats the address.
+    # asyncio's text for a refused connection repeats the address.
     return os.strerror(error.errno).lower() if error.errno else str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""How to connect: redis-py's settings, without what would retry, decode or push behind our back."""
+"""Connection settings, taken from redis-py without the options that would retry, decode or push on their own."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ TRY_TIMEOUT: Final = 5.0
 """Seconds that one try waits for its answer when the settings do not say (`socket_timeout`)."""
 MAX_CONNECTIONS: Final = 100
 
-# The tries, their timeouts, the protocol and the sockets are decided here; the rest is plumbing between redis-py's
-# own objects, which must not be shared with connections that are not theirs.
-_OURS: Final = frozenset({
+# histstore itself decides on tries, timeouts, protocol and sockets. The other options connect redis-py's own objects
+# with each other, and those must not be shared with foreign connections.
+_DROPPED: Final = frozenset({
     "decode_responses", "driver_info", "event_dispatcher", "health_check_interval", "himport_registry",
     "legacy_responses", "lib_name", "lib_version", "max_connections", "maint_notifications_config", "parser_class",
     "protocol", "retry", "retry_on_error", "retry_on_timeout", "socket_connect_timeout", "socket_read_size",
     "socket_timeout", "timeout", "single_connection_client", "auto_close_connection_pool", "cache", "cache_config",
 })  # fmt: skip
-_PLUMBING: Final = ("_", "maint_", "maintenance_", "orig_", "oss_cluster_")
+_DROPPED_PREFIXES: Final = ("_", "maint_", "maintenance_", "orig_", "oss_cluster_")
 
 _REFUSED: Final[Mapping[str, str]] = {
     "redis_connect_func": "give a credential_provider for a log-in of your own",
@@ -35,7 +35,7 @@ _REFUSED: Final[Mapping[str, str]] = {
     "ssl_ocsp_context": "leave it out, or connect through a TLS proxy that checks it",
     "ssl_ocsp_expected_cert": "leave it out, or connect through a TLS proxy that checks it",
 }
-"""Options that change how redis-py connects or encodes. Ignoring one in silence could weaken a connection."""
+"""Options that change how redis-py connects or encodes. Silently ignoring one could weaken a connection."""
 
 _CERT_REQS: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
@@ -93,11 +93,11 @@ class ConnectionSettings:
     def tls(self) -> ssl.SSLContext | None:
         """Make the TLS context from redis-py's options, or return None for a connection without TLS.
 
-        It is made for each connection, so certificates that were renewed on disk count from then on.
+        Each connection makes its own context, so new connections use certificates that were renewed on disk.
 
         Raises:
-            OSError: A file cannot be read. So is ssl.SSLError: its content is of no use.
-            ValueError: An option is of no use.
+            OSError: A file cannot be read. Its subclass ssl.SSLError: the file's content is invalid.
+            ValueError: An option is invalid.
         """
         if self.kind != "tls":
             return None
@@ -106,7 +106,7 @@ class ConnectionSettings:
         required = given.get("ssl_cert_reqs", "required")
         mode = ssl.VerifyMode(_CERT_REQS.get(required, required) if required is not None else ssl.CERT_NONE)
         check = given.get("ssl_check_hostname")
-        # In this order: ssl refuses not to verify while it is to check the name.
+        # The order matters: ssl refuses CERT_NONE while check_hostname is set.
         context.check_hostname = mode is not ssl.CERT_NONE and (check is None or bool(check))
         context.verify_mode = mode
         for flag in given.get("ssl_include_verify_flags") or ():
@@ -115,7 +115,7 @@ class ConnectionSettings:
             context.verify_flags &= ~flag
         certfile, keyfile = given.get("ssl_certfile"), given.get("ssl_keyfile")
         if certfile or keyfile:
-            # Without a password OpenSSL would ask for one at the terminal.
+            # Without a password argument OpenSSL would prompt for one at the terminal.
             context.load_cert_chain(certfile or "", keyfile, given.get("ssl_password") or "")
         places = [given.get(name) or None for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data")]
         if any(places):
@@ -127,13 +127,13 @@ class ConnectionSettings:
         return context
 
     def handshake(self, credentials: tuple[Any, ...] | None) -> list[tuple[bytes | str, ...]]:
-        """Return the first commands of a connection, which the server must answer: a PING if there is nothing to say.
+        """Return the first commands of a connection, which the server must answer. Without any other it is a PING.
 
         A server with too many clients accepts a connection and refuses the first command. A port that speaks another
-        protocol shows it no sooner either.
+        protocol also shows that only at the first command.
 
         Args:
-            credentials: The credential provider's answer, if there is one.
+            credentials: The answer of the credential provider, or None without a provider.
         """
         given = self.kwargs
         if credentials is None:
@@ -145,7 +145,7 @@ class ConnectionSettings:
         if given.get("db"):
             commands.append(("SELECT", given["db"]))
         encoding, errors = given.get("encoding") or "utf-8", given.get("encoding_errors") or "strict"
-        # The settings are the user's, and hold numbers: a database, but also a password may be one.
+        # The user may have given numbers: the database, but also a password.
         packed: list[tuple[bytes | str, ...]] = [
             tuple(part if type(part) is bytes else str(part).encode(encoding, errors) for part in command)
             for command in commands
@@ -164,13 +164,13 @@ def connection_settings(
     Args:
         connection_class: redis-py's class of connections.
         given: redis-py's arguments for it; not changed.
-        kinds: The classes that can be stood in for, and the kind of each.
+        kinds: The supported connection classes, and the kind of each.
 
     Raises:
-        ConnectionOptionError: An option is unknown or its value is of no use.
+        ConnectionOptionError: An option is unknown or its value is invalid.
     """
     kind = kinds.get(connection_class)
-    if not isinstance(connection_class, type):  # not quoted: in a URL that was read wrongly it may be a secret
+    if not isinstance(connection_class, type):  # not quoted: in a URL that was parsed wrongly it may be a secret
         raise ConnectionOptionError("connection_class is no option of a URL: leave it out")
     if kind is None:
         raise ConnectionOptionError(
@@ -184,7 +184,9 @@ def connection_settings(
     pool = given.get("connection_pool")
     if pool is not None and not pool.is_master:
         raise ConnectionOptionError("the client is of Sentinel's replicas, which refuse writes: use master_for()")
-    kept = {name: value for name, value in given.items() if name not in _OURS and not name.startswith(_PLUMBING)}
+    kept = {
+        name: value for name, value in given.items() if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES)
+    }
     try_timeout = _positive(given.get("socket_timeout"), TRY_TIMEOUT, "socket_timeout")
     connect_timeout = _positive(given.get("socket_connect_timeout"), try_timeout, "socket_connect_timeout")
     limit = given.get("max_connections") or MAX_CONNECTIONS
@@ -192,7 +194,7 @@ def connection_settings(
         raise ConnectionOptionError("max_connections is a whole number from 1")
     settings = ConnectionSettings(kind, kept, try_timeout, connect_timeout, limit)
     try:
-        made = connection_class(**kept)  # redis-py knows which options there are, and its own defaults
+        made = connection_class(**kept)  # redis-py checks the names of the options, and has its own defaults
         if getattr(made, "socket_keepalive", False):
             settings = replace(settings, keepalive=dict(made.socket_keepalive_options or {}))
         settings.handshake(None)
@@ -202,7 +204,7 @@ def connection_settings(
             ssl.TLSVersion(int(kept["ssl_min_version"]))
         int(kept.get("db") or 0)
     except TypeError as error:
-        # In a URL that was read wrongly, the name of an option may be part of the password.
+        # In a URL that was parsed wrongly, the name of an option may be part of the password.
         found = re.search(r"'([a-z_]{1,40})'", str(error))
         raise ConnectionOptionError(f"a connection option is unknown: {found[1] if found else 'see the URL'}") from None
     except (ValueError, LookupError, RedisError):
@@ -211,10 +213,10 @@ def connection_settings(
 
 
 def check_url(url: str) -> None:
-    """Refuse parts of a URL that redis-py would ignore. A password that is not percent-encoded makes such parts.
+    """Refuse a URL with parts that redis-py would ignore. A password that is not percent-encoded causes such parts.
 
     Raises:
-        ConnectionOptionError: There are some. The text does not quote them.
+        ConnectionOptionError: The URL has such parts. The text does not quote them.
     """
     scheme, _, rest = url.partition("://")
     if scheme.lower() == "unix":
@@ -222,7 +224,7 @@ def check_url(url: str) -> None:
     place, _, fragment = rest.partition("#")
     place, _, query = place.partition("?")
     host, _, path = place.partition("/")
-    # An option has a name; what follows a "?" in a password has none up to its "@".
+    # An option has a name. The text after a "?" in a password has no "=" before its "@".
     cut = any("@" in part and "=" not in part for part in query.split("&"))
     if fragment or ("@" not in host and ("@" in path or cut)):
         raise ConnectionOptionError("the URL is cut short by a '/', '?' or '#' in its password: percent-encode them")
@@ -231,7 +233,7 @@ def check_url(url: str) -> None:
 
 
 def keep_alive(sock: Any) -> None:
-    """Lets the system ask, while nothing is said, whether the other end is still there: for half a minute at most."""
+    """Enable TCP keepalive: on a silent connection the system notices a lost peer within half a minute."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,9 +1,9 @@
-"""Connections that a fork has inherited, or whose event loop has ended: closed without a word to the server.
+"""Close inherited connections, and those of ended event loops, without sending anything to the server.
 
-Ordinary means would harm the parent process. `shutdown()` and TLS's farewell reach the server over the socket that both
-have. Unregistering a descriptor removes it from an epoll instance that both have. So the null device takes the
-descriptor's place. Objects that still refer to the descriptor close the null device one day. Until then its number is
-not given to another file.
+An ordinary close would harm the parent process. `shutdown()` and the TLS close message reach the server over the socket
+that both processes share. Unregistering a descriptor removes it from an epoll instance that both share. So the null
+device replaces the socket under the same descriptor number. Objects that still refer to the descriptor close the null
+device later. Until then no other file gets the number.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ T = TypeVar("T")
 
 
 class Register(Generic[T]):
-    """What is open in this process, for as long as somebody uses it. For threads, and a fork may interrupt it."""
+    """Objects that are in use in this process, held weakly. Threads may share it, and a fork may interrupt it."""
 
     def __init__(self) -> None:
-        # Its lists of references are made in one step, so that nobody changes it meanwhile.
+        # `valuerefs` copies the references in one step, so no other thread can change the dict meanwhile.
         self._things: weakref.WeakValueDictionary[int, T] = weakref.WeakValueDictionary()
 
     def add(self, thing: T) -> None:
-        """Adds one."""
+        """Add an object."""
         self._things[id(thing)] = thing
 
     def all(self) -> list[T]:
-        """Returns all."""
+        """Return all objects that are still in use."""
         return [thing for reference in self._things.valuerefs() if (thing := reference()) is not None]
 
 
 def after_fork(work: Callable[[], object]) -> None:
-    """Have a function called in each forked child, before anything else is done there."""
+    """Register a function that each forked child calls before anything else."""
     if hasattr(os, "register_at_fork"):  # Windows has no fork
         os.register_at_fork(after_in_child=work)
 
 
 def sever(descriptors: Iterable[int]) -> None:
-    """Close this process's end of sockets. Another process that has them, too, goes on using them.
+    """Close this process's copies of sockets. Another process that shares them can still use them.
 
     Args:
-        descriptors: Of open sockets; negative ones stand for sockets that are closed already.
+        descriptors: File descriptors of sockets. A negative one is a socket that is closed already.
     """
     found = [descriptor for descriptor in descriptors if descriptor >= 0]
     if not found or os.name != "posix":
         return
-    # Without a free descriptor, or in a chroot without /dev, they stay open: nobody reads or writes them.
+    # Without a free descriptor, or in a chroot without /dev, they stay open. Nobody reads or writes them any more.
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:

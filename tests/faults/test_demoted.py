@@ -15,12 +15,10 @@ from typing import Any
 import pytest
 import redis
 
-import histstore._async.transport.connections
-import histstore._async.transport.runner
-import histstore._sync.transport.connections
-import histstore._sync.transport.runner
+import histstore.wire.health
 from histstore import ANY, BackendUnavailableError, Durability, LockTimeoutError, RetryPolicy
 from histstore.snapshot import Revision
+from histstore.wire.sending import SendState
 
 from ..support.history import message
 from ..support.proxy import Proxy
@@ -101,8 +99,7 @@ def flavour(request: pytest.FixtureRequest) -> Shell:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every read ask for the role."""
-    for module in (histstore._async.transport.runner, histstore._sync.transport.runner):
-        monkeypatch.setattr(module, "ROLE_EVERY", -1.0)
+    monkeypatch.setattr(histstore.wire.health, "ROLE_EVERY", -1.0)
 
 
 async def test_saves_go_on_in_the_same_call(flavour: Shell, pair: Pair) -> None:
@@ -185,7 +182,7 @@ async def test_a_read_asks_for_the_role_now_and_then(flavour: Shell, pair: Pair)
                 await store.load()
             assert "cmdstat_info" not in raw.info("commandstats")
             runner = (backend.inner if flavour.name == "sync" else backend)._runner
-            runner._role_due = 0.0
+            runner._role.due = 0.0
             pair.proxy.reset_counts()
             await store.load()
             await store.load()
@@ -350,18 +347,16 @@ async def test_what_is_under_way_is_answered_when_connections_are_dropped(
     async with flavour.from_url(f"{server_url}?client_name={namespace}") as backend:
         assert await backend.store("run").load() is None
         runner = (backend.inner if flavour.name == "sync" else backend)._runner
-        connections = runner._connections
-        module = (
-            histstore._sync.transport.connections if flavour.name == "sync" else histstore._async.transport.connections
-        )
+        transport = runner.transport
+        clock = time.monotonic if flavour.name == "sync" else asyncio.get_running_loop().time
 
         async def ask() -> Any:
-            found = connections.exchange([("BLPOP", key, "20")], module.monotonic() + GUARD, module.Sent(), large)
+            found = transport.exchange(None, [("BLPOP", key, "20")], clock() + GUARD, SendState(), large)
             return await found if flavour.name == "async" else found
 
         waiting = asyncio.create_task(ask()) if flavour.name == "async" else flavour.apart(ask())
         await until(lambda: raw.info("clients")["blocked_clients"])
-        dropped = connections.drop()
+        dropped = transport.drop()
         if flavour.name == "async":
             await dropped
         assert await backend.store("run").load() is None

@@ -156,16 +156,16 @@ async def test_a_server_that_refuses_writes_is_tested_now_and_then(
             runner = (backend.inner if flavour.name == "sync" else backend)._runner
             before = _tests(raw)
             for _ in range(30):
-                runner._test_again += 60.0  # whatever the machine is busy with
+                runner.self_test._next += 60.0  # whatever the machine is busy with
                 assert await contents(backend.store("run")) == ["a"]
             assert _tests(raw) == before + 1
-            runner._test_again = 0.0
+            runner.self_test._next = 0.0
             assert await contents(backend.store("run")) == ["a"]
             assert _tests(raw) == before + 2
             # As soon as it is well it is tested to the end, and then no more.
             raw.config_set("min-replicas-to-write", "0")
             for _ in range(5):
-                runner._test_again = 0.0
+                runner.self_test._next = 0.0
                 await contents(backend.store("run"))
             assert _tests(raw) == before + 3
 

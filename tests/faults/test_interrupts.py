@@ -261,7 +261,7 @@ def _interrupt(call: Callable[[Scene], None], scene: Scene, after: int, again: i
     if call is _save:
         scene.saved = scene.store.load().append(message("new"))  # type: ignore[union-attr]
     elif call is _append_over_a_new_connection:
-        scene.mine._runner._connections._drop_idle()
+        scene.mine._runner.transport._connections._drop_idle()
     elif call is _save_all:
         scene.saved = ConversationSnapshot([message("new")])
     with tripwire.armed():

@@ -365,7 +365,7 @@ async def test_a_connection_that_failed_before_explains_nothing_later(
             with pytest.raises(BackendUnavailableError, match="maxclients"):
                 await store.append(message("b" * 300_000))
             raw.config_set("maxclients", 1000)
-        failed = backend._runner._connections.latest
+        failed = backend._runner.transport._connections.latest
         failed.opening.ended -= FRESH
         between.stall()
         found = await asyncio.gather(
@@ -459,7 +459,7 @@ async def test_all_who_wait_for_a_connection_hear_why_there_is_none(
     url = make(world).replace("0.4", "0.6") + f"&socket_timeout=0.6&max_connections={most}"
     backend = backends(shell, url, retry=ONCE)
     for tested in (False, True):
-        (backend if shell == "async" else backend.inner)._runner._tested = tested
+        (backend if shell == "async" else backend.inner)._runner.self_test.passed = tested
         async with asyncio.timeout(GUARD):
             work = [backend.store(f"run {number}").load() for number in range(12)]
             found = await asyncio.gather(*work, return_exceptions=True)
@@ -473,7 +473,7 @@ async def test_who_waits_with_a_durable_save_hears_why_too(shell: str, backends:
     make, phase, _ = OUTAGES["packets are dropped"]
     url = make(world) + "&socket_timeout=0.4"
     backend = backends(shell, url, retry=ONCE, durability=Durability(replicas=1))
-    (backend if shell == "async" else backend.inner)._runner._tested = True
+    (backend if shell == "async" else backend.inner)._runner.self_test.passed = True
     work = [backend.store(f"run {number}").append(message("x"), expected=None) for number in range(6)]
     async with asyncio.timeout(GUARD):
         found = await asyncio.gather(*work, return_exceptions=True)

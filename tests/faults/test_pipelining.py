@@ -35,8 +35,8 @@ from histstore import (
     RedisBackend,
     RetryPolicy,
 )
-from histstore._async.transport import connections as _connections
-from histstore._async.transport.connections import DEPTH, LINES, SLOW, WEIGHT
+from histstore._async.transport import connections
+from histstore._async.transport.connections import MAX_PENDING, MAX_PENDING_BYTES, MAX_SHARED, SLOW_AFTER
 
 from ..support.history import History, message
 from ..support.proxy import Proxy, proxy
@@ -45,7 +45,7 @@ from ..support.shells import until
 from .shells import FAST, GUARD, contents, entries
 
 HANDFUL = 6
-SOON = SLOW + 0.02
+SOON = SLOW_AFTER + 0.02
 """Seconds after which an answer that has not come counts as slow."""
 
 
@@ -56,7 +56,7 @@ def server(private_server: Callable[..., Server]) -> Server:
 
 
 @contextlib.asynccontextmanager
-async def _pipelined(url: str, lines: int = LINES, patience: float = GUARD, **options: Any) -> AsyncIterator[Any]:
+async def _pipelined(url: str, lines: int = MAX_SHARED, patience: float = GUARD, **options: Any) -> AsyncIterator[Any]:
     """Makes a backend whose first shared connection is open, and asserts that it leaves nothing behind.
 
     Args:
@@ -76,7 +76,7 @@ async def _pipelined(url: str, lines: int = LINES, patience: float = GUARD, **op
         await backend.store("warm").append(message("warm"))
         try:
             yield backend
-            assert not backend._runner._connections._waiting
+            assert not backend._runner.transport._connections._waiters
             # What a cancelled call had sent is still to be answered.
             await until(lambda: backend._runner.connections[0] == 0, "connections are still lent out")
         finally:
@@ -180,8 +180,8 @@ async def test_callers_that_waited_for_room_share_a_write_too(server: Server) ->
     async with proxy(server.url) as between, _pipelined(between.url) as backend:
         between.writes = []
         between.stall(_marked)
-        tasks = _appends(backend, *range(2 * DEPTH))
-        await until(lambda: len(_carried(between)) == 2 * DEPTH)
+        tasks = _appends(backend, *range(2 * MAX_PENDING))
+        await until(lambda: len(_carried(between)) == 2 * MAX_PENDING)
         second = between.stalled[1]
         assert sum(number == second and _marked(data) for number, data in between.writes) <= HANDFUL
         between.go_on()
@@ -371,18 +371,18 @@ async def test_who_waits_for_room_is_saved_when_the_only_connection_fails(
 ) -> None:
     """Also if no other was to be had before, and nobody else asks any more."""
     # The connection is to be full, and not slow before it is: then another would be opened too early.
-    monkeypatch.setattr(_connections, "SLOW", GUARD)
+    monkeypatch.setattr(connections, "SLOW_AFTER", GUARD)
     async with proxy(server.url) as between, _pipelined(between.url, lines=2) as backend:
         between.writes = []
         between.stall(_marked)
         once = RetryPolicy(attempts=1, deadline=GUARD)
-        stores = [backend.store(f"lost {index}") for index in range(DEPTH)]
+        stores = [backend.store(f"lost {index}") for index in range(MAX_PENDING)]
         lost = [asyncio.create_task(store.append(message("<mark lost>"), retry=once)) for store in stores]
-        await until(lambda: len(_carried(between)) == DEPTH)
+        await until(lambda: len(_carried(between)) == MAX_PENDING)
         with server.client() as raw:
             raw.config_set("maxclients", len(raw.client_list()))  # type: ignore[arg-type]
             waiting = _appends(backend, *range(20))
-            await until(lambda: backend._runner._connections._refused)
+            await until(lambda: backend._runner.transport._connections._refused)
             raw.config_set("maxclients", 1000)
         between.stall(lambda _data: False)
         between.cut_stalled()
@@ -398,8 +398,8 @@ async def test_dead_connections_full_of_calls_that_were_cancelled_are_given_up(s
     async with proxy(server.url) as between, _pipelined(between.url, lines=lines, patience=2.0) as backend:
         between.writes = []
         between.stall(_marked)
-        tasks = _appends(backend, *range(lines * DEPTH))
-        await until(lambda: len(_carried(between)) == lines * DEPTH)
+        tasks = _appends(backend, *range(lines * MAX_PENDING))
+        await until(lambda: len(_carried(between)) == lines * MAX_PENDING)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
@@ -413,15 +413,15 @@ async def test_dead_connections_full_of_calls_that_were_cancelled_are_given_up(s
 
 async def test_no_more_calls_are_sent_than_may_wait_for_answers(server: Server) -> None:
     """A server that answers nothing gets so many requests, and no more; the other callers wait and come then."""
-    count = LINES * DEPTH + 500
+    count = MAX_SHARED * MAX_PENDING + 500
     async with proxy(server.url) as between, _pipelined(between.url) as backend:
         between.writes = []
         between.stall(_marked)
         tasks = _appends(backend, *range(count))
-        await until(lambda: len(_carried(between)) >= LINES * DEPTH)
+        await until(lambda: len(_carried(between)) >= MAX_SHARED * MAX_PENDING)
         await asyncio.sleep(SOON)
-        assert len(_carried(between)) == LINES * DEPTH
-        assert len(between.stalled) == LINES
+        assert len(_carried(between)) == MAX_SHARED * MAX_PENDING
+        assert len(between.stalled) == MAX_SHARED
         between.go_on()
         await asyncio.gather(*tasks)
         assert Counter(index for _, index in _carried(between)) == Counter(range(count))
@@ -429,7 +429,7 @@ async def test_no_more_calls_are_sent_than_may_wait_for_answers(server: Server) 
 
 @pytest.mark.parametrize("reads", [True, False])
 async def test_no_more_bytes_wait_than_may(server: Server, reads: bool) -> None:
-    """Of 12 MB of appends, WEIGHT bytes and one request more are under way, whether the server reads them or not."""
+    """Of 12 MB of appends, `MAX_PENDING_BYTES` and one request more are pending, whether the server reads or not."""
     async with proxy(server.url) as between, _pipelined(between.url, lines=1) as backend:
         between.reset_counts()
         if reads:
@@ -441,15 +441,15 @@ async def test_no_more_bytes_wait_than_may(server: Server, reads: bool) -> None:
         tasks = [
             asyncio.create_task(store.append(message(f"<mark {index}>{text}"))) for index, store in enumerate(stores)
         ]
-        most = WEIGHT + 64 * 1024
-        (line,) = backend._runner._connections._lines
-        await until(lambda: line.wire.load >= WEIGHT)
+        most = MAX_PENDING_BYTES + 64 * 1024
+        (line,) = backend._runner.transport._connections._shared
+        await until(lambda: line.wire.load >= MAX_PENDING_BYTES)
         for _ in range(20):
             await asyncio.sleep(0.005)
             assert line.wire.load <= most
             assert line.wire._transport.get_write_buffer_size() <= most
             assert between.sent <= most
-            assert len(backend._runner._connections._waiting) >= 200 - most // len(text)
+            assert len(backend._runner.transport._connections._waiters) >= 200 - most // len(text)
         between.hold_requests.set()
         between.go_on()
         await asyncio.gather(*tasks)
@@ -457,17 +457,17 @@ async def test_no_more_bytes_wait_than_may(server: Server, reads: bool) -> None:
 
 async def test_waiting_callers_come_in_the_order_in_which_they_came(server: Server) -> None:
     """Over one connection: also those that come while others wait, and where some have left."""
-    count = 3 * DEPTH
+    count = 3 * MAX_PENDING
     async with proxy(server.url) as between, _pipelined(between.url, lines=1) as backend:
         between.writes = []
         between.stall(_marked)
         tasks = _appends(backend, *range(count))
-        await until(lambda: len(_carried(between)) == DEPTH)
-        gone = set(range(DEPTH + 7, count, 5))
+        await until(lambda: len(_carried(between)) == MAX_PENDING)
+        gone = set(range(MAX_PENDING + 7, count, 5))
         for index in gone:
             tasks[index].cancel()
-        waiting = backend._runner._connections._waiting
-        await until(lambda: len(waiting) == count - DEPTH - len(gone), "who left gave its place back")
+        waiting = backend._runner.transport._connections._waiters
+        await until(lambda: len(waiting) == count - MAX_PENDING - len(gone), "who left gave its place back")
         between.go_on()
         late = _appends(backend, *range(count, count + 100))
         await asyncio.gather(*tasks, *late, return_exceptions=True)
@@ -480,8 +480,8 @@ async def test_who_waits_for_room_is_told_when_its_time_is_over(server: Server) 
     async with proxy(server.url) as between, _pipelined(between.url, lines=1) as backend:
         between.writes = []
         between.stall(_marked)
-        tasks = _appends(backend, *range(DEPTH + 5))
-        await until(lambda: len(_carried(between)) == DEPTH)
+        tasks = _appends(backend, *range(MAX_PENDING + 5))
+        await until(lambda: len(_carried(between)) == MAX_PENDING)
         store = backend.store("hasty")
         with pytest.raises(BackendUnavailableError):
             await store.append(message(_mark("hasty")), retry=RetryPolicy(attempts=1, deadline=0.05))
@@ -534,12 +534,12 @@ async def test_thousands_of_waiting_callers_that_leave_at_once_disturb_nobody(se
     async with proxy(server.url) as between, _pipelined(between.url, lines=1) as backend:
         between.writes = []
         between.stall(_marked)
-        first = _appends(backend, *range(DEPTH))
-        await until(lambda: len(_carried(between)) == DEPTH)
+        first = _appends(backend, *range(MAX_PENDING))
+        await until(lambda: len(_carried(between)) == MAX_PENDING)
         stores = [backend.store(f"left {index}") for index in range(3000)]
         leavers = [asyncio.create_task(store.append(message("<mark left>"))) for store in stores]
-        behind = _appends(backend, *range(DEPTH, DEPTH + 10))
-        await until(lambda: len(backend._runner._connections._waiting) == 3010)
+        behind = _appends(backend, *range(MAX_PENDING, MAX_PENDING + 10))
+        await until(lambda: len(backend._runner.transport._connections._waiters) == 3010)
         between.go_on()
         # In the turn in which the answers come, or nearly, so that room is made before a single one of them has left.
         arrived = between.replies
@@ -684,7 +684,7 @@ async def test_where_no_connection_can_be_had_all_who_wait_are_told(server: Serv
     }[trouble].replace("?x=1", "")
     tasks_before = asyncio.all_tasks()
     backend = RedisBackend.from_url(url, retry=RetryPolicy(attempts=2, deadline=5, base=0.001))
-    backend._runner._tested = True  # else one of them stands for all
+    backend._runner.self_test.passed = True  # else one of them stands for all
     if trouble == "frozen":
         server.freeze()
     try:
@@ -720,7 +720,7 @@ async def test_a_connection_that_is_closed_while_it_is_opened_is_not_used() -> N
         credential_provider=Slow(), host="127.0.0.1", port=server.sockets[0].getsockname()[1], socket_timeout=GUARD
     )
     backend = RedisBackend(AsyncRedis(connection_pool=pool), retry=RetryPolicy(attempts=2, deadline=GUARD))
-    backend._runner._tested = True
+    backend._runner.self_test.passed = True
     store = backend.store("run")
     async with asyncio.timeout(GUARD / 2):
         with pytest.raises(BackendUnavailableError):
@@ -745,7 +745,7 @@ async def test_a_connection_that_is_closed_as_soon_as_it_is_open_is_not_kept() -
     port = server.sockets[0].getsockname()[1]
     url = f"redis://127.0.0.1:{port}/1?max_connections=2&socket_timeout={GUARD}"
     backend = RedisBackend.from_url(url, retry=RetryPolicy(attempts=4, deadline=GUARD, base=0.001))
-    backend._runner._tested = True
+    backend._runner.self_test.passed = True
     async with asyncio.timeout(GUARD / 2):
         with pytest.raises(BackendError):
             await backend.store("run").append(message("x"))
@@ -780,7 +780,7 @@ async def test_closing_tells_all_who_wait(server: Server, lines: int) -> None:
     async with proxy(server.url) as between, _pipelined(between.url, lines=lines) as backend:
         between.writes = []
         between.stall(_marked)
-        most = lines * DEPTH
+        most = lines * MAX_PENDING
         stores = [backend.store(f"run {index}") for index in range(most + 20)]
         tasks = [asyncio.create_task(store.append(message(_mark(index)))) for index, store in enumerate(stores)]
         await until(lambda: len(_carried(between)) == most)
@@ -816,7 +816,7 @@ async def test_closing_at_every_step_of_opening_leaves_nothing(server: Server) -
     """No connection, no task, no timer; the callers are told."""
     for steps in range(25):
         backend = RedisBackend.from_url(f"{server.url}?socket_timeout={GUARD}", retry=FAST)
-        backend._runner._tested = True
+        backend._runner.self_test.passed = True
         async with asyncio.timeout(GUARD / 2):
             calls = _appends(backend, *range(3))
             for _ in range(steps):
@@ -833,7 +833,7 @@ async def test_closing_at_every_step_of_opening_leaves_nothing(server: Server) -
 async def test_closing_does_not_wait_for_a_connection_that_is_being_opened(server: Server) -> None:
     """The server is frozen, and connecting may take long."""
     backend = RedisBackend.from_url(f"{server.url}?db=1&socket_timeout={2 * GUARD}", retry=FAST)
-    backend._runner._tested = True
+    backend._runner.self_test.passed = True
     server.freeze()
     try:
         async with asyncio.timeout(GUARD / 2):

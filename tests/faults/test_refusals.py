@@ -34,8 +34,8 @@ from histstore import (
     RetryPolicy,
     Revision,
 )
-from histstore.policy import FAULTS
 from histstore.protocol.scripts import SAVE
+from histstore.wire.faults import FAULTS
 
 from ..support.history import message
 from ..support.proxy import Proxy

@@ -54,7 +54,7 @@ def test_as_many_connections_as_may_be_after_any_number_failed(between: Proxy, u
         def weather() -> None:
             while not over.wait(rng.random() * 0.01):
                 between.from_outside(between.cut)
-                most.append(len(backend._runner._connections._slots))
+                most.append(len(backend._runner.transport._connections._slots))
 
         storm = threading.Thread(target=weather)
         storm.start()
@@ -87,7 +87,7 @@ def test_closing_tells_who_waits_for_a_connection(between: Proxy, until: Any) ->
         until(lambda: between.stalled, "the load is under way")
         stores = [backend.store(f"other {index}") for index in range(3)]
         others = [threads.submit(store.append, message("x")) for store in stores]
-        until(lambda: len(backend._runner._connections._places) == len(stores), "the others wait")
+        until(lambda: len(backend._runner.transport._connections._waiters) == len(stores), "the others wait")
         backend.close()
         sent = between.sent
         between.from_outside(between.go_on)

@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 from redis.exceptions import ConnectionError, TimeoutError
 
-from histstore._async.transport.wire import TOGETHER, Sent, Wire
+from histstore._async.transport.wire import FLUSH_SIZE, Wire
+from histstore.wire.sending import SendState
 
 from ..support.shells import until
 from .shells import GUARD
@@ -27,7 +28,7 @@ class Pair:
         self.far = far
         self.loop = asyncio.get_running_loop()
 
-    def ask(self, state: Sent, *commands: Any, seconds: float = GUARD) -> asyncio.Future[Any]:
+    def ask(self, state: SendState, *commands: Any, seconds: float = GUARD) -> asyncio.Future[Any]:
         return self.wire.send(commands or (ECHO,), self.loop.time() + seconds, state)
 
     async def answer(self, data: bytes) -> None:
@@ -53,7 +54,7 @@ async def pair() -> AsyncIterator[Pair]:
 
 async def test_answers_go_to_whom_they_belong_wherever_they_are_cut(pair: Pair) -> None:
     """Answers of one and of several replies, an error among them, that come byte by byte, and past some who left."""
-    asked = [pair.ask(Sent(), *[ECHO] * count) for count in (1, 3, 2, 1)]
+    asked = [pair.ask(SendState(), *[ECHO] * count) for count in (1, 3, 2, 1)]
     await until(lambda: not pair.wire._unsent)
     asked[2].cancel()
     for byte in b"$1\r\na\r\n+b\r\n-ERR c\r\n*2\r\n:1\r\n$-1\r\n+left\r\n+left\r\n:7\r\n":
@@ -69,25 +70,25 @@ async def test_answers_go_to_whom_they_belong_wherever_they_are_cut(pair: Pair) 
 
 async def test_an_answer_that_nobody_asked_for_breaks_the_connection(pair: Pair) -> None:
     """Together with one that was asked for, it tells that none can be told from the other: all are failed."""
-    asked = [pair.ask(Sent()), pair.ask(Sent())]
+    asked = [pair.ask(SendState()), pair.ask(SendState())]
     await until(lambda: not pair.wire._unsent)
     await pair.answer(b"+a\r\n+b\r\n+c\r\n")
     found = await asyncio.gather(*asked)
     assert [type(each) for each in found] == [ConnectionError] * 2
     assert pair.wire.broken
     with pytest.raises(ConnectionError):
-        pair.ask(Sent())
+        pair.ask(SendState())
 
 
 async def test_what_is_not_written_when_the_connection_breaks_does_not_count_as_sent(pair: Pair) -> None:
     """The write that fails may have left in part; what waits for the next write has not."""
-    first = Sent()
+    first = SendState()
     asked = [pair.ask(first)]
     pair.far.close()
-    large, small = Sent(), Sent()
+    large, small = SendState(), SendState()
     asked.append(pair.ask(small))
-    asked.append(pair.ask(large, ("ECHO", "x" * TOGETHER)))  # written at once, in vain
-    last = Sent()
+    asked.append(pair.ask(large, ("ECHO", "x" * FLUSH_SIZE)))  # written at once, in vain
+    last = SendState()
     asked.append(pair.ask(last))
     found = await asyncio.gather(*asked)
     assert [type(each) for each in found] == [ConnectionError] * 4
@@ -96,7 +97,7 @@ async def test_what_is_not_written_when_the_connection_breaks_does_not_count_as_
 
 async def test_a_server_that_says_no_more_is_not_waited_for(pair: Pair) -> None:
     """Also if it does not read either, so that there is still something to be written to it."""
-    asked = pair.ask(Sent(), ("ECHO", "x" * 10_000_000))
+    asked = pair.ask(SendState(), ("ECHO", "x" * 10_000_000))
     pair.far.shutdown(socket.SHUT_WR)
     assert isinstance(await asked, ConnectionError)
     assert pair.wire.broken
@@ -104,24 +105,24 @@ async def test_a_server_that_says_no_more_is_not_waited_for(pair: Pair) -> None:
 
 async def test_a_cancelled_request_that_was_not_written_makes_room(pair: Pair) -> None:
     """Its bytes and its place are given back, whoever waits for room is told, and its neighbours are written."""
-    moved = []
-    pair.wire.moved = lambda: moved.append(len(pair.wire.pending))
-    asked = [pair.ask(Sent()) for _ in range(4)]
+    changes = []
+    pair.wire.on_change = lambda: changes.append(len(pair.wire.pending))
+    asked = [pair.ask(SendState()) for _ in range(4)]
     load = pair.wire.load
     asked[1].cancel()
     asked[2].cancel()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert moved == [2]
+    assert changes == [2]
     assert pair.wire.load == load // 2
     await pair.answer(b"+a\r\n+b\r\n")
     assert [await asked[0], await asked[3]] == [[b"a"], [b"b"]]
-    pair.wire.moved = None
+    pair.wire.on_change = None
 
 
 async def test_one_timer_serves_all(pair: Pair) -> None:
     """Whatever their deadlines: each is told in time, the sooner ones first, and the connection is retired."""
-    asked = [pair.ask(Sent(), seconds=0.09 - 0.02 * (index % 3)) for index in range(30)]
+    asked = [pair.ask(SendState(), seconds=0.09 - 0.02 * (index % 3)) for index in range(30)]
     assert len(pair.timers()) == 1
     done: list[int] = []
     for index, each in enumerate(asked):
@@ -136,7 +137,7 @@ async def test_one_timer_serves_all(pair: Pair) -> None:
 
 async def test_an_answer_that_is_there_is_not_overdue(pair: Pair) -> None:
     """A process that was stopped for longer than anyone waits reads what has come before it counts the time."""
-    asked = pair.ask(Sent(), seconds=0.05)
+    asked = pair.ask(SendState(), seconds=0.05)
     await pair.answer(b"+a\r\n")
     end = pair.loop.time() + 0.1
     while pair.loop.time() < end:
@@ -147,5 +148,5 @@ async def test_an_answer_that_is_there_is_not_overdue(pair: Pair) -> None:
 
 async def test_a_request_that_nobody_waits_for_retires_the_connection_too(pair: Pair) -> None:
     """Else a dead connection that is full of them would stay, and stay full."""
-    pair.ask(Sent(), seconds=0.03).cancel()
+    pair.ask(SendState(), seconds=0.03).cancel()
     await until(lambda: pair.wire.retired)

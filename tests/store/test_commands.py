@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from histstore import ANY, Attempt, Durability, HistoryStoreError, RetryPolicy, RunId
-from histstore._async.transport import wire as _async_wire
-from histstore._sync.compat import io as _sync_io
+from histstore._async.transport import wire
+from histstore._sync.transport import connection
 from histstore.protocol.keys import run_keys
 from histstore.wire import resp
 
@@ -31,7 +31,7 @@ async def test_no_command_holds_a_number(shell: Shell, monkeypatch: pytest.Monke
 
     with server(requirepass="123") as running, running.client(db=3, password="123") as raw:
         raw.ping()  # redis-py's own handshake is not looked at
-        for module in (_async_wire, _sync_io):
+        for module in (wire, connection):
             monkeypatch.setattr(module, "pack", note)
         theirs: Any = shell.redis
         client = theirs.Redis(host="127.0.0.1", port=running.port, db=3, password=123, client_name=4)

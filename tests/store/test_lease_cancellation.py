@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from histstore import BackendError, Lease, LeaseLostError, LockTimeoutError, RedisBackend
-from histstore._async.transport.connections import SLOW
+from histstore._async.transport.connections import SLOW_AFTER
 from histstore.protocol.keys import run_keys
 from histstore.protocol.scripts import ALL
 
@@ -1328,7 +1328,7 @@ async def test_a_request_that_arrives_after_the_backend_was_closed(
         wire.delay = lambda: next(delays, 0.0)
         task, outcome = start(lambda: _lock(backend))
         await until(lambda: wire.requests == 1)
-        await asyncio.sleep(2 * SLOW)  # else what gives it up follows it over the same connection
+        await asyncio.sleep(2 * SLOW_AFTER)  # else what gives it up follows it over the same connection
         await backend.aclose()
         assert not task.done()
         await task

@@ -226,7 +226,7 @@ def test_who_leaves_just_when_another_loop_hands_it_over_passes_it_on() -> None:
                 mine = held(lock)
                 await lock.acquire(mine)
                 theirs = other.start(_hold(lock))
-                while not lock._waiting:
+                while not lock._waiters:
                     await asyncio.sleep(0)
                 if number % 2:
                     lock.release(mine)
@@ -237,7 +237,7 @@ def test_who_leaves_just_when_another_loop_hands_it_over_passes_it_on() -> None:
                 async with held(lock, 20.0):
                     pass
                 async with asyncio.timeout(20):
-                    while lock._waiting:  # it is on its way out
+                    while lock._waiters:  # it is on its way out
                         await asyncio.sleep(0)
 
     asyncio.run(main())
@@ -285,7 +285,7 @@ def test_those_who_wait_outlive_a_loop_that_it_was_handed_to() -> None:
             mine = held(lock)
             await lock.acquire(mine)
             theirs = other.start(keep())
-            while not lock._waiting:
+            while not lock._waiters:
                 await asyncio.sleep(0)
             later = asyncio.create_task(_hold(lock))
             await asyncio.sleep(0)

@@ -13,7 +13,7 @@ import pytest
 
 import histstore
 import histstore.sync
-from histstore import Durability, HistoryStoreError, RetryPolicy, SnapshotError
+from histstore import Durability, HistoryStoreError, Observer, RetryPolicy, SnapshotError
 from histstore.options import DEFAULTS, Options
 
 NAMES = [field.name for field in dataclasses.fields(Options)]
@@ -40,7 +40,7 @@ def test_every_option_is_named_typed_and_has_the_one_default(maker: Any) -> None
     for field in dataclasses.fields(Options):
         default = parameters[field.name].default
         if default is None:  # "as Options says", or None itself
-            assert field.name in ("run_ttl", "retry", "durability")
+            assert field.name in ("run_ttl", "retry", "durability", "observer")
         else:
             assert default == getattr(DEFAULTS, field.name)
         annotation = eval(parameters[field.name].annotation, vars(inspect.getmodule(maker)))
@@ -74,6 +74,7 @@ def test_options_reach_the_backend(maker: Any) -> None:
         "retry": RetryPolicy(attempts=2),
         "durability": Durability(replicas=1),
         "max_snapshot_bytes": 1000,
+        "observer": Observer(),
     }
     assert list(given) == NAMES
     backend = maker(**given)
@@ -111,6 +112,8 @@ def test_a_misspelt_option_is_refused(maker: Any) -> None:
         {"durability": RetryPolicy()},
         {"max_snapshot_bytes": 0},
         {"max_snapshot_bytes": 1e6},
+        {"observer": print},
+        {"observer": Observer},
     ],
     ids=repr,
 )

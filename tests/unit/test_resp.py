@@ -107,7 +107,7 @@ def test_nonsense_is_told_as_such(data: bytes) -> None:
 
 def test_a_reply_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that goes on and on is refused, and replies of any number that end are not."""
-    monkeypatch.setattr(resp, "LARGEST", 100_000)
+    monkeypatch.setattr(resp, "MAX_REPLY", 100_000)
     replies = Replies()
     for _ in range(50):
         assert len(read(replies, b"$9000\r\n" + b"x" * 9000 + b"\r\n", [1000, 1000, 1000])) == 1
@@ -119,7 +119,7 @@ def test_a_reply_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("end", [b"x" * 5000, b"\r\n*2147483647\r\n", b"\r\n?\r\n"])
 def test_what_was_refused_is_freed(end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The errors of all tries are kept for a while, and what was read for them must not be."""
-    monkeypatch.setattr(resp, "LARGEST", 4_000_000)
+    monkeypatch.setattr(resp, "MAX_REPLY", 4_000_000)
     value = b"x" * 3_999_000
     data = b"*2\r\n$%d\r\n%s%s" % (len(value), value, end)
     before, kept = _resident(), []

@@ -10,7 +10,8 @@ import redis.exceptions as redis_errors
 from tenacity import RetryCallState, Retrying
 
 from histstore import Durability, RetryPolicy, SnapshotError
-from histstore.policy import FAULTS, Fault, RetryableError, UndoneError, classify, describe, tenacity_options
+from histstore.wire.faults import FAULTS, Fault, UndoneError, classify, describe
+from histstore.wire.retrying import RetryableError, tenacity_options
 
 LATER, NEVER = Fault(definite=True, retry=True), Fault(definite=True, retry=False)
 UNKNOWN = Fault(definite=False, retry=True)

@@ -12,7 +12,7 @@ import redis
 import redis.asyncio
 
 from histstore import BackendConfigError, RedisBackend, SnapshotError
-from histstore._async.compat.io import KINDS
+from histstore._async.compat.clients import KINDS
 from histstore.wire.settings import connection_settings
 
 

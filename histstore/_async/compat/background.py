@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Sized
 from typing import Any
 
-from . import io
+from ..transport.transport import Listener
 
 
 class Alarm:
@@ -81,7 +81,7 @@ class Routine:
         """Start the function."""
         self._task = asyncio.create_task(self._work(), name=self._name)
 
-    async def end(self, connection: io.Connection | None) -> None:
+    async def end(self, connection: Listener | None) -> None:
         """Cancel the function, and wait until it has ended.
 
         Args:

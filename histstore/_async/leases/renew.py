@@ -69,7 +69,7 @@ class Renewer:
         replies: list[Any]
         try:
             try:
-                replies = await self._runner.together([lease.renewal() for lease in leases], timeout)
+                replies = await self._runner.run_batch([lease.renewal() for lease in leases], timeout)
             except (redis_errors.RedisError, OSError, HistoryStoreError) as error:
                 replies = [error] * len(leases)
             for lease, reply in zip(leases, replies, strict=True):

@@ -58,6 +58,6 @@ class LeaseRequests:
     async def send_releases(self, calls: Sequence[Call]) -> None:
         """Send requests that release leases without their holders. Does not raise."""
         try:
-            await self.runner.together(calls, 2 * PATIENCE)
+            await self.runner.run_batch(calls, 2 * PATIENCE)
         except (redis_errors.RedisError, OSError, HistoryStoreError) as error:
             log.warning("%d leases were not given up, and lapse: %s", len(calls), error)

@@ -1,4 +1,4 @@
-"""What is said over one connection: requests go out in turn, and their answers come back in the same order."""
+"""Requests and replies over one asyncio connection: replies come back in the order of the requests."""
 
 from __future__ import annotations
 
@@ -11,38 +11,26 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from ...protocol.requests import Command
-from ...wire.opening import turned_away
+from ...wire.opening import refusal
 from ...wire.resp import Replies, pack
+from ...wire.sending import SendState
 
-TOGETHER: Final = 1 << 16
-"""Bytes that are sent without waiting for more: the server works on them while their neighbours are made."""
-
-
-def monotonic() -> float:
-    """Returns the loop's clock, in seconds."""
-    return asyncio.get_running_loop().time()
-
-
-class Sent:
-    """Whether a byte of a request may have left."""
-
-    __slots__ = ("sent",)
-
-    def __init__(self) -> None:
-        self.sent = False
+FLUSH_SIZE: Final = 1 << 16
+"""Bytes of unsent requests that are written at once: the server works on them while others are being packed."""
 
 
 class _Request:
-    """What waits for its replies, or to be sent first.
+    """A request that waits for its replies, or to be sent first.
 
-    An error is a result of `answer`: nobody is left to take an exception where the caller is cancelled just then.
-    A caller that leaves cancels it. What was not sent by then never is; the replies to what was are thrown away.
+    An error is a result of `answer` and not its exception: if the caller is cancelled just then, nobody would retrieve
+    an exception. A caller that leaves cancels `answer`. A request that was not sent by then is never sent, and the
+    replies to one that was sent are discarded.
     """
 
-    __slots__ = ("answer", "began", "count", "end", "found", "payload", "state")
+    __slots__ = ("answer", "began", "count", "end", "payload", "replies", "state")
 
     def __init__(
-        self, payload: bytes, count: int, began: float, end: float, state: Sent, answer: asyncio.Future[Any]
+        self, payload: bytes, count: int, began: float, end: float, state: SendState, answer: asyncio.Future[Any]
     ) -> None:
         self.payload = payload
         self.count = count
@@ -50,106 +38,108 @@ class _Request:
         self.end = end
         self.state = state
         self.answer = answer
-        self.found: list[Any] = []
+        self.replies: list[Any] = []
 
 
-def answered(found: Any) -> list[Any]:
-    """Returns the replies that a request was answered with, or raises the error that came in their place."""
-    if type(found) is list:
-        return found
-    raise found
+def replies_of(result: Any) -> list[Any]:
+    """Return the replies that a request's `answer` holds, or raise the error that it holds."""
+    if type(result) is list:
+        return result
+    raise result
 
 
 class Wire(asyncio.Protocol):
-    """Speaks RESP. It is a transport's protocol from the beginning, so that no byte is heard by another one.
+    """Speaks RESP over one connection.
 
-    A request goes out at once when none waits for an answer. Else it goes with its neighbours, in one write, when the
-    loop has come round, or sooner when there is enough of them.
+    It is the asyncio transport's protocol from the beginning, so that no other protocol receives a byte.
+
+    A request is written at once if no other waits for its reply. Otherwise it shares a write with the other requests of
+    the same event-loop iteration; `FLUSH_SIZE` bytes are written sooner.
 
     Attributes:
-        pending: Requests that are not answered yet, oldest first. Some may not be sent yet.
-        load: Their bytes.
-        retired: Whether an answer is overdue: what is asked next had better go elsewhere.
+        pending: Requests without a complete answer, oldest first. Some may not be sent yet.
+        load: Bytes of the pending requests.
+        retired: Whether a reply is overdue. New requests should use another connection.
         broken: Whether the connection is gone.
-        moved: Called when there may be more room: answers have come, the server reads on, or callers have left.
-            And when the wire is retired or broken.
+        on_change: Called when there may be more room: replies have come, the server reads again, or callers have left.
+            Also called when the connection is retired or broken.
     """
 
     _transport: asyncio.Transport
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._replies = Replies()
+        self._parser = Replies()
         self._unsent: list[_Request] = []
-        self._together = 0
-        self._scheduled = False
+        self._unsent_size = 0
+        self._flush_scheduled = False
         self._paused = False
         self.broken = False
-        self._watch: asyncio.TimerHandle | None = None
-        self._watched = math.inf
-        self._heard: Callable[[Any], None] | None = None
-        self._lost: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_end = math.inf
+        self._on_message: Callable[[Any], None] | None = None
+        self._listening: asyncio.Future[None] | None = None
         self.pending: deque[_Request] = deque()
         self.load = 0
         self.retired = False
-        self.moved: Callable[[], None] | None = None
-        self._why = "the connection broke"
+        self.on_change: Callable[[], None] | None = None
+        self._reason = "the connection broke"
         self._refused = False
         self._cause: BaseException | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Begins to speak over a transport."""
+        """Begin to use a transport."""
         self._transport = transport
-        if self.broken:  # it was given up meanwhile
+        if self.broken:  # it was aborted meanwhile
             transport.abort()
 
     @property
     def socket(self) -> Any:
-        """The transport's socket, to set options of."""
+        """The transport's socket, for setting its options."""
         return self._transport.get_extra_info("socket")
 
     @property
     def usable(self) -> bool:
-        """Whether what is asked now may be answered."""
+        """Whether a new request may be answered."""
         return not (self.broken or self.retired or self._paused or self._transport.is_closing())
 
-    # ---------------------------------------------------------------------------------------- asking
+    # --------------------------------------------------------------------------------------- requests
 
-    async def ask(self, commands: Sequence[Command], end: float, state: Sent) -> list[Any]:
-        """Sends commands and returns their replies; an error reply is returned, not raised.
+    async def ask(self, commands: Sequence[Command], end: float, state: SendState) -> list[Any]:
+        """Send commands and return their replies. An error reply is returned, not raised.
 
-        A caller that is cancelled disturbs no other's request.
+        Cancelling the caller does not affect other requests.
 
         Args:
             commands: The commands.
             end: When to stop waiting, by `monotonic`.
-            state: Is told when a byte may have left.
+            state: Records whether a byte may have been sent.
 
         Raises:
             redis.exceptions.ConnectionError: The connection broke.
-            redis.exceptions.TimeoutError: No full answer in time.
+            redis.exceptions.TimeoutError: No complete answer came in time.
         """
-        return answered(await self.send(commands, end, state))
+        return replies_of(await self.send(commands, end, state))
 
     def send(
-        self, commands: Sequence[Command], end: float, state: Sent, answer: asyncio.Future[Any] | None = None
+        self, commands: Sequence[Command], end: float, state: SendState, answer: asyncio.Future[Any] | None = None
     ) -> asyncio.Future[Any]:
-        """Sends commands, now or with the next write.
+        """Send commands, now or with the next write.
 
         Args:
             commands: The commands.
             end: When to stop waiting, by `monotonic`.
-            state: Is told when a byte may have left.
-            answer: What is told the replies, if somebody waits for it already.
+            state: Records whether a byte may have been sent.
+            answer: The future to resolve, if a caller waits for one already.
 
         Returns:
-            What is told the replies, or the error that came in their place: see `answered`.
+            The future that gets the replies, or the error that came in their place: see `replies_of`.
 
         Raises:
-            redis.exceptions.ConnectionError: The connection broke before.
+            redis.exceptions.ConnectionError: The connection was already broken.
         """
         if self.broken:
-            raise self._gone()
+            raise self._broken_error()
         payload = pack(commands)
         loop = self._loop
         if answer is None:
@@ -158,168 +148,169 @@ class Wire(asyncio.Protocol):
         lone = not self.pending
         self.pending.append(request)
         self.load += len(payload)
-        if end < self._watched:
-            self._watch_until(end)
+        if end < self._timer_end:
+            self._set_timer(end)
         if lone:
             state.sent = True
             self._transport.write(payload)
         else:
             self._unsent.append(request)
-            self._together += len(payload)
-            if self._together >= TOGETHER:
+            self._unsent_size += len(payload)
+            if self._unsent_size >= FLUSH_SIZE:
                 self._flush()
-            elif not self._scheduled:
-                self._scheduled = True
-                loop.call_soon(self._come_round)
+            elif not self._flush_scheduled:
+                self._flush_scheduled = True
+                loop.call_soon(self._flush_as_scheduled)
         return answer
 
-    def _come_round(self) -> None:
-        self._scheduled = False
+    def _flush_as_scheduled(self) -> None:
+        self._flush_scheduled = False
         self._flush()
 
     def _flush(self) -> None:
-        unsent, self._unsent, self._together = self._unsent, [], 0
+        unsent, self._unsent, self._unsent_size = self._unsent, [], 0
         wanted = [request for request in unsent if not request.answer.done()]
         if len(wanted) != len(unsent):
             left = {id(request) for request in unsent} - {id(request) for request in wanted}
             self.load -= sum(len(request.payload) for request in unsent if id(request) in left)
             self.pending = deque(request for request in self.pending if id(request) not in left)
-        # What is written to a transport that closes is thrown away: it was not sent, and fails with the connection.
+        # A closing transport discards what is written to it. So nothing was sent, and the requests fail with the
+        # connection.
         if wanted and not self._transport.is_closing():
             for request in wanted:
                 request.state.sent = True
             self._transport.write(b"".join([request.payload for request in wanted]))
-        if len(wanted) != len(unsent) and self.moved is not None:
-            self.moved()
+        if len(wanted) != len(unsent) and self.on_change is not None:
+            self.on_change()
 
-    # --------------------------------------------------------------------------------------- hearing
+    # ---------------------------------------------------------------------------------------- replies
 
     def data_received(self, data: bytes) -> None:
-        """Gives each answer to the oldest request that waits for one."""
-        pending, heard = self.pending, self._heard
+        """Give each reply to the oldest request that waits for one."""
+        pending, on_message = self.pending, self._on_message
         complete: list[_Request] = []
         reply: Any = None
         try:
-            for reply in self._replies.read(data):
-                if heard is not None:
-                    heard(reply)
+            for reply in self._parser.read(data):
+                if on_message is not None:
+                    on_message(reply)
                     continue
                 request = pending[0]
-                request.found.append(reply)
-                if len(request.found) == request.count:
+                request.replies.append(reply)
+                if len(request.replies) == request.count:
                     complete.append(request)
                     pending.popleft()
                     self.load -= len(request.payload)
         except (redis_errors.ConnectionError, IndexError) as error:
-            # Whoever answers what nobody asked has not complete what was asked either.
+            # A peer that sends replies to no request is not trusted with the earlier replies either.
             pending.extendleft(reversed(complete))
             if not isinstance(error, IndexError):
                 self._fail(str(error))
-            elif not self._turned_away(reply):
+            elif not self._fail_if_refused(reply):
                 self._fail("what answers there is no Redis server: more answers than requests")
             return
         for request in complete:
             if not request.answer.done():
-                request.answer.set_result(request.found)
-        if self.moved is not None:
-            self.moved()
+                request.answer.set_result(request.replies)
+        if self.on_change is not None:
+            self.on_change()
 
-    async def listen(self, command: Command, heard: Callable[[Any], None]) -> None:
-        """Sends a command, and hands over what comes from then on, until the connection is lost.
+    async def listen(self, command: Command, on_message: Callable[[Any], None]) -> None:
+        """Send a command, and pass everything that comes to `on_message` until the connection is lost.
 
         Raises:
             redis.exceptions.ConnectionError: The connection broke.
         """
-        self._lost = self._loop.create_future()
-        self._heard = heard
+        self._listening = self._loop.create_future()
+        self._on_message = on_message
         if self.broken:
-            raise self._gone()
+            raise self._broken_error()
         self._transport.write(pack([command]))
-        await self._lost
+        await self._listening
 
-    # ---------------------------------------------------------------------------------------- failing
+    # --------------------------------------------------------------------------------------- failures
 
-    def _watch_until(self, when: float) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        self._watch = self._loop.call_at(when, self._expire)
-        self._watched = when
+    def _set_timer(self, end: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(end, self._expire)
+        self._timer_end = end
 
     def _expire(self) -> None:
-        """Ends the waiting that has lasted long enough. One timer for all, since nearly all are answered in time."""
-        self._watch, self._watched = None, math.inf
-        # The loop fires a timer up to its clock's resolution early.
+        """Fail the requests whose time is up. All share one timer, because nearly all are answered in time."""
+        self._timer, self._timer_end = None, math.inf
+        # The loop may fire a timer early, by its clock's resolution.
         now = self._loop.time() + 0.001
         for request in self.pending:
             if request.end <= now:
-                # Also if nobody waits for it any more: a dead connection that such requests fill is never asked again.
+                # Also if its caller has left: a dead connection full of such requests must not be used again.
                 self.retired = True
                 if not request.answer.done():
                     within = request.end - request.began
                     request.answer.set_result(redis_errors.TimeoutError(f"no answer within {within:.3g} s"))
         left = [request.end for request in self.pending if request.end > now]
         if left:
-            self._watch_until(min(left))
-        if self.retired and self.moved is not None:
-            self.moved()
+            self._set_timer(min(left))
+        if self.retired and self.on_change is not None:
+            self.on_change()
 
     def pause_writing(self) -> None:
-        """The server does not read as fast as it is written to."""
+        """Stop accepting requests: the server reads more slowly than they come."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """Accept requests again."""
         self._paused = False
-        if self.moved is not None:
-            self.moved()
+        if self.on_change is not None:
+            self.on_change()
 
     def eof_received(self) -> None:
-        """Fails what waits for an answer: a server that says no more does not read what is still to be sent either."""
+        """Fail all requests: a server that has stopped sending does not read the rest of a request either."""
         self._fail("the server closed the connection")
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Fails what waits for an answer."""
+        """Fail all requests."""
         self._fail(f"the connection broke: {error}" if error is not None else "the server closed the connection", error)
 
     def abort(self) -> None:
-        """Closes the connection without sending what is still to be sent."""
+        """Close the connection, and discard what was not sent yet."""
         if self._loop.is_closed():
-            return  # nobody waits any more, and whoever uses the backend next closes the socket
+            return  # nobody waits any more, and the next user of the backend closes the socket
         if hasattr(self, "_transport"):
             self._transport.abort()
         self._fail("the connection was closed")
 
-    def _turned_away(self, reply: Any = None) -> bool:
-        """Fails everything if the server says that it refuses the connection. It has read no request then."""
-        self._refused = turned_away([reply]) is not None
+    def _fail_if_refused(self, reply: Any = None) -> bool:
+        """Fail all requests if the server refuses the connection. It has read no request in that case."""
+        self._refused = refusal([reply]) is not None
         if self._refused:
             self._fail(str(reply))
         return self._refused
 
-    def _gone(self) -> Exception:
-        """Returns why the connection is gone. A new error for each caller, since each collects a traceback."""
-        found = (redis_errors.ResponseError if self._refused else redis_errors.ConnectionError)(self._why)
-        found.__cause__ = self._cause
-        return found
+    def _broken_error(self) -> Exception:
+        """Return the reason why the connection is gone. Each caller gets its own error, which collects a traceback."""
+        error = (redis_errors.ResponseError if self._refused else redis_errors.ConnectionError)(self._reason)
+        error.__cause__ = self._cause
+        return error
 
-    def _fail(self, text: str, cause: BaseException | None = None) -> None:
+    def _fail(self, reason: str, cause: BaseException | None = None) -> None:
         if self.broken:
             return
-        # The refusal may have been taken for the first of several answers.
-        if not self._refused and self.pending and self._turned_away(*self.pending[0].found[:1]):
+        # The refusal may have been counted as the first of several replies.
+        if not self._refused and self.pending and self._fail_if_refused(*self.pending[0].replies[:1]):
             return
         self.broken = True
-        self._why, self._cause = text, cause
+        self._reason, self._cause = reason, cause
         if hasattr(self, "_transport"):
             self._transport.abort()
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         pending, self.pending, self._unsent = self.pending, deque(), []
         self.load = 0
         for request in pending:
             if not request.answer.done():
-                request.answer.set_result(self._gone())
-        if self._lost is not None and not self._lost.done():
-            self._lost.set_exception(self._gone())
-        if self.moved is not None:
-            self.moved()
+                request.answer.set_result(self._broken_error())
+        if self._listening is not None and not self._listening.done():
+            self._listening.set_exception(self._broken_error())
+        if self.on_change is not None:
+            self.on_change()

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final
 
 from ...errors import BackendError
+from ..transport.transport import Listener
 from . import io
 from .tasks import LOOK, Event
 
@@ -165,7 +166,7 @@ class Routine:
             self._runner = threading.get_ident()
             self._work()
 
-    def end(self, connection: io.Connection | None) -> None:
+    def end(self, connection: Listener | None) -> None:
         """End the function, whatever it waits for, and wait until it has ended.
 
         Args:

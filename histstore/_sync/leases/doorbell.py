@@ -10,12 +10,13 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from ...errors import BackendError
-from ...policy import listening_options
 from ...protocol.leases import Ring, new_channel, read_ring
 from ...protocol.waiting import Schedule
+from ...wire.retrying import listening_options
 from ..compat import io, tasks
 from ..compat.background import Routine
 from ..transport.runner import Runner
+from ..transport.transport import Listener
 
 POLL: Final = 0.25
 """Seconds between two requests of a waiter whose backend has no connection to listen on (max_connections=1)."""
@@ -66,7 +67,7 @@ class Doorbell:
         self._waiters: dict[bytes, dict[str, Waiter]] = {}
         self._guard = tasks.Guard()
         self._routine = Routine(self._listen, "histstore-doorbell")
-        self._connection: io.Connection | None = None
+        self._connection: Listener | None = None
         self._tried = tasks.Event()
         self._closing = tasks.Event()
         self._active = False
@@ -133,10 +134,10 @@ class Doorbell:
                     self._connection = None
                 self._tried.set()
 
-    def _connect(self) -> io.Connection:
+    def _connect(self) -> Listener:
         for attempt in io.Retrying(sleep=self._pause, **listening_options(self._unneeded)):
             with attempt:
-                connection = self._runner.connect()
+                connection = self._runner.subscribe()
                 with self._guard:
                     # `close` ends the listening through the connection. If it saw none yet, nobody else would end it.
                     self._connection = connection

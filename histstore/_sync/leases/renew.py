@@ -70,7 +70,7 @@ class Renewer:
         replies: list[Any]
         try:
             try:
-                replies = self._runner.together([lease.renewal() for lease in leases], timeout)
+                replies = self._runner.run_batch([lease.renewal() for lease in leases], timeout)
             except (redis_errors.RedisError, OSError, HistoryStoreError) as error:
                 replies = [error] * len(leases)
             for lease, reply in zip(leases, replies, strict=True):

@@ -1,4 +1,4 @@
-"""Which connection a request goes over: each thread that asks has one to itself meanwhile."""
+"""The connections to one server: each request has one to itself."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from ...protocol.requests import Command
+from ...wire.sending import SendState
 from ...wire.settings import ConnectionSettings
-from ..compat.io import Connection, Sent, monotonic
+from ..compat.io import monotonic
+from .connection import Connection
 
-WAKE: Final = 0.05
-"""Seconds after which a thread that waits for a connection looks for one though nobody has woken it."""
+WAIT_STEP: Final = 0.05
+"""Seconds after which a waiting thread looks for a free connection without having been woken."""
 
 
 class _BusyError(Exception):
-    """Another call has it."""
+    """Another call uses the slot."""
 
 
-class _OrBusy(dict[bool, None]):
-    """What asking for a lock came to: True, or an error."""
+class _RaisesIfBusy(dict[bool, None]):
+    """The result of trying a lock: True maps to None, False raises an error."""
 
     def __missing__(self, _taken: bool) -> None:
         raise _BusyError
 
 
-_TAKEN: Final = _OrBusy({True: None})
+_RAISE_IF_BUSY: Final = _RaisesIfBusy({True: None})
 
 
 class _Slot:
-    """Room for one connection, which may be open.
+    """The place of one connection, which may be open.
 
-    A context manager: it holds the slot's lock exactly while the connection is in use, or raises _BusyError. Both ends
-    are C code (see `_io`), so that no interruption loses a slot: the entry asks the lock and looks the answer up.
+    It is a context manager that holds the slot's lock exactly while the connection is in use, or raises _BusyError.
+    Both ends are C code (see `compat.io`), so that no interruption loses a slot. The entry tries the lock and looks the
+    result up in a dict that raises for False.
     """
 
     __slots__ = ("__enter__", "__exit__", "connection", "lent", "lock")
@@ -49,21 +52,21 @@ class _Slot:
         self.lock = threading.Lock()
         self.connection: Connection | None = None
         self.lent = False
-        self.__enter__ = map(_TAKEN.__getitem__, map(self.lock.acquire, repeat(False))).__next__
+        self.__enter__ = map(_RAISE_IF_BUSY.__getitem__, map(self.lock.acquire, repeat(False))).__next__
         self.__exit__ = self.lock.__exit__
 
 
 class Connections:
-    """Sends requests to one server, over `max_connections` connections at most; idle ones are reused.
+    """Sends requests to one server, over `max_connections` connections at most. Idle ones are reused.
 
-    The first slot that is free is taken, so as few connections are open as were ever needed at once.
+    A request takes the first free slot, so no more connections are open than were ever needed at once.
 
     Attributes:
-        latest: A connection that is being opened, or the latest that could not be; None: the latest one was opened.
+        latest: The connection that is being opened or could not be opened, or None if the latest one was opened.
 
     Args:
         settings: How to connect.
-        reserved: Connections of the limit that are opened elsewhere.
+        reserved: Number of connections within the limit that are opened elsewhere.
     """
 
     def __init__(self, settings: ConnectionSettings, reserved: int = 0) -> None:
@@ -72,42 +75,44 @@ class Connections:
         self.latest: Connection | None = None
         self._slots = [_Slot()]
         self._growing = threading.Lock()
-        # Of those who wait for a slot. One that is interrupted may leave its place here; a wake-up is wasted on it.
-        self._places: deque[Any] = deque()
+        # One locked lock for each waiting thread. An interrupted thread may leave its lock here, which wastes a
+        # wake-up.
+        self._waiters: deque[Any] = deque()
         self._closed = False
 
     @property
     def count(self) -> tuple[int, int]:
-        """Connections in use, and idle ones."""
-        mine = [slot for slot in self._slots if not slot.lent]
-        free = [slot for slot in mine if not slot.lock.locked()]
-        return len(mine) - len(free), sum(slot.connection is not None for slot in free)
+        """The number of connections in use, and of idle ones."""
+        own = [slot for slot in self._slots if not slot.lent]
+        free = [slot for slot in own if not slot.lock.locked()]
+        return len(own) - len(free), sum(slot.connection is not None for slot in free)
 
-    def exchange(self, commands: Sequence[Command], end: float, state: Sent, large: bool = False) -> list[Any]:
-        """Sends commands and returns their replies; an error reply is returned, not raised.
+    def exchange(self, commands: Sequence[Command], end: float, state: SendState, large: bool = False) -> list[Any]:
+        """Send commands and return their replies. An error reply is returned, not raised.
 
         Args:
             commands: The commands.
             end: When to stop waiting, by `monotonic`.
-            state: Is told when a byte may have left.
-            large: Makes no difference here.
+            state: Records whether a byte may have been sent.
+            large: Has no effect here.
 
         Raises:
-            redis.exceptions.RedisError: There is no connection, it broke, or no full answer came in time.
+            redis.exceptions.RedisError: There is no connection, it broke, or no complete answer came in time.
         """
         slot = self._slots[0]
         try:
             while True:
                 try:
                     with slot:
-                        # It goes back when all is answered: one whose replies may be pending is used by nobody.
+                        # It returns to the slot when all is answered. A connection with pending replies must not be
+                        # reused.
                         connection, slot.connection = slot.connection, None
                         try:
                             if self._closed:
                                 raise redis_errors.ConnectionError("the backend is closed")
                             if connection is None or not connection.usable or connection.settings is not self._settings:
                                 connection = self._replace(connection, end)
-                            found = connection.exchange(commands, end, state)
+                            replies = connection.exchange(commands, end, state)
                         except BaseException:
                             if connection is not None:
                                 connection.close()
@@ -115,12 +120,12 @@ class Connections:
                         if connection.settings is self._settings:
                             slot.connection = connection
                         else:
-                            connection.close()  # dropped meanwhile
-                        return found
+                            connection.close()  # all connections were dropped meanwhile
+                        return replies
                 except _BusyError:
-                    slot = self._free(end)
+                    slot = self._find_free(end)
         finally:
-            if self._places:
+            if self._waiters:
                 self._wake()
             if self._closed:
                 self._drop_idle()
@@ -135,10 +140,10 @@ class Connections:
         try:
             connection.open(max(0.001, end - monotonic()))
         except redis_errors.TimeoutError as error:
-            told = connection.opening.told_by(before.opening, error)
-            if told is error:
+            explained = connection.opening.explained_by(before.opening, error)
+            if explained is error:
                 self.latest = connection
-            raise told from None
+            raise explained from None
         except BaseException:
             self.latest = connection
             raise
@@ -146,13 +151,13 @@ class Connections:
         return connection
 
     def lend(self, end: float) -> Connection:
-        """Returns a connection of the caller's own, which is not open yet. It has room for it until it is closed.
+        """Return a connection for the caller alone, not open yet. It keeps its slot until it is closed.
 
-        Background threads ask for one; no signal interrupts them.
+        Only background threads call this, and no signal interrupts them.
         """
-        slot = self._free(end)
+        slot = self._find_free(end)
         while not slot.lock.acquire(False):
-            slot = self._free(end)
+            slot = self._find_free(end)
         slot.lent = True
         idle, slot.connection = slot.connection, None
         if idle is not None:
@@ -167,8 +172,8 @@ class Connections:
         connection.release = release
         return connection
 
-    def _free(self, end: float) -> _Slot:
-        """Returns a slot that seems to be free."""
+    def _find_free(self, end: float) -> _Slot:
+        """Return a slot that seems to be free, and wait until `end` for one."""
         while True:
             for slot in self._slots:
                 if not slot.lock.locked():
@@ -180,32 +185,32 @@ class Connections:
             self._wait(end)
 
     def _wait(self, end: float) -> None:
-        """Waits until one may be free."""
+        """Wait until a slot may be free."""
         left = end - monotonic()
         if left <= 0:
             raise redis_errors.TimeoutError("all connections are in use: raise max_connections") from None
-        place = threading.Lock()
-        place.acquire()
-        self._places.append(place)
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
         try:
-            # Whoever left before that has woken nobody.
+            # A slot that became free before the append has woken nobody.
             if all(slot.lock.locked() for slot in self._slots):
-                place.acquire(timeout=min(left, WAKE))
+                waiter.acquire(timeout=min(left, WAIT_STEP))
         finally:
             with contextlib.suppress(ValueError):
-                self._places.remove(place)
+                self._waiters.remove(waiter)
 
     def _wake(self) -> None:
         with contextlib.suppress(IndexError):
-            self._places.popleft().release()
+            self._waiters.popleft().release()
 
     def drop(self) -> None:
-        """Closes the idle connections now, and those in use when they come back. Others are opened when needed."""
+        """Close the idle connections now, and the others when they come back. Others are opened when needed."""
         self._settings = replace(self._settings)
         self._drop_idle()
 
     def close(self) -> None:
-        """Closes the idle connections now, and those in use when they come back. Who waits for one is told then."""
+        """Close the idle connections now, and the others when they come back. Threads that wait for one fail then."""
         self._closed = True
         self._drop_idle()
 

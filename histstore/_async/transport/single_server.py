@@ -1,0 +1,120 @@
+"""The transport to a single server: a host and port, a socket path, or the primary that Sentinels name."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from ...protocol.requests import Command
+from ...wire.opening import FRESH
+from ...wire.sending import SendState
+from ...wire.settings import ConnectionSettings
+from ..compat import io
+from .commit import GroupCommit
+from .connection import Connection
+from .connections import Connections
+
+
+class SingleServer:
+    """Sends every request to one server.
+
+    Attributes:
+        settings: How new connections are opened.
+        try_timeout: Timeout of one try in seconds.
+
+    Args:
+        settings: How to connect.
+        durable: Whether writes wait for confirmations.
+    """
+
+    def __init__(self, settings: ConnectionSettings, *, durable: bool) -> None:
+        self.settings = settings
+        self.try_timeout = settings.try_timeout
+        # One connection for requests, one to listen, one for the group commit. With fewer, durable writes use the
+        # first.
+        self._grouped = durable and settings.max_connections >= 3
+        self._connections = Connections(settings, int(self._grouped))
+        self._commits = GroupCommit(settings)
+        self._listeners: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+    @property
+    def address(self) -> str:
+        """The server's host and port, or the path of its socket."""
+        settings = self.settings
+        return settings.path or "{}:{}".format(*settings.address)
+
+    @property
+    def may_listen(self) -> bool:
+        """Whether a connection may be opened for listening, beside the one for requests."""
+        return self.settings.max_connections > 1
+
+    @property
+    def count(self) -> tuple[int, int]:
+        """The number of connections in use, and of idle ones."""
+        return self._connections.count
+
+    async def reconnect(self, settings: ConnectionSettings) -> None:
+        """Replace the connections by new ones with other settings."""
+        old_connections, old_commits = self._connections, self._commits
+        self.settings = settings
+        self._connections = Connections(settings, int(self._grouped))
+        self._commits = GroupCommit(settings)
+        await old_commits.close()
+        await old_connections.close()
+
+    def exchange(
+        self, key: bytes | None, commands: Sequence[Command], end: float, state: SendState, large: bool = False
+    ) -> Awaitable[list[Any]]:
+        """Send commands and return their replies, as `Transport.exchange` says."""
+        # No coroutine of its own: every call comes through here.
+        return self._connections.exchange(commands, end, state, large)
+
+    async def commit(
+        self, key: bytes | None, commands: Sequence[Command], end: float, state: SendState,
+        *, wait: Command, patience: float, large: bool,
+    ) -> tuple[list[Any], Any]:  # fmt: skip
+        """Send a durable write and the WAIT that covers it, as `Transport.commit` says."""
+        if large or not self._grouped:
+            # In a batch, a large write would delay the others.
+            *replies, acked = await self._connections.exchange([*commands, wait], end + patience, state, True)
+            return replies, acked
+        # A timeout of 0 has a different meaning in each place.
+        timeout = max(0.001, end - io.monotonic())
+        return await self._commits.exchange(commands, wait, timeout, patience, state)
+
+    async def subscribe(self, end: float) -> Connection:
+        """Open a connection to listen on, for the caller alone.
+
+        Raises:
+            redis.exceptions.RedisError: It could not be opened until `end`.
+        """
+        connection = await self._connections.lend(end)
+        await connection.open(self.try_timeout)
+        try:
+            connection.keep_alive()
+        except BaseException:
+            await connection.close()
+            raise
+        self._listeners.add(connection)
+        return connection
+
+    def opening_error(self, now: float) -> Exception | None:
+        """Return why a connection could not be opened a short time ago, or None. Each caller gets its own error."""
+        for latest in (self._commits.latest, self._connections.latest):
+            # A failure of long ago explains nothing: other connections may have served since then.
+            if latest is not None and latest.opening.ended > now - FRESH:
+                return latest.opening.timeout_error()
+        return None
+
+    async def drop(self) -> None:
+        """Close all connections, each after its pending requests are answered. Others are opened when needed."""
+        await self._connections.drop()
+        await self._commits.drop()
+        for connection in list(self._listeners):
+            connection.interrupt()
+
+    async def close(self) -> None:
+        """Close the connections for good. Pending requests are answered first, or fail."""
+        await self._commits.close()
+        await self._connections.close()

@@ -1,0 +1,113 @@
+# Generated from histstore/_async/transport/self_test.py by tools/unasync.py; do not edit.
+"""The self-test of a server before its first call: commands and permissions, role, eviction policy."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from redis import exceptions as redis_errors
+
+from ...errors import BackendConfigError
+from ...policy import Durability
+from ...protocol import requests
+from ...protocol.keys import run_keys
+from ...protocol.requests import Command
+from ...snapshot import RunId
+from ...wire.faults import classify, explain
+from ...wire.health import ROLE, Role, eviction_policy, problems_of
+from ...wire.sending import SendState
+from ..compat import io
+from .transport import Transport
+
+TEST_EVERY: Final = 1.0
+"""Seconds between two self-tests of a server that is loading, full or read-only."""
+
+log = logging.getLogger("histstore")
+
+
+class SelfTest:
+    """Runs every command that the library uses, once, before the first call.
+
+    Attributes:
+        passed: Whether the server has passed. False again after an embedded server may have died.
+        prepare: Called before the test, until it succeeds: starts the embedded server. None: nothing to start.
+        lock: Held while a test runs.
+
+    Args:
+        transport: Sends the commands.
+        durability: What writes wait for.
+        namespace: Prefix of the test's scratch key.
+        role: Records the server's role.
+        prepare: See Attributes.
+        warned: The warnings already logged. All runners of a backend share it, so each warning is logged once.
+    """
+
+    def __init__(
+        self, transport: Transport, durability: Durability, namespace: str, role: Role,
+        *, prepare: Callable[[], None] | None, warned: set[str],
+    ) -> None:  # fmt: skip
+        self._transport = transport
+        self._durability = durability
+        self._namespace = namespace
+        self._role = role
+        self._warned = warned
+        self._next = -math.inf
+        self.prepare = prepare
+        self.passed = False
+        self.lock = io.Lock()
+
+    def forget(self) -> None:
+        """Test an embedded server again, because it may have died. The next try then starts it."""
+        if self.prepare is not None:
+            self.passed = False
+
+    def run(self, end: float, check_open: Callable[[], None]) -> None:
+        """Start the embedded server if there is one, and test the server.
+
+        Args:
+            end: When to stop waiting, by `monotonic`.
+            check_open: Raises BackendError if the backend is closed.
+
+        Raises:
+            BackendConfigError: The server lacks a command or a permission, or cannot be as durable as asked.
+            BackendError: The backend is closed, or the embedded server does not start.
+            redis.exceptions.RedisError: The server could not be asked.
+        """
+        timeout = max(0.001, end - io.monotonic())
+        with io.Held(self.lock, timeout, redis_errors.TimeoutError, "no answer in time"):
+            if self.passed:
+                return
+            if self.prepare is not None:
+                check_open()
+                self.prepare()
+            if io.monotonic() < self._next:
+                return
+            call = requests.probe(run_keys(self._namespace, f"probe-{RunId.new()}"))
+            commands: Sequence[Command] = call.commands(False, False)
+            if self._durability.fsync:
+                commands = [*commands, ("WAITAOF", "1", "0", "1")]
+            replies = self._transport.exchange(call.key, commands, end, SendState())
+            problems = problems_of(commands, replies)
+            faults = [classify(problem, sent=False) for problem in problems]
+            if any(not fault.retry for fault in faults):
+                found = explain(problems, sent=False)
+                raise BackendConfigError(f"the server refuses what histstore needs: {found}") from problems[0]
+            self._role.record(replies[list(commands).index(ROLE)], io.monotonic())
+            if problems:
+                # The server is loading, full or read-only. The call itself may still succeed.
+                self._next = io.monotonic() + TEST_EVERY
+                return
+            self._warn_of_eviction(eviction_policy(replies))
+            self.passed = True
+
+    def _warn_of_eviction(self, policy: str | None) -> None:
+        if policy not in (None, "noeviction") and policy not in self._warned:
+            self._warned.add(str(policy))
+            log.warning(
+                "the server may evict conversations when its memory is full (maxmemory-policy %s): "
+                "set it to noeviction",
+                policy,
+            )

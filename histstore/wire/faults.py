@@ -1,0 +1,210 @@
+"""The fault table: what each failure proves about the request that was sent, and what somebody has to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import redis.exceptions as redis_errors
+
+from ..errors import one_line
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Describe what a failure proves about the request that it answered.
+
+    Attributes:
+        definite: Whether the request was certainly not applied.
+        retry: Whether another try may help.
+        elsewhere: Whether another server may be the right one by now. The caller then drops its connections, so that
+            the next try looks the server's name up again.
+        advice: What somebody has to do about it.
+        config: Whether a setting of the client or the server is wrong. Such a fault is no outage.
+    """
+
+    definite: bool
+    retry: bool
+    elsewhere: bool = field(default=False, compare=False)
+    advice: str = field(default="", compare=False)
+    config: bool = field(default=False, compare=False)
+
+
+_UNKNOWN: Final = Fault(definite=False, retry=True)
+_UNSENT: Final = Fault(definite=True, retry=True)
+
+
+def mistake(advice: str) -> Fault:
+    """Return the fault of a request that failed because of a wrong setting."""
+    return Fault(definite=True, retry=False, advice=advice, config=True)
+
+
+FAULTS: Final[dict[str, Fault]] = {
+    # The server refused before it ran anything. It, or another server, may accept the request later.
+    "NOSCRIPT": Fault(True, True),
+    "READONLY": Fault(True, True, True, "the server is a replica: connect to the primary"),
+    "MOVED": Fault(True, True, advice="Redis Cluster is not supported: connect to a single server"),
+    "ASK": Fault(True, True, advice="Redis Cluster is not supported: connect to a single server"),
+    "LOADING": Fault(True, True, True, "wait until the server has loaded its data"),
+    "MASTERDOWN": Fault(True, True, True, "the server is a replica without a primary: connect to the primary"),
+    "CLUSTERDOWN": Fault(True, True, True, "look at CLUSTER INFO: the cluster serves no keys"),
+    "TRYAGAIN": Fault(True, True),
+    "MISCONF": Fault(True, True, advice="the server cannot write to its disk: its log says why"),
+    "NOREPLICAS": Fault(True, True, advice="connect the replicas that min-replicas-to-write asks for"),
+    "BUSY": Fault(True, True, advice="a script of somebody else's runs for too long: SCRIPT KILL ends it"),
+    "OOM": Fault(True, True, advice="the server's memory is full: raise maxmemory, or delete runs"),
+    "ERR max number of clients reached": Fault(True, True, advice="raise the server's maxclients"),
+    # A retry is useless until somebody changes a setting.
+    "NOAUTH": mistake("give the URL a user and a password"),
+    "WRONGPASS": mistake("check the user and the password"),
+    "NOPERM": mistake("allow the user what deploy/users.acl lists"),
+    "ERR unknown command": mistake("use Redis 6.2, Valkey 7.2 or later, with no command renamed"),
+    "WAITAOF": mistake("use Redis 7.2, Valkey 7.2 or later with appendonly yes, or Durability(fsync=False)"),
+    # Our scripts read every key before they write any, or they undo their writes.
+    "WRONGTYPE": Fault(True, False),
+}
+"""Faults by the first words of the server's error reply, valid for a request that was sent once.
+
+The outcome of every other error is unknown. The error may come from the middle of a script, and Redis does not roll
+scripts back.
+"""
+
+_BEFORE_THE_FIRST_WRITE: Final = frozenset({"READONLY", "MISCONF", "NOREPLICAS", "OOM"})
+"""Errors that a server raises inside a script at its first write or not at all.
+
+The server's role, a broken disk and missing replicas do not change while a script runs, and they refuse all of its
+writes. Full memory refuses no write of a script that has already written.
+"""
+
+_STALE: Final = "Can not execute the command on a stale replica"
+"""The wording of MASTERDOWN inside a script. The server refuses the script's first read, so nothing was written."""
+
+# Redis 6 wraps an error that a script raised: "ERR Error running script (call to f_4ca238): @user_script:1: -OOM
+# command not …".
+_WRAPPED: Final = re.compile(r"user_script: ?\d+: -?([A-Z]+)\b")
+
+# Valkey 9.1 leaves the digest out: "… script: on @user_script:93."
+_QUOTED: Final = re.compile(r", with args beginning| script: (?:[0-9a-f]{40}|on @user_script)")
+
+_NAMED_BY_TYPE: Final[tuple[tuple[type[Exception], str], ...]] = (
+    # redis-py cuts the first word off the texts of the errors that it has classes for.
+    (redis_errors.NoScriptError, "NOSCRIPT"),
+    (redis_errors.ReadOnlyError, "READONLY"),
+    (redis_errors.MovedError, "MOVED"),
+    (redis_errors.AskError, "ASK"),
+    (redis_errors.BusyLoadingError, "LOADING"),
+    (redis_errors.MasterDownError, "MASTERDOWN"),
+    (redis_errors.ClusterDownError, "CLUSTERDOWN"),
+    (redis_errors.TryAgainError, "TRYAGAIN"),
+    (redis_errors.OutOfMemoryError, "OOM"),
+    (redis_errors.NoPermissionError, "NOPERM"),
+    (redis_errors.AuthenticationError, "NOAUTH"),
+    (redis_errors.AuthorizationError, "NOAUTH"),
+)
+
+
+def classify(error: Exception, *, sent: bool) -> Fault:
+    """Return what `error` proves about a request.
+
+    Args:
+        error: The error from sending the request or from reading its reply.
+        sent: Whether a byte of the request may have been sent.
+    """
+    if isinstance(error, OpeningError | OpeningTimeoutError):
+        return error.fault
+    for kind, word in _NAMED_BY_TYPE:
+        if isinstance(error, kind):
+            # The first word, if it is still there, is more precise: a missing and a wrong password share one class.
+            first = str(error).split(" ", 1)[0]
+            return FAULTS.get(first, FAULTS[word])
+    if not isinstance(error, redis_errors.ResponseError):
+        return _UNKNOWN if sent else _UNSENT
+    text = str(error)
+    if "WRONGTYPE" in text:
+        # A script meets a foreign type before its first write.
+        return FAULTS["WRONGTYPE"]
+    if _STALE in text:
+        return FAULTS["MASTERDOWN"]
+    undone = isinstance(error, UndoneError)
+    # An error from inside a script names the script. Then it is definite only if our script has undone its writes.
+    inside = "script: " in text or "user_script" in text
+    wrapped = _WRAPPED.search(text)
+    for words, fault in FAULTS.items():
+        if (wrapped is not None and wrapped[1] == words) or text.startswith(words):
+            if undone or not inside or words == "NOSCRIPT" or words in _BEFORE_THE_FIRST_WRITE:
+                return fault
+            break
+    # Servers word it as NOPERM, "… permissions …", "… can't run this command …" or "… can't access … keys …".
+    denied = any(words in text for words in ("NOPERM", "permission", "can't run this command", "can't access"))
+    definite = undone or not sent
+    if denied:
+        return Fault(definite, not definite, advice=FAULTS["NOPERM"].advice)
+    return Fault(definite, retry=True)
+
+
+class OpeningError(redis_errors.ConnectionError):
+    """Report a connection that could not be opened. No request was sent over it.
+
+    Attributes:
+        fault: Whether another try may help, and what to do.
+    """
+
+    def __init__(self, text: str, fault: Fault = _UNSENT) -> None:
+        super().__init__(text)
+        self.fault = fault
+
+
+class OpeningTimeoutError(redis_errors.TimeoutError):
+    """Report a connection that was not open in time. No request was sent over it.
+
+    Attributes:
+        fault: Whether another try may help, and what to do.
+    """
+
+    def __init__(self, text: str, fault: Fault = _UNSENT) -> None:
+        super().__init__(text)
+        self.fault = fault
+
+
+class UndoneError(redis_errors.ResponseError):
+    """Report a script that failed half-way and has undone its writes."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether a server's error proves that a key holds something that histstore did not write.
+
+    A foreign type is such an error. So is a script that cannot compute with the value it read: "attempt to compare
+    nil with …".
+    """
+    text = str(error)
+    return isinstance(error, redis_errors.ResponseError) and (
+        "WRONGTYPE" in text or ("user_script" in text and "attempt to " in text)
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's text without any quoted part of a command and without a script's digest."""
+    return unquoted(str(error)) or type(error).__name__
+
+
+def unquoted(text: str) -> str:
+    """Return a server's text without the quoted part of a command, which may be a password or a message."""
+    return _QUOTED.split(text, 1)[0]
+
+
+_FOLLOWS: Final = re.compile(r"EXECABORT|ERR EXEC without MULTI|ERR DISCARD without MULTI")
+"""Errors that only follow from an earlier refusal. Some of them quote that refusal once more."""
+
+SHOWN: Final = 170
+"""Longest quotation of a server's message in characters, so that the advice after it is never cut."""
+
+
+def explain(problems: Sequence[Exception], sent: bool) -> str:
+    """Return one text for failures with one cause: the first failure's text, and each piece of advice once."""
+    causes = [problem for problem in problems if not _FOLLOWS.match(str(problem))] or problems
+    found = list(dict.fromkeys(describe(problem) for problem in causes))
+    advice = dict.fromkeys(classify(problem, sent=sent).advice for problem in causes)
+    more = f" (and {len(found) - 1} more of this kind)" if len(found) > 1 else ""
+    return ": ".join([one_line(found[0].rstrip("."), SHOWN) + more, *filter(None, advice)])
