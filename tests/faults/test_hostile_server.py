@@ -101,7 +101,7 @@ async def test_what_a_server_announces_is_bounded(
     flavour: Shell, answer: str, hostile: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A typed error within the deadline, and memory for what has come, not for what was announced."""
-    monkeypatch.setattr(resp, "LARGEST", 16 * MIB)
+    monkeypatch.setattr(resp, "MAX_REPLY", 16 * MIB)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     async def work() -> None:

@@ -365,7 +365,7 @@ async def test_a_connection_that_failed_before_explains_nothing_later(
             with pytest.raises(BackendUnavailableError, match="maxclients"):
                 await store.append(message("b" * 300_000))
             raw.config_set("maxclients", 1000)
-        failed = backend._runner.transport._connections.latest
+        failed = backend._runner.transport._connections.opener.latest
         failed.opening.ended -= FRESH
         between.stall()
         found = await asyncio.gather(

@@ -29,6 +29,7 @@ from histstore import (
     ConflictError,
     ConversationSnapshot,
     Durability,
+    Event,
     Expect,
     HistoryStore,
     HistoryStoreError,
@@ -43,6 +44,7 @@ from histstore import (
     LockTimeoutError,
     Message,
     NotReplicatedError,
+    Observer,
     OutcomeUnknownError,
     Page,
     RedisBackend,
@@ -245,8 +247,18 @@ async def backends(client: redis.asyncio.Redis) -> None:
         retry=RetryPolicy(),
         durability=Durability(),
         max_snapshot_bytes=1 << 20,
+        observer=Timer(),
     )
     RedisBackend.embedded("data", run_ttl=None, retry=None, durability=None)
+
+
+class Timer(Observer):
+    def finished(self, event: Event) -> None:
+        assert_type(event.seconds, float)
+        assert_type(event.run, tuple[str, str] | None)
+        assert_type(event.error, BaseException | None)
+        if event.outcome == "answered":
+            assert_type(event.answer, str | None)
 
 
 def options_that_do_not_exist(client: redis.asyncio.Redis, blocking: redis.Redis) -> None:
@@ -256,6 +268,7 @@ def options_that_do_not_exist(client: redis.asyncio.Redis, blocking: redis.Redis
     RedisBackend.from_url(retry=3)  # type: ignore[arg-type]
     RedisBackend.from_url(durability=RetryPolicy())  # type: ignore[arg-type]
     RedisBackend.from_url(namespace=None)  # type: ignore[arg-type]
+    RedisBackend.from_url(observer=Timer)  # type: ignore[arg-type]
     RedisBackend.from_url(max_snapshot_bytes=1.5)  # type: ignore[arg-type]
     RedisBackend.embedded(run_tll=3)  # type: ignore[call-arg]
     RedisBackend.embedded(keep_revisions="many")  # type: ignore[arg-type]

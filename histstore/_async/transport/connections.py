@@ -14,8 +14,9 @@ from redis import exceptions as redis_errors
 from ...protocol.requests import Command
 from ...wire.sending import SendState
 from ...wire.settings import ConnectionSettings
-from ..compat.io import monotonic
+from ..compat import io
 from .connection import Connection
+from .opener import Opener
 from .pool import Pool
 from .wire import replies_of
 
@@ -52,7 +53,7 @@ class Connections:
     then it takes the place of an unshared connection; if all of those are in use, it is closed at once.
 
     Attributes:
-        latest: The connection that is being opened or could not be opened, or None if the latest one was opened.
+        opener: Opens the connections.
 
     Args:
         settings: How to connect.
@@ -64,10 +65,10 @@ class Connections:
         limit = settings.max_connections - reserved
         # A single connection cannot be both shared and kept for one caller's large request.
         self._shared_limit = min(MAX_SHARED, limit // 2)
-        self._pool = Pool(settings, limit - self._shared_limit, self._open)
+        self.opener = Opener()
+        self._pool = Pool(settings, limit - self._shared_limit, self.opener)
         self._shared: list[Connection] = []
         self._retired: set[Connection] = set()
-        self.latest: Connection | None = None
         self._opening: asyncio.Task[Connection] | None = None
         self._refused = False
         # An OrderedDict keeps the order, and any of many waiters can leave at once.
@@ -110,7 +111,7 @@ class Connections:
         """Return a shared connection that has room, preferably one whose replies come promptly."""
         for shared in self._shared:
             pending = shared.wire.pending
-            if (not pending or pending[0].began > monotonic() - SLOW_AFTER) and _has_room(shared):
+            if (not pending or pending[0].began > io.monotonic() - SLOW_AFTER) and _has_room(shared):
                 return shared
         if len(self._shared) < self._shared_limit and not self._refused:
             return None  # another connection is better than a slow one
@@ -161,28 +162,9 @@ class Connections:
 
     def _open_another(self) -> None:
         if self._opening is None and len(self._shared) < self._shared_limit and not self._closed:
-            opening = self._open(self._settings, self._settings.connect_timeout)
+            opening = self.opener.open(self._settings, self._settings.connect_timeout)
             self._opening = asyncio.create_task(opening, name="histstore-connect")
             self._opening.add_done_callback(self._on_opened)
-
-    async def _open(self, settings: ConnectionSettings, timeout: float) -> Connection:
-        """Open a connection within `timeout` seconds."""
-        connection = Connection(settings)
-        before = self.latest
-        if before is None:
-            before = self.latest = connection
-        try:
-            await connection.open(timeout)
-        except redis_errors.TimeoutError as error:
-            explained = connection.opening.explained_by(before.opening, error)
-            if explained is error:
-                self.latest = connection
-            raise explained from None
-        except BaseException:
-            self.latest = connection
-            raise
-        self.latest = None
-        return connection
 
     async def lend(self, end: float) -> Connection:
         """Return a connection for the caller alone, not open yet. It keeps its place until it is closed."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -13,8 +13,9 @@ from redis import exceptions as redis_errors
 from ...protocol.requests import Command
 from ...wire.sending import SendState
 from ...wire.settings import ConnectionSettings
-from ..compat.io import monotonic
+from ..compat import io
 from .connection import Connection
+from .opener import Opener
 
 
 class _Slots:
@@ -77,17 +78,12 @@ class Pool:
     Args:
         settings: How to connect.
         limit: Limit of connections.
-        open_connection: Opens a connection with given settings, within a number of seconds.
+        opener: Opens the connections.
     """
 
-    def __init__(
-        self,
-        settings: ConnectionSettings,
-        limit: int,
-        open_connection: Callable[[ConnectionSettings, float], Awaitable[Connection]],
-    ) -> None:
+    def __init__(self, settings: ConnectionSettings, limit: int, opener: Opener) -> None:
         self._settings = settings
-        self._open_connection = open_connection
+        self._opener = opener
         self._idle: list[Connection] = []
         # A connection that is in use, lent or borrowed takes a place. Idle ones take none, but never outnumber the free
         # places.
@@ -111,7 +107,7 @@ class Pool:
         self.busy += 1
         connection = None
         try:
-            connection = await self._get(max(0.001, end - monotonic()))
+            connection = await self._get(max(0.001, end - io.monotonic()))
             replies = await connection.wire.ask(commands, end, state)
         except BaseException:
             if connection is not None:
@@ -134,7 +130,7 @@ class Pool:
             await connection.close()
         if self._closed:
             raise redis_errors.ConnectionError("the backend is closed")
-        return await self._open_connection(self._settings, timeout)
+        return await self._opener.open(self._settings, timeout)
 
     async def lend(self, end: float) -> Connection:
         """Return a connection that is not open yet. It keeps its place until it is closed."""
@@ -170,7 +166,7 @@ class Pool:
 
     async def drop(self) -> None:
         """Close the idle connections now, and each other one when it comes back."""
-        self._settings = replace(self._settings)
+        self._settings = copy.copy(self._settings)
         while self._idle:
             await self._idle.pop().close()
 

@@ -101,7 +101,7 @@ class SingleServer:
 
     def opening_error(self, now: float) -> Exception | None:
         """Return why a connection could not be opened a short time ago, or None. Each caller gets its own error."""
-        for latest in (self._commits.latest, self._connections.latest):
+        for latest in (self._commits.latest, self._connections.opener.latest):
             # A failure of long ago explains nothing: other connections may have served since then.
             if latest is not None and latest.opening.ended > now - FRESH:
                 return latest.opening.timeout_error()

@@ -106,14 +106,9 @@ class Wire(asyncio.Protocol):
     # --------------------------------------------------------------------------------------- requests
 
     async def ask(self, commands: Sequence[Command], end: float, state: SendState) -> list[Any]:
-        """Send commands and return their replies. An error reply is returned, not raised.
+        """Send commands as `send` does, and return their replies. An error reply is returned, not raised.
 
         Cancelling the caller does not affect other requests.
-
-        Args:
-            commands: The commands.
-            end: When to stop waiting, by `monotonic`.
-            state: Records whether a byte may have been sent.
 
         Raises:
             redis.exceptions.ConnectionError: The connection broke.

@@ -65,15 +65,7 @@ class GroupCommit:
 
         A caller that is interrupted, or out of time, returns at once. A write that was not sent by then is never sent.
 
-        Args:
-            commands: The writes.
-            wait: The command that waits for the confirmations.
-            timeout: Timeout of the replies to the writes, in seconds.
-            patience: Additional seconds for the reply to `wait`.
-            state: Records whether a byte may have been sent.
-
-        Raises:
-            redis.exceptions.RedisError: There is no connection, it broke, or no reply came in time.
+        `Transport.commit` describes the arguments; `timeout` is that of the replies to the writes, in seconds.
         """
         job = _Job(commands, timeout, state)
         # True until it is certain that nobody sends the job: an interruption of this thread leaves it in the queue.

@@ -74,9 +74,9 @@ class Connection:
             OpeningError: It failed; the text names the phase and the cause.
             OpeningTimeoutError: It took too long.
         """
+        _register.add(self)
         bound = min(timeout, self.settings.connect_timeout)
         opening = self.opening = Opening(self.settings, bound)
-        _register.add(self)
         try:
             self._open(opening, monotonic() + bound)
         except _OPENING_ERRORS as error:

@@ -17,6 +17,7 @@ from ...wire.sending import SendState
 from ...wire.settings import ConnectionSettings
 from ..compat.io import monotonic
 from .connection import Connection
+from .opener import Opener
 
 WAIT_STEP: Final = 0.05
 """Seconds after which a waiting thread looks for a free connection without having been woken."""
@@ -62,7 +63,7 @@ class Connections:
     A request takes the first free slot, so no more connections are open than were ever needed at once.
 
     Attributes:
-        latest: The connection that is being opened or could not be opened, or None if the latest one was opened.
+        opener: Opens the connections.
 
     Args:
         settings: How to connect.
@@ -70,9 +71,9 @@ class Connections:
     """
 
     def __init__(self, settings: ConnectionSettings, reserved: int = 0) -> None:
+        self.opener = Opener()
         self._settings = settings
         self._limit = settings.max_connections - reserved
-        self.latest: Connection | None = None
         self._slots = [_Slot()]
         self._growing = threading.Lock()
         # One locked lock for each waiting thread. An interrupted thread may leave its lock here, which wastes a
@@ -133,22 +134,7 @@ class Connections:
     def _replace(self, old: Connection | None, end: float) -> Connection:
         if old is not None:
             old.close()
-        connection = Connection(self._settings)
-        before = self.latest
-        if before is None:
-            before = self.latest = connection
-        try:
-            connection.open(max(0.001, end - monotonic()))
-        except redis_errors.TimeoutError as error:
-            explained = connection.opening.explained_by(before.opening, error)
-            if explained is error:
-                self.latest = connection
-            raise explained from None
-        except BaseException:
-            self.latest = connection
-            raise
-        self.latest = None
-        return connection
+        return self.opener.open(self._settings, max(0.001, end - monotonic()))
 
     def lend(self, end: float) -> Connection:
         """Return a connection for the caller alone, not open yet. It keeps its slot until it is closed.

@@ -1,17 +1,11 @@
-"""What each failure says about a request, row by row, and the policies."""
+"""What each failure says about a request, row by row."""
 
 from __future__ import annotations
 
-import pickle
-from typing import Any
-
 import pytest
 import redis.exceptions as redis_errors
-from tenacity import RetryCallState, Retrying
 
-from histstore import Durability, RetryPolicy, SnapshotError
 from histstore.wire.faults import FAULTS, Fault, UndoneError, classify, describe
-from histstore.wire.retrying import RetryableError, tenacity_options
 
 LATER, NEVER = Fault(definite=True, retry=True), Fault(definite=True, retry=False)
 UNKNOWN = Fault(definite=False, retry=True)
@@ -168,115 +162,3 @@ def test_describe_quotes_no_arguments() -> None:
 def test_describe_leaves_out_which_script_it_was(end: str) -> None:
     """The latter is how Valkey 9.1 words it."""
     assert describe(redis_errors.ResponseError(f"READONLY You can't write. {end}")) == "READONLY You can't write."
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"attempts": 0}, {"attempts": -1}, {"attempts": 1.0}, {"attempts": True}, {"attempts": None},
-        {"deadline": 0}, {"deadline": -1}, {"deadline": float("nan")}, {"deadline": float("inf")}, {"deadline": "1"},
-        {"base": -0.1}, {"base": float("inf")}, {"base": None}, {"cap": -1}, {"cap": True},
-    ],
-    ids=repr,
-)  # fmt: skip
-def test_a_wrong_policy_cannot_be_made(wrong: dict[str, Any]) -> None:
-    """The error names the option."""
-    with pytest.raises(SnapshotError, match=f"RetryPolicy.{next(iter(wrong))}"):
-        RetryPolicy(**wrong)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"replicas": -1}, {"replicas": 1.0}, {"replicas": True}, {"fsync": 1}, {"fsync": None},
-        {"timeout": 0}, {"timeout": 0.0001}, {"timeout": float("inf")}, {"timeout": "1"},
-    ],
-    ids=repr,
-)  # fmt: skip
-def test_a_wrong_durability_cannot_be_made(wrong: dict[str, Any]) -> None:
-    """A timeout of nothing would be WAIT's "for ever"."""
-    with pytest.raises(SnapshotError, match=f"Durability.{next(iter(wrong))}"):
-        Durability(**wrong)
-
-
-def test_defaults_and_values() -> None:
-    """The documented defaults; frozen, comparable, picklable."""
-    assert RetryPolicy() == RetryPolicy(attempts=6, deadline=30.0, base=0.05, cap=2.0)
-    assert Durability() == Durability(replicas=0, fsync=False, timeout=1.0)
-    for value, name in ((RetryPolicy(attempts=2), "attempts"), (Durability(replicas=1), "replicas")):
-        assert pickle.loads(pickle.dumps(value)) == value
-        with pytest.raises(AttributeError):
-            setattr(value, name, 3)
-
-
-@pytest.mark.parametrize(
-    ("durability", "command", "wanted"),
-    [
-        (Durability(), ("WAIT", "0", "1000"), 0),
-        (Durability(replicas=2, timeout=0.25), ("WAIT", "2", "250"), 2),
-        (Durability(fsync=True), ("WAITAOF", "1", "0", "1000"), 1),
-        (Durability(replicas=1, fsync=True, timeout=0.0015), ("WAITAOF", "1", "1", "2"), 2),
-    ],
-)
-def test_what_a_durable_save_waits_for(durability: Durability, command: tuple[Any, ...], wanted: int) -> None:
-    """WAIT for replicas, WAITAOF with the disk; never 0 milliseconds."""
-    assert (durability.command(), durability.wanted) == (command, wanted)
-
-
-def pauses(policy: RetryPolicy, left: float | None = None) -> tuple[int, list[float]]:
-    """Tries, and the pauses between them, of a call that always fails and has so many seconds left."""
-    slept: list[float] = []
-    tries = 0
-
-    def fail() -> None:
-        nonlocal tries
-        tries += 1
-        raise RetryableError(ValueError())
-
-    with pytest.raises(RetryableError):
-        Retrying(sleep=slept.append, **tenacity_options(policy, policy.deadline if left is None else left))(fail)
-    return tries, slept
-
-
-def test_the_policy_as_tenacity_runs_it() -> None:
-    """So many tries in all; jittered pauses that may double up to the cap; none past the deadline."""
-    runs = [pauses(RetryPolicy(attempts=8, base=0.5, cap=3.0, deadline=840)) for _ in range(200)]
-    assert {tries for tries, _ in runs} == {8}
-    for number in range(7):
-        bound = min(3.0, 0.5 * 2**number)
-        found = [slept[number] for _, slept in runs]
-        assert all(0 <= pause <= bound for pause in found)
-        assert max(found) > bound / 2 > min(found), "no jitter over the whole length"
-    assert pauses(RetryPolicy(attempts=1)) == (1, [])
-    tries, slept = pauses(RetryPolicy(attempts=50, base=10, cap=10, deadline=5.0), 1e-6)
-    assert (tries, slept) == (1, [])
-
-
-def test_what_is_not_retryable_is_not_tried_again() -> None:
-    """Only failures that were found to be worth another try get one."""
-    seen: list[RetryCallState] = []
-
-    def fail() -> None:
-        raise KeyError
-
-    with pytest.raises(KeyError):
-        Retrying(sleep=lambda _: None, after=seen.append, **tenacity_options(RetryPolicy(), 30.0))(fail)
-    assert seen == []
-
-
-@pytest.mark.parametrize(
-    ("durability", "reply", "copies"),
-    [
-        (Durability(replicas=1, fsync=True), [0, 2], 1),
-        (Durability(replicas=1, fsync=True), [1, 0], 1),
-        (Durability(replicas=1, fsync=True), [1, 3], 2),
-        (Durability(fsync=True), [0, 1], 0),
-        (Durability(fsync=True), [1, 0], 1),
-        (Durability(replicas=2), 3, 2),
-        (Durability(replicas=2), 1, 1),
-        (Durability(replicas=2), TimeoutError("lost"), 0),
-    ],
-)
-def test_a_replica_does_not_stand_in_for_the_disk(durability: Durability, reply: object, copies: int) -> None:
-    """Each kind of copy counts up to what was asked of it, so that `wanted` is only reached by all of them."""
-    assert durability.copies(reply) == copies

@@ -1,0 +1,160 @@
+"""The runner over a transport without a server: it decides by what the transport says, and by nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError, ResponseError
+
+from histstore import BackendUnavailableError, Durability, OutcomeUnknownError, RetryPolicy
+from histstore._async.transport.runner import Delivery, Runner
+from histstore._async.transport.transport import Listener
+from histstore.protocol.keys import run_keys
+from histstore.protocol.requests import NO_LEASE, Call, Command, Where, delete
+from histstore.snapshot import Attempt, Revision, RunId
+from histstore.wire.sending import SendState
+
+FAST = RetryPolicy(attempts=3, deadline=10.0, base=0.0, cap=0.0)
+LOST = ConnectionError("the server closed the connection")
+
+
+class Scripted:
+    """A transport that plays a list of answers. This is all that a cluster has to provide.
+
+    Args:
+        answers: For each request: whether it left, and the reply or the error of the connection.
+    """
+
+    address = "nowhere:0"
+    try_timeout = 5.0
+    may_listen = False
+    count = (0, 0)
+
+    def __init__(self, *answers: tuple[bool, Any]) -> None:
+        self.answers = list(answers)
+        self.sent: list[tuple[bytes | None, Sequence[Command]]] = []
+        self.waits: list[Command] = []
+        self.drops = 0
+
+    async def exchange(
+        self, key: bytes | None, commands: Sequence[Command], end: float, state: SendState, large: bool = False
+    ) -> list[Any]:
+        self.sent.append((key, commands))
+        left, answer = self.answers.pop(0)
+        state.sent = state.sent or left
+        if isinstance(answer, ConnectionError):
+            raise answer
+        return [answer]
+
+    async def commit(
+        self, key: bytes | None, commands: Sequence[Command], end: float, state: SendState,
+        *, wait: Command, patience: float, large: bool,
+    ) -> tuple[list[Any], Any]:  # fmt: skip
+        self.waits.append(wait)
+        return await self.exchange(key, commands, end, state, large), 1
+
+    async def subscribe(self, end: float) -> Listener:
+        raise ConnectionError("nobody to listen to")
+
+    def opening_error(self, now: float) -> Exception | None:
+        return None
+
+    async def drop(self) -> None:
+        self.drops += 1
+
+    async def close(self) -> None:
+        pass
+
+
+def write() -> Call:
+    """Returns a call whose outcome matters."""
+    revision = Revision(1, b"e" * 16)
+    where = Where("n", RunId("run"), run_keys("n", RunId("run")))
+    attempt = Attempt("delete", "n", "run", revision, revision, b"t" * 16)
+    return delete(where, attempt, revision.etag, NO_LEASE, False)
+
+
+def runner(transport: Scripted, durability: Durability | None = None) -> Runner:
+    made = Runner(transport, durability or Durability(), "n")
+    made.self_test.passed = True
+    return made
+
+
+GONE = [b"deleted"]
+
+
+async def test_an_answer_is_returned() -> None:
+    """The runner sends once, to the key's server."""
+    transport, delivery, call = Scripted((True, GONE)), Delivery(), write()
+    assert await runner(transport).run(call, FAST, delivery) == (GONE, None)
+    assert [key for key, _ in transport.sent] == [call.key]
+    assert (delivery.sent, delivery.ambiguous) == (True, False)
+
+
+@pytest.mark.parametrize("answers", [[(False, LOST)], [(True, ResponseError("READONLY you can't write"))]])
+async def test_what_was_certainly_not_applied_is_sent_as_a_first_request(answers: list[Any]) -> None:
+    """A request that never left, or that a server refused before it ran, is simply sent again."""
+    transport = Scripted(*answers, (True, GONE))
+    assert (await runner(transport).run(write(), FAST))[0] == GONE
+    (_, first), (_, second) = transport.sent
+    assert first == second
+
+
+async def test_what_may_have_been_applied_is_sent_as_a_copy() -> None:
+    """The copy names itself, and the delivery stays ambiguous."""
+    transport, delivery = Scripted((True, LOST), (True, GONE)), Delivery()
+    await runner(transport).run(write(), FAST, delivery)
+    (_, [first]), (_, [second]) = transport.sent
+    assert first != second
+    assert sum(one != other for one, other in zip(first, second, strict=True)) == 1
+    assert delivery.ambiguous
+
+
+async def test_a_write_that_was_sent_ends_as_unknown_and_one_that_was_not_as_unavailable() -> None:
+    """A later definite refusal proves nothing about the earlier copy."""
+    with pytest.raises(OutcomeUnknownError):
+        await runner(Scripted((True, LOST), (False, LOST), (False, LOST))).run(write(), FAST)
+    with pytest.raises(BackendUnavailableError):
+        await runner(Scripted(*[(False, LOST)] * 3)).run(write(), FAST)
+
+
+async def test_a_missing_script_is_sent_in_full_within_the_same_try() -> None:
+    """Nothing ran, so it is no retry."""
+    transport = Scripted((True, ResponseError("NOSCRIPT No matching script")), (True, GONE))
+    once = RetryPolicy(attempts=1)
+    assert (await runner(transport).run(write(), once))[0] == GONE
+    assert [commands[0][0] for _, commands in transport.sent] == ["EVALSHA", "EVAL"]
+
+
+async def test_a_durable_write_is_committed() -> None:
+    """The transport is given the command to wait with, and the copies are counted."""
+    transport = Scripted((True, GONE))
+    reply, copies = await runner(transport, Durability(replicas=1)).run(write(), FAST)
+    assert (reply, copies, transport.waits) == (GONE, 1, [("WAIT", "1", "1000")])
+
+
+@pytest.mark.parametrize(
+    ("text", "drops"), [("READONLY you can't write", 1), ("OOM command not allowed", 0), ("LOADING loading", 1)]
+)
+async def test_a_server_that_is_no_primary_is_left(text: str, drops: int) -> None:
+    """All connections are dropped once, so that the next try looks the name up again."""
+    transport = Scripted((True, ResponseError(text)), (True, GONE))
+    await runner(transport).run(write(), FAST)
+    assert transport.drops == drops
+
+
+async def test_a_batch_is_one_request() -> None:
+    """Scripts that the server lacks are sent again in full, and only those; an error is a value."""
+    refused, unknown = ResponseError("ERR no"), ResponseError("NOSCRIPT No matching script")
+
+    class Batch(Scripted):
+        async def exchange(self, *args: Any, **options: Any) -> list[Any]:
+            (replies,) = await super().exchange(*args, **options)
+            found: list[Any] = replies
+            return found
+
+    transport = Batch((True, [GONE, unknown, refused]), (True, [GONE]))
+    assert await runner(transport).run_batch([write(), write(), write()], 5.0) == [GONE, GONE, refused]
+    assert [len(commands) for _, commands in transport.sent] == [3, 1]
