@@ -110,8 +110,8 @@ async def test_saves_go_on_in_the_same_call(flavour: Shell, pair: Pair) -> None:
         assert len(await backend.store("run").load()) == 200  # large: over a connection of its own
         async with backend.store("held").lock(ttl=20.0):
             waiting = flavour.apart(_once(backend.store("held")))
-            await until(lambda: pair.connections(pair.old) and _listeners(pair.old))
-            assert len(pair.connections(pair.old)) >= 2
+            # The doorbell's connection may be there a moment before that of the request.
+            await until(lambda: len(pair.connections(pair.old)) >= 2 and _listeners(pair.old))
             pair.swap()
             revision = await store.append(message("after"))
             await until(lambda: not pair.connections(pair.old), "no connection is left")
