@@ -309,10 +309,18 @@ class Unpicklable(Observer):
         self.lock = threading.Lock()
 
 
+class Reduced(Unpicklable):
+    """Says how it is made anew, as the error advises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+
 def test_a_backend_is_pickled_with_its_observer(shell: Shell) -> None:
-    """An observer that cannot be pickled is named by the error."""
-    backend = shell.module.RedisBackend.from_url("redis://localhost", observer=Recorder())
-    assert isinstance(pickle.loads(pickle.dumps(backend)).observer, Recorder)
+    """An observer that cannot be pickled is named by the error, with what to do."""
+    for kind in (Recorder, Reduced):
+        backend = shell.module.RedisBackend.from_url("redis://localhost", observer=kind())
+        assert isinstance(pickle.loads(pickle.dumps(backend)).observer, kind)
     backend = shell.module.RedisBackend.from_url("redis://localhost", observer=Unpicklable())
     for copied in (pickle.dumps, copy.deepcopy):
         with pytest.raises(BackendError, match=r"observer of this backend cannot be pickled \(TypeError\)"):
