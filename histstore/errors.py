@@ -281,7 +281,9 @@ class UnsupportedVersionError(HistoryStoreError):
         run_id: The run, or the file; None: the data was given as JSON.
     """
 
-    def __init__(self, found: Any, supported: int, *, run_id: str | None = None) -> None:
+    def __init__(
+        self, found: Any, supported: int, *, mend: str = "upgrade histstore", run_id: str | None = None
+    ) -> None:
         self.found = found
         self.supported = supported
         try:
@@ -289,8 +291,7 @@ class UnsupportedVersionError(HistoryStoreError):
         except ValueError:  # Python writes no number of thousands of digits
             shown = hex(found)
         super().__init__(
-            f"unsupported snapshot version {one_line(shown, 80)} (this library reads version {supported}): "
-            "upgrade histstore",
+            f"unsupported snapshot version {one_line(shown, 80)} (this library reads version {supported}): {mend}",
             run_id=run_id,
         )
 

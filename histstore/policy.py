@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import BackendUnavailableError, SnapshotError
-from .protocol.requests import RELIABLE
+from .protocol.saves import RELIABLE
 
 
 def _check_seconds(value: Any, name: str, minimum: float, *, exclusive: bool = False) -> None:

@@ -24,7 +24,7 @@ from ..errors import (
 from ..observe import Observer
 from ..options import DEFAULTS, Options, check_picklable
 from ..policy import Durability, RetryPolicy, policy_of
-from ..protocol import requests
+from ..protocol.backend import scan
 from ..protocol.keys import run_of_head
 from ..snapshot import ANY, M, RunId, RunInfo, check_name
 from ..wire.settings import check_url, connection_settings
@@ -355,7 +355,7 @@ class RedisBackend:
         damaged: CorruptSnapshotError | None = None
         cursor = 0
         while True:
-            reply, _ = await self._runner.run(requests.scan(self.namespace, prefix, cursor), policy)
+            reply, _ = await self._runner.run(scan(self.namespace, prefix, cursor), policy)
             try:
                 cursor, keys = int(reply[0]), list(reply[1])
             except (TypeError, ValueError, LookupError):

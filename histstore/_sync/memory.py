@@ -7,7 +7,8 @@ import os
 from typing import Any, Final, Generic, overload
 
 from ..errors import ConflictError, SnapshotError
-from ..log.chain import Base, decode_meta
+from ..log.base import Base
+from ..log.head import read_meta
 from ..log.plan import Target, Writer, grow, plan_save
 from ..snapshot import (
     ANY,
@@ -95,7 +96,7 @@ class InMemoryHistoryStore(Generic[M]):
         base = self._base
         if base is None:
             return None
-        snapshot = from_parts(base.messages(), base.pins[: base.length], decode_meta(base.head.meta))
+        snapshot = from_parts(base.messages(), base.pins[: base.length], read_meta(base.head.meta))
         add_origin(snapshot, self._key, Origin(base.head.revision, base))
         return snapshot
 

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, Final
 
-from ..log import chain
-from ..log.chain import Base, BrokenChainError, Head, Log, Tail
-from ..protocol import requests
-from ..protocol.requests import Call, Loaded, RawHead, Where
+from ..log.base import Base
+from ..log.columns import Log, read_log, since
+from ..log.head import Head
+from ..log.tail import Tail
+from ..log.unreadable import BrokenChainError
+from ..protocol import reads
+from ..protocol.call import Call
+from ..protocol.heads import RawHead, fold
+from ..protocol.reads import Loaded
+from ..protocol.run import Where
 from ..snapshot import slice_bounds
 
 FIRST: Final = 64
@@ -95,7 +101,7 @@ class PageReader:
                 return self._back()
             except OvertakenError:
                 self._at_once = True
-        loaded = self._ask(requests.load(self._where, None))
+        loaded = self._ask(reads.all_entries(self._where, name="read"))
         raw = self._begin(loaded)
         if raw is None:
             return None
@@ -110,16 +116,16 @@ class PageReader:
 
     def _back(self) -> Found | None:
         """Reads from the newest entry back, until the page is found."""
-        loaded = self._ask(requests.newest(self._where, None, self._first()))
+        loaded = self._ask(reads.newest_entries(self._where, None, self._first()))
         raw = self._begin(loaded)
         if raw is None:
             return None
-        log, meta = chain.read_log(loaded.items[::-1]), loaded.meta or b""
+        log, meta = read_log(loaded.items[::-1]), loaded.meta or b""
         low, high = slice_bounds(self._start, self._stop, raw.length)
         # Where all is here and most of it wanted, a replay decodes it in one go.
         most = 2 * (high - low) > raw.length
         if most and len(log) and log.versions[0] <= raw.checkpoint:
-            return part_of(requests.fold(raw, log, None), self._start, self._stop)
+            return part_of(fold(raw, log, None), self._start, self._stop)
         newest = log[-1] if len(log) else None
         if newest is None or (newest.version, newest.etag) != (raw.version, raw.etag):
             raise BrokenChainError(raw.version, "the head names an entry that the log does not end with")
@@ -133,14 +139,14 @@ class PageReader:
             log = self._older(raw, log, tail.reach())
             logs.append(log)
             if most and log.versions[0] <= raw.checkpoint:
-                return part_of(requests.fold(raw, Log.joined(logs[::-1]), None), self._start, self._stop)
+                return part_of(fold(raw, Log.joined(logs[::-1]), None), self._start, self._stop)
 
     def _first(self) -> int:
         """Returns how many entries to begin with."""
         if self._start is None or self._start >= 0:
             return FIRST
         # A save is two messages as a rule. A short tail is to take one request also where it is only one.
-        return min(max((1 - self._start) // 2, min(-self._start, requests.DELTA)), GUESS)
+        return min(max((1 - self._start) // 2, min(-self._start, reads.DELTA)), GUESS)
 
     def _older(self, raw: RawHead, log: Log, count: int) -> Log:
         """Returns the entries before `log`, `count` of them unless it is as well to read them all."""
@@ -152,8 +158,8 @@ class PageReader:
             count = left
         most = CHUNK * (raw.version - raw.checkpoint + 1) // max(raw.logged, 1)
         first = oldest.version - max(1, min(count, most))
-        loaded = self._ask(requests.between(self._where, first, oldest.version))
-        older = chain.read_log(loaded.items)
+        loaded = self._ask(reads.entries_between(self._where, first, oldest.version))
+        older = read_log(loaded.items)
         if not len(older) or (older.versions[-1], older[-1].etag) != (oldest.version - 1, oldest.parent):
             if loaded.head is None or loaded.head.etag != raw.etag:
                 raise OvertakenError
@@ -163,5 +169,5 @@ class PageReader:
 
 def _replayed(raw: RawHead, items: Sequence[Any], start: int | None, stop: int | None) -> Found:
     """Returns a part of the content at a head, from all of the log that was read with it."""
-    log = chain.read_log(chain.since(items, raw.checkpoint))
-    return part_of(requests.fold(raw, log, None), start, stop)
+    log = read_log(since(items, raw.checkpoint))
+    return part_of(fold(raw, log, None), start, stop)

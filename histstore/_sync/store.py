@@ -27,15 +27,24 @@ from ..errors import (
     one_line,
     quoted,
 )
-from ..log import chain as _chain
-from ..log import codec
-from ..log.chain import Base, BrokenChainError, Entry, Head
+from ..log.base import Base
+from ..log.columns import read_entries, read_log, since
+from ..log.entry import Entry, read_entry
+from ..log.head import Head, read_meta, timestamp
+from ..log.message_codec import NO_META, encode_meta
 from ..log.plan import Plan, Target, Writer, grow, plan_append, plan_save, worth_a_checkpoint
+from ..log.replay import replay
+from ..log.unreadable import BrokenChainError
 from ..messages import JSONValue, freeze_messages
 from ..policy import Budget, RetryPolicy, policy_of
-from ..protocol import requests as _protocol
+from ..protocol import deletes, reads, saves
+from ..protocol.call import Call
+from ..protocol.deletes import Peeked
+from ..protocol.heads import RawHead, fold, same_head
+from ..protocol.info import info, read_info
 from ..protocol.keys import run_keys
-from ..protocol.requests import Call, Loaded, Peeked, RawHead, Where
+from ..protocol.reads import Loaded
+from ..protocol.run import Where
 from ..snapshot import (
     ANY,
     KEEP,
@@ -200,7 +209,7 @@ class RedisHistoryStore(Generic[M]):
             for _ in range(budget.policy.attempts + 1):
                 etag = None
                 try:
-                    loaded = self._ask(budget, _protocol.load_at(self._where, version))
+                    loaded = self._ask(budget, reads.entries_up_to(self._where, version))
                     etag = loaded.head.etag if loaded.head is not None else b""
                     return self._snapshot_of(self._past(loaded, at, version))
                 except BrokenChainError as error:
@@ -217,7 +226,7 @@ class RedisHistoryStore(Generic[M]):
             raise RevisionGoneError(at, None, None)
         if not head.first <= version <= head.version:
             raise RevisionGoneError(at, head.first, head.version)
-        last = _chain.read_entry(items[-1]) if items else None
+        last = read_entry(items[-1]) if items else None
         if last is None or last.version != version:
             raise BrokenChainError(version, "an entry is missing")
         if isinstance(at, Revision) and last.etag != at.etag:
@@ -226,16 +235,16 @@ class RedisHistoryStore(Generic[M]):
             raise RevisionGoneError(at, head.first, head.version, reason="trimmed")
         if len(items) < version - last.checkpoint + 1:
             raise BrokenChainError(version, "an entry is missing")
-        return _chain.replay(_chain.read_log(items[last.checkpoint - version - 1 :]))
+        return replay(read_log(items[last.checkpoint - version - 1 :]))
 
     def _fetch(self, retry: RetryPolicy | None) -> Base | None:
         """Returns the newest content, reading what this store does not have yet. Remembers nothing."""
         if self._base is not None:
             known = self._base.head.version
             try:
-                loaded = self._read(_protocol.delta(self._where, self._base), retry)
-                if loaded.head is not None and loaded.head.version - known > _protocol.DELTA:
-                    loaded = self._read(_protocol.load(self._where, known), retry)
+                loaded = self._read(reads.delta(self._where, self._base), retry)
+                if loaded.head is not None and loaded.head.version - known > reads.DELTA:
+                    loaded = self._read(reads.entries_after(self._where, known), retry)
                 found = _advance(loaded, self._base)
             except BrokenChainError:
                 found = None  # what is in the way of the short read is told, or not, by the full one
@@ -262,10 +271,10 @@ class RedisHistoryStore(Generic[M]):
 
     def _read_all(self, retry: RetryPolicy | None) -> Loaded:
         if self._backend.keep_revisions == 0:
-            return self._read(_protocol.load(self._where, None), retry)
+            return self._read(reads.all_entries(self._where), retry)
         # The log holds past revisions too: ask first where the newest one starts.
-        head = self._read(_protocol.head_only(self._where), retry).head
-        return self._read(_protocol.load_from(self._where, head.checkpoint if head is not None else 0), retry)
+        head = self._read(reads.head_only(self._where), retry).head
+        return self._read(reads.entries_from(self._where, head.checkpoint if head is not None else 0), retry)
 
     def _run(self, call: Call, retry: RetryPolicy | None, delivery: Delivery | None = None) -> tuple[Any, int | None]:
         try:
@@ -275,23 +284,23 @@ class RedisHistoryStore(Generic[M]):
 
     def _read(self, call: Call, retry: RetryPolicy | None) -> Loaded:
         reply, _ = self._backend._here().runner.run(call, self._policy(retry))
-        return _protocol.read_loaded(reply)
+        return reads.read_loaded(reply)
 
     def _ask(self, budget: Budget, call: Call) -> Loaded:
         """Sends one of the reads of a call whose time is bounded as a whole."""
         reply, _ = self._backend._here().runner.run(call, budget.policy, None, budget.left())
-        return _protocol.read_loaded(reply)
+        return reads.read_loaded(reply)
 
     def _read_raw_head(self, retry: RetryPolicy | None) -> RawHead | None:
         try:
-            return self._read(_protocol.head_only(self._where), retry).head
+            return self._read(reads.head_only(self._where), retry).head
         except BrokenChainError as error:
             raise self._corrupt(error) from error
 
     def _read_head(self, retry: RetryPolicy | None) -> Head | None:
         """Returns the run's head now; None: the run is absent."""
         try:
-            loaded = self._read(_protocol.head_only(self._where), retry)
+            loaded = self._read(reads.head_only(self._where), retry)
             (entries,) = loaded.items
             if loaded.head is None:
                 if entries:
@@ -324,7 +333,7 @@ class RedisHistoryStore(Generic[M]):
 
     def _meta_of(self, head: Head) -> Mapping[str, JSONValue]:
         try:
-            return _chain.decode_meta(head.meta)
+            return read_meta(head.meta)
         except BrokenChainError as error:
             raise self._corrupt(error) from error
 
@@ -493,7 +502,7 @@ class RedisHistoryStore(Generic[M]):
             frozen = freeze_messages(messages)
             if type(pinned) is not bool:
                 raise SnapshotError("pinned is True or False")
-            encoded = None if isinstance(meta, Keep) else codec.encode_meta(frozen_meta(meta))
+            encoded = None if isinstance(meta, Keep) else encode_meta(frozen_meta(meta))
             _check_expected(expected)
             lease = self._carrying(lease)
             with self._mine(retry):
@@ -520,7 +529,7 @@ class RedisHistoryStore(Generic[M]):
         retry: RetryPolicy | None,
         seen: bool = False,
     ) -> Revision | None:
-        if parent is None and not messages and meta in (None, codec.NO_META):
+        if parent is None and not messages and meta in (None, NO_META):
             self._nothing(lease, retry)
             return None
         base, _ = self._base_at(parent, None)
@@ -529,7 +538,7 @@ class RedisHistoryStore(Generic[M]):
                 [*base.messages(), *messages],
                 [*base.pins[: base.length], *([pinned] * len(messages))],
                 base.length + len(messages),
-                self._meta_of(parent) if meta is None else _chain.decode_meta(meta),
+                self._meta_of(parent) if meta is None else read_meta(meta),
             )
             plan = plan_save(parent, base, target, self._writer(lease))
         else:
@@ -802,11 +811,11 @@ class RedisHistoryStore(Generic[M]):
         backend, where, carried = self._backend, self._where, token_of(lease)
         expected = parent.revision if parent is not None else None
         keep = backend.keep_revisions if keep is None else keep
-        call = _protocol.save(where, plan, expected, carried, backend.ttl_ms, keep, time.time())
+        call = saves.save(where, plan, expected, carried, ttl=backend.ttl_ms, keep=keep, now=time.time())
         pending = self._pending = _Pending(call, plan, base, snapshot, pinned, seen, self.revision, self._pid)
         reply, acked = self._deliver(call, retry)
         try:
-            revision = _heard(lease, _protocol.read_save, where, plan, expected, carried, reply)
+            revision = _heard(lease, saves.read_save, where, plan, expected, carried, reply)
         except HistoryStoreError:
             self._pending = None  # refused
             raise
@@ -883,9 +892,9 @@ class RedisHistoryStore(Generic[M]):
         seen: bool = True,
     ) -> None:
         """Proves that the run is still at `parent`, for a save that has nothing to write."""
-        call = _protocol.compare(self._where, parent.revision, token_of(lease), self._backend.ttl_ms)
+        call = saves.compare(self._where, parent.revision, token_of(lease), self._backend.ttl_ms)
         reply, _ = self._run(call, retry)
-        _heard(lease, _protocol.read_compare, self._where, parent.revision, token_of(lease), reply)
+        _heard(lease, saves.read_compare, self._where, parent.revision, token_of(lease), reply)
         if seen:
             self._settled = parent.revision
             self._head = parent
@@ -893,8 +902,8 @@ class RedisHistoryStore(Generic[M]):
 
     def _nothing(self, lease: Lease | None, retry: RetryPolicy | None) -> None:
         """Proves that the run is absent, for a write that adds nothing to it: that makes no empty run."""
-        reply, _ = self._run(_protocol.compare(self._where, None, token_of(lease), None), retry)
-        _heard(lease, _protocol.read_compare, self._where, None, token_of(lease), reply)
+        reply, _ = self._run(saves.compare(self._where, None, token_of(lease), None), retry)
+        _heard(lease, saves.read_compare, self._where, None, token_of(lease), reply)
         self._seen(None)
 
     # ------------------------------------------------------------------------------ leases and turns
@@ -1038,8 +1047,8 @@ class RedisHistoryStore(Generic[M]):
                     return self._settle(retry, durably=True)
                 if attempt is None:
                     return self._settled
-                reply, acked = self._run(_protocol.resolve(self._where, attempt), retry)
-                revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC), self._backend.ttl_ms)
+                reply, acked = self._run(saves.resolve(self._where, attempt), retry)
+                revision = saves.read_resolve(self._where, attempt, reply, datetime.now(UTC), self._backend.ttl_ms)
                 if revision is not None:
                     self._check_copies(revision, acked)
                 return revision
@@ -1055,9 +1064,9 @@ class RedisHistoryStore(Generic[M]):
             return None
         attempt = pending.call.attempt
         assert attempt is not None  # only what may have been written is pending
-        reply, acked = self._run(_protocol.resolve(self._where, attempt), retry)
+        reply, acked = self._run(saves.resolve(self._where, attempt), retry)
         try:
-            revision = _protocol.read_resolve(self._where, attempt, reply, datetime.now(UTC), self._backend.ttl_ms)
+            revision = saves.read_resolve(self._where, attempt, reply, datetime.now(UTC), self._backend.ttl_ms)
         except HistoryStoreError:
             self._pending = None  # there is no more to learn
             raise
@@ -1131,8 +1140,8 @@ class RedisHistoryStore(Generic[M]):
     def _grown(self, base: Base, budget: Budget) -> Base | None:
         """Returns the newest content, grown from what this store remembers; None: read it from the log."""
         try:
-            loaded = self._ask(budget, _protocol.delta(self._where, base))
-            if loaded.head is None or loaded.head.version - base.head.version > _protocol.DELTA:
+            loaded = self._ask(budget, reads.delta(self._where, base, name="read"))
+            if loaded.head is None or loaded.head.version - base.head.version > reads.DELTA:
                 return None
             newest = _advance(loaded, base)
         except BrokenChainError:
@@ -1153,8 +1162,8 @@ class RedisHistoryStore(Generic[M]):
             CorruptSnapshotError: The run's head is damaged.
         """
         try:
-            reply, _ = self._run(_protocol.info(self._where), retry)
-            return _protocol.read_info(self._where, reply)
+            reply, _ = self._run(info(self._where), retry)
+            return read_info(self._where, reply)
         except HistoryStoreError as error:
             name_run(error, self.run_id)
             raise
@@ -1184,8 +1193,8 @@ class RedisHistoryStore(Generic[M]):
                 before = after.version if after is not None else None
                 budget = self._budget("revisions", retry)
                 try:
-                    loaded = self._ask(budget, _protocol.newest(self._where, before, count))
-                    found = _chain.read_entries(loaded.items[::-1])[::-1]
+                    loaded = self._ask(budget, reads.newest_entries(self._where, before, count, name="revisions"))
+                    found = read_entries(loaded.items[::-1])[::-1]
                     if (
                         found
                         and after is not None
@@ -1210,8 +1219,8 @@ class RedisHistoryStore(Generic[M]):
 
     def _still(self, entry: Entry, budget: Budget) -> None:
         """Raises RevisionGoneError if the log does not hold `entry` any more: the run was made anew meanwhile."""
-        loaded = self._ask(budget, _protocol.newest(self._where, entry.version + 1, 1))
-        held = _chain.read_entries(loaded.items)
+        loaded = self._ask(budget, reads.newest_entries(self._where, entry.version + 1, 1, name="revisions"))
+        held = read_entries(loaded.items)
         if not held or held[0].etag != entry.etag:
             head = loaded.head
             raise RevisionGoneError(entry.revision(), head.first if head else None, head.version if head else None)
@@ -1237,7 +1246,7 @@ class RedisHistoryStore(Generic[M]):
                 if head is None:
                     return None
                 if head.first == head.version:
-                    return Revision(head.version, head.etag, _chain.timestamp(head.saved), None, head.length, head.size)
+                    return Revision(head.version, head.etag, timestamp(head.saved), None, head.length, head.size)
 
                 def rewrite(_head: Head | None) -> Revision:
                     base = self._fetch(retry)
@@ -1297,8 +1306,8 @@ class RedisHistoryStore(Generic[M]):
         policy = self._policy(retry)
         wanted = self.revision if expected is SEEN else expected
         for tries in range(policy.attempts):
-            reply, _ = self._run(_protocol.peek(self._where), retry)
-            there = _protocol.read_peek(reply)
+            reply, _ = self._run(deletes.peek(self._where), retry)
+            there = deletes.read_peek(reply)
             if there is None and isinstance(wanted, Revision):
                 raise ConflictError(wanted, None)
             if there is not None and there.revision is None and wanted is not ANY:
@@ -1314,13 +1323,13 @@ class RedisHistoryStore(Generic[M]):
             revision = there.revision or self._last_logged(retry)
             ticket, now = os.urandom(16), datetime.now(UTC)
             attempt = Attempt("delete", self._where.namespace, self.run_id, there.revision, revision, ticket, now)
-            call = _protocol.delete(self._where, attempt, there.etag, token_of(lease), force)
+            call = deletes.delete(self._where, attempt, there.etag, token_of(lease), force)
             if absent:
                 call.write = None  # nothing whose outcome matters: it may be repeated as it is
             self._pending = _Pending(call, None, None, None, False, True, self.revision, self._pid)
             reply, _ = self._deliver(call, retry)
             try:
-                deleted = _heard(lease, _protocol.read_delete, self._where, attempt, token_of(lease), reply)
+                deleted = _heard(lease, deletes.read_delete, self._where, attempt, token_of(lease), reply)
             except ConflictError:
                 self._pending = None  # refused
                 if wanted is not ANY or tries + 1 == policy.attempts:
@@ -1341,9 +1350,9 @@ class RedisHistoryStore(Generic[M]):
 
     def _last_logged(self, retry: RetryPolicy | None) -> Revision | None:
         """Returns the revision of the log's newest entry, where the head names none; None: nor does the log."""
-        (items,), _ = self._run(_protocol.newest_entry(self._where), retry)
+        (items,), _ = self._run(deletes.last_entry(self._where), retry)
         try:
-            return _chain.read_entry(items[0]).revision()
+            return read_entry(items[0]).revision()
         except (BrokenChainError, LookupError, TypeError):
             return None
 
@@ -1378,7 +1387,7 @@ def _heard(lease: Lease | None, read: Callable[..., T], *args: Any) -> T:
 
 def _replayed(head: RawHead, items: Sequence[Any]) -> Base:
     """Returns the content at a head, from the log that was read with it."""
-    return _protocol.fold(head, _chain.read_log(_chain.since(items, head.checkpoint)), None)
+    return fold(head, read_log(since(items, head.checkpoint)), None)
 
 
 def _advance(loaded: Loaded, base: Base) -> Base | None:
@@ -1386,13 +1395,13 @@ def _advance(loaded: Loaded, base: Base) -> Base | None:
     head = loaded.head
     if head is None:
         return None
-    if _protocol.same_head(head, base):
+    if same_head(head, base):
         return base
-    entries = _chain.read_entries(loaded.items)
+    entries = read_entries(loaded.items)
     if entries and entries[0].parent == base.head.etag:
-        return _protocol.fold(head, entries, base)
+        return fold(head, entries, base)
     if entries and entries[0].version <= head.checkpoint:
-        return _protocol.fold(head, entries, None)
+        return fold(head, entries, None)
     return None
 
 

@@ -1,1 +1,1 @@
-"""Requests and replies: one function to build a call, one to read its reply. No I/O."""
+"""Requests and replies: one function builds a call, and one reads its reply. No I/O."""

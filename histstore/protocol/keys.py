@@ -1,4 +1,4 @@
-"""Key names. One hash tag a run, so that every script of a run runs in one cluster slot."""
+"""Key names. All keys of a run share one hash tag, so that its scripts run in one cluster slot."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from urllib.parse import unquote
 
 from ..snapshot import RunId
 
-# Braces would end the hash tag, % starts an escape, : ends the namespace, the rest is what SCAN's
-# glob treats specially, and control characters, which would garble an operator's terminal.
+# Braces would end the hash tag, % starts an escape, and : ends the namespace. SCAN's glob treats the next characters
+# specially. Control characters would garble an operator's terminal.
 _ESCAPED = re.compile(r"[{}%:*?\[\]\\^\x00-\x20\x7f-\x9f]")
 
 
 def escape(text: str) -> str:
-    """Returns `text` as it stands in a key. The escape of a prefix is a prefix of the escape."""
+    """Return `text` in the form that keys use. The escape of a prefix is a prefix of the escape."""
     return _ESCAPED.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
 
 
 def unescape(text: str) -> str:
-    """Undoes `escape`."""
+    """Return the text that `escape` was given."""
     return unquote(text, errors="strict")
 
 
@@ -36,23 +36,23 @@ class Keys:
 
 
 def run_keys(namespace: str, run_id: str) -> Keys:
-    """Returns the keys of run `run_id`."""
+    """Return the keys of run `run_id`."""
     prefix = f"{escape(namespace)}:{{{escape(run_id)}}}:".encode()
     return Keys(*(prefix + name for name in (b"head", b"log", b"etags", b"marks", b"lease", b"queue")))
 
 
 def head_pattern(namespace: str, prefix: str) -> bytes:
-    """Returns the SCAN pattern of the heads of all runs whose id starts with `prefix`."""
+    """Return the SCAN pattern of the heads of all runs whose id starts with `prefix`."""
     return f"{escape(namespace)}:{{{escape(prefix)}*}}:head".encode()
 
 
 def run_of_head(namespace: str, key: bytes) -> RunId | None:
-    """Returns the run that a head key belongs to; None for a key that is not ours."""
+    """Return the run that a head's key belongs to. Return None for a foreign key."""
     return _run_of(namespace, key, b"}:head")
 
 
 def run_of_lease(namespace: str, key: bytes) -> RunId | None:
-    """Returns the run that a lease's key belongs to; None for a key that is not ours."""
+    """Return the run that a lease's key belongs to. Return None for a foreign key."""
     return _run_of(namespace, key, b"}:lease")
 
 

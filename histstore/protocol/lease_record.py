@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import LeaseLostError
+from .call import Call
 from .leases import RELEASED, Loss, Ticket, release, renew
-from .requests import Call, Carried, Where
+from .run import Carried, Where
 
 
 @dataclass(slots=True, eq=False)

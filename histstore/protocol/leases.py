@@ -11,21 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import UnsupportedVersionError
-from ..log import chain
+from ..log.unreadable import FORMAT
+from .call import Call, read_call, script_call
 from .keys import escape, run_keys, run_of_lease
-from .requests import (
-    Call,
-    Carried,
-    Where,
-    as_text,
-    number,
-    number_or_none,
-    read_call,
-    reading,
-    script_call,
-    seconds,
-    shown,
-)
+from .replies import as_text, number, number_or_none, reply_reader, seconds, shown
+from .run import Carried, Where
 from .scripts import ACQUIRE, RELEASE, RENEW
 
 LONGEST: Final = 86400 * 365
@@ -104,6 +94,7 @@ def acquire(where: Where, ticket: Ticket, *, queue: bool, uncounted: bool = Fals
     if queue and uncounted:
         channel = f"?{channel}"
     return script_call(
+        where,
         ACQUIRE,
         (keys.head, keys.log, keys.etags, keys.marks, keys.lease, keys.queue),
         (ticket.holder, str(ticket.ttl_ms), channel),
@@ -129,7 +120,7 @@ def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
         case [b"cancelled"]:
             return None
         case [b"format", found]:
-            raise UnsupportedVersionError(shown(found), chain.FORMAT)
+            raise UnsupportedVersionError(shown(found), FORMAT)
     raise where.corrupt(None, "the server answered with what no script of this version says")
 
 
@@ -137,6 +128,7 @@ def renew(where: Where, lease: Carried, ttl_ms: int) -> Call:
     """Build the request that renews a lease."""
     keys = where.keys
     return script_call(
+        where,
         RENEW,
         (keys.head, keys.log, keys.etags, keys.lease, keys.queue),
         (lease.holder, str(lease.fence), str(ttl_ms)),
@@ -186,6 +178,7 @@ def release(where: Where, holder: str, place: str = "", *, late: bool = False, f
     """
     keys = where.keys
     return script_call(
+        where,
         RELEASE,
         (keys.head, keys.log, keys.etags, keys.marks, keys.lease, keys.queue),
         (holder, place, "1" if late else "0", "1" if force else "0"),
@@ -209,11 +202,11 @@ def occupancy(where: Where) -> Call:
     """Build the read of a lease's holder and waiters."""
     keys = where.keys
     return read_call(
-        "break_lease", ("HMGET", keys.lease, "holder"), ("HMGET", keys.head, "holder"), ("LLEN", keys.queue)
+        where, "break_lease", ("HMGET", keys.lease, "holder"), ("HMGET", keys.head, "holder"), ("LLEN", keys.queue)
     )
 
 
-@reading
+@reply_reader
 def read_occupancy(where: Where, reply: Any) -> Occupancy:
     """Read the reply to `occupancy`."""
     if any(isinstance(part, Exception) for part in reply):
@@ -224,7 +217,7 @@ def read_occupancy(where: Where, reply: Any) -> Occupancy:
 
 def drop_queue(where: Where) -> Call:
     """Build the request that deletes a queue, of whatever type. Its waiters ask again when their time has come."""
-    return Call("delete", [("DEL", where.keys.queue)])
+    return Call("delete", [("DEL", where.keys.queue)], key=where.keys.queue, run=where.key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The Lua scripts: their names, their sources, and whether they may be sent twice."""
+"""The Lua scripts: their names, their sources, and whether they may be resent."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _COMMENT_OR_STRING: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
-# Scripts cannot call one another: what several of them do alike is put into each.
+# Scripts cannot call one another. Each contains a copy of the code that it shares with others.
 _INCLUDE: Final = re.compile(r"^-- include (\w+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script by name; its source is read when it is first asked for.
+    """A Lua script. Its source is read on first use.
 
     Attributes:
         name: The script's name; its file is ``lua/<name>.lua``.
@@ -40,31 +40,31 @@ class Script:
 
     @property
     def source(self) -> str:
-        """The text that is sent: the whole file with what it includes, comments too."""
+        """The text to send: the whole file and the files that it includes, with their comments."""
         return load(self.name)
 
     @property
     def sha(self) -> str:
-        """The name that the server gives the script: the SHA-1 of `source`, in hex."""
+        """The server's name for the script: the SHA-1 of `source`, in hex."""
         return _sha(self.name)
 
 
 @functools.cache
 def load(name: str) -> str:
-    """Reads a script's source, from the wheel or from the checkout.
+    """Read a script's source, from the wheel or from the checkout.
 
     Args:
         name: The script's name, without ``.lua``.
 
     Returns:
-        The file's text, with the files in place of the lines that include them.
+        The file's text. Each include line is replaced by the file that it names.
 
     Raises:
-        ImportError: The script is in none of the places; the text names them.
+        ImportError: The script is missing. The text names the places that were searched.
     """
-    # A wheel carries the scripts inside the package. An editable install and a bare checkout have them beside it.
-    # importlib.resources would import modules of its own at the first call of the library: a signal's handler that
-    # raises in the midst of an import leaves the module's lock held, and all threads that read a script hang.
+    # A wheel has the scripts inside the package; an editable install and a checkout have them beside it.
+    # Do not use importlib.resources: it imports modules on the first call. A signal handler that raises during an
+    # import leaves the module's lock held, and then every thread that reads a script hangs.
     package = Path(__file__).resolve().parent.parent
     places = [folder / "lua" / f"{name}.lua" for folder in (package, package.parent)]
     for place in places:
@@ -83,15 +83,15 @@ def _sha(name: str) -> str:
 
 
 def strip(source: str) -> str:
-    """Removes the comments from Lua source; every line keeps its number.
+    """Remove the comments from Lua source. Every line keeps its number.
 
-    What is sent to the server keeps its comments, since its SHA-1 names it; this is for reading what a script does.
+    Scripts are sent with their comments, because their SHA-1 names them. This function is for tests and tools.
 
     Args:
         source: Lua source.
 
     Returns:
-        The same code, with empty places where comments stood.
+        The same code, with nothing in the place of comments.
     """
 
     def blank(match: re.Match[str]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from ..errors import BackendConfigError, BackendUnavailableError, OutcomeUnknownError
-from ..log.chain import BrokenChainError
-from ..protocol.requests import Call
+from ..log.unreadable import BrokenChainError
+from ..protocol.call import Call
 from .faults import classify, explain, is_damage
 
 CLOSED: Final = (

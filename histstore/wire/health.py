@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
-from ..protocol.requests import Command
+from ..protocol.call import Command
 from .faults import UndoneError, describe
 from .replies import NOT_REDIS, is_error
 

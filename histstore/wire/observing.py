@@ -12,7 +12,7 @@ from redis import exceptions as redis_errors
 
 from ..errors import OutcomeUnknownError
 from ..observe import Event, Observer, Outcome
-from ..protocol.requests import Call
+from ..protocol.call import Call
 from .failures import CLOSED
 from .retrying import RetryableError
 

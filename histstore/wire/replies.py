@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
-from ..protocol.requests import Call, Command
+from ..protocol.call import Call, Command
 
 NOT_REDIS: Final = "what answers there is no Redis server"
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 import hiredis
 from redis.exceptions import ConnectionError, ResponseError
 
-from ..protocol.requests import Command
+from ..protocol.call import Command
 
 MAX_REPLY: Final = 1 << 29
 """Largest reply in bytes. It is Redis' own limit for a value, and enough for several default snapshots."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from histstore.protocol.requests import DELTA
+from histstore.protocol.reads import DELTA
 
 from ..support.history import message
 from ..support.proxy import Proxy

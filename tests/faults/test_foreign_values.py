@@ -22,11 +22,14 @@ from histstore import (
     HistoryStoreError,
     RetryPolicy,
     Revision,
+    UnsupportedVersionError,
 )
-from histstore.log.chain import ABSENT, Entry, Head
+from histstore.log.head import Head
+from histstore.log.header import ABSENT
 from histstore.protocol.keys import Keys
-from histstore.protocol.requests import number
+from histstore.protocol.replies import number
 
+from ..support.entries import make_entry
 from ..support.shells import SHELLS, Shell
 from .shells import GUARD, keys_of
 from .test_fuzz import NASTY
@@ -131,10 +134,10 @@ def _forged(body: bytes, meta: bytes | None) -> Damage:
 
     def damage(raw: redis.Redis, keys: Keys) -> None:
         raw.delete(keys.head, keys.log, keys.etags)
-        entry = Entry.make(1, ABSENT, b"o" * 16, (0, 0), 1, 1, 1, len(body) + 100, 0, body)
+        entry = make_entry(1, ABSENT, b"o" * 16, (0, 0), 1, 1, 1, len(body) + 100, 0, body)
         held = b"\xa0" if meta is None else meta
         head = Head(Revision(1, entry.etag), 1, 1, 1, len(body) + 100, held)
-        raw.xadd(keys.log, {"h": entry.header(), "t": b"1764000000000", "b": body}, id="0-1")
+        raw.xadd(keys.log, {"h": entry.header.pack(), "t": b"1764000000000", "b": body}, id="0-1")
         raw.rpush(keys.etags, entry.etag)
         raw.hset(keys.head, mapping={
             "format": b"1", "version": b"1", "etag": entry.etag, "length": b"1", "size": b"1", "checkpoint": b"1",
@@ -364,6 +367,28 @@ async def test_nothing_but_our_own_errors(
     async with asyncio.timeout(GUARD * 10):
         await flavour.apart(work())
     assert not held.problems, "\n".join([f"{len(held.problems)} problems", *held.problems[:40]])
+
+
+@pytest.mark.parametrize("flavour", SHELLS, ids=lambda shell: shell.name)
+async def test_a_body_of_a_newer_writer_is_not_told_as_damage(
+    flavour: Shell, server_url: str, raw: redis.Redis, namespace: str
+) -> None:
+    """Who lacks the codec of a body is told to upgrade or to give the option; what needs no body works."""
+    async with asyncio.timeout(GUARD), flavour.from_url(server_url, namespace=namespace, retry=QUICK) as backend:
+        _forged(b"\x28" + b"compressed", None)(raw, keys_of(namespace, RUN))
+        for name, work in READS.items():
+            if name not in ("load", "read", "read(-2)"):
+                continue
+            with pytest.raises(UnsupportedVersionError, match=r"body codec 0x28.*upgrade histstore, or give") as caught:
+                await work(backend, backend.store(RUN), None)  # type: ignore[arg-type]
+            assert caught.value.run_id == RUN, name
+        with pytest.raises(UnsupportedVersionError):
+            await backend.store(RUN).load(at=1)
+        info = await backend.store(RUN).info()
+        assert info is not None
+        assert info.revision.version == 1
+        await backend.store(RUN).append(_message("an append needs no base"), expected=ANY)
+        assert await backend.delete(RUN)
 
 
 STRANGE = [

@@ -26,9 +26,14 @@ from histstore import (
     UnsupportedVersionError,
     UserMessage,
 )
-from histstore.log import codec
-from histstore.log.chain import ABSENT, BrokenChainError, Entry, read_entry
+from histstore.log.body import Body, decode_body, encode_body
+from histstore.log.entry import read_entry
+from histstore.log.header import ABSENT
+from histstore.log.message_codec import decode, decode_meta, encode, encode_meta
+from histstore.log.unreadable import BrokenChainError
 from histstore.protocol.keys import run_keys, run_of_head
+
+from ..support.entries import make_entry
 
 DATA = Path(__file__).parent.parent / "data"
 MIB = 1 << 20
@@ -93,14 +98,14 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-ENCODED = [codec.encode(sample) for sample in SAMPLES]
+ENCODED = [encode(sample) for sample in SAMPLES]
 
 
 def valid_body(rng: random.Random) -> bytes:
     parts = [rng.choice(ENCODED) for _ in range(rng.randrange(5))]
     fills = [(rng.randrange(9), rng.random() < 0.5, rng.choice(ENCODED)) for _ in range(rng.randrange(3))]
-    meta = codec.encode_meta({"job": rng.randrange(9)}) if rng.random() < 0.3 else None
-    return codec.encode_body(codec.Body(parts, [rng.randrange(5)] if rng.random() < 0.3 else (), meta, fills))
+    meta = encode_meta({"job": rng.randrange(9)}) if rng.random() < 0.3 else None
+    return encode_body(Body(parts, [rng.randrange(5)] if rng.random() < 0.3 else (), meta, fills))
 
 
 def run_all(seed: str, count: int, one: Callable[[random.Random], bool]) -> None:
@@ -132,7 +137,7 @@ def test_bodies() -> None:
     def one(rng: random.Random) -> bool:
         data = mutate(rng, valid_body(rng))
         try:
-            body = codec.decode_body(data)
+            body = decode_body(data)
         except ValueError:
             return False
         assert all(index >= 0 for index in body.flips)
@@ -147,7 +152,7 @@ def test_bodies() -> None:
 
 def _meta(data: bytes) -> None:
     try:
-        meta = codec.decode_meta(data)
+        meta = decode_meta(data)
     except ValueError:
         return
     assert all(type(key) is str for key in meta)
@@ -155,7 +160,7 @@ def _meta(data: bytes) -> None:
 
 def _messages(slices: list[Any]) -> bool:
     try:
-        found = codec.decode(slices)
+        found = decode(slices)
     except ValueError:
         return False
     assert len(found) == len(slices)
@@ -163,7 +168,7 @@ def _messages(slices: list[Any]) -> bool:
         # Of plain values it is the etag that proves that they were checked when they were saved.
         assert type(item) is not list
         if isinstance(item, (UserMessage, AssistantMessage)):
-            assert codec.decode([codec.encode(item)]) == [item]
+            assert decode([encode(item)]) == [item]
     return True
 
 
@@ -184,7 +189,7 @@ def test_entries() -> None:
 
     def one(rng: random.Random) -> bool:
         body, op, version = valid_body(rng), rng.randbytes(16), rng.randrange(1, 10**6)
-        header = Entry.make(version, ABSENT, op, (0, 1), 1, 2, 1, 3, 0, body).header()
+        header = make_entry(version, ABSENT, op, (0, 1), 1, 2, 1, 3, 0, body).header.pack()
         item: Any = [f"0-{version}".encode(), [b"h", header, b"t", b"1700000000000", b"b", body]]
         match rng.randrange(8):
             case 0:

@@ -12,9 +12,9 @@ from typing import Any, Final
 import redis
 from redis.exceptions import ResponseError
 
-from histstore.log.chain import Base
+from histstore.log.base import Base
 from histstore.log.plan import Plan, grow
-from histstore.protocol.requests import Call, Command
+from histstore.protocol.call import Call, Command
 from histstore.protocol.scripts import ALL, strip
 
 Reply = list[Any]

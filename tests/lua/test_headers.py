@@ -7,11 +7,12 @@ from typing import Final
 
 import pytest
 
-from histstore.log.chain import Base
-from histstore.protocol import leases, requests
+from histstore.log.base import Base
+from histstore.protocol import deletes, leases, saves
+from histstore.protocol.call import Call
 from histstore.protocol.keys import run_keys
 from histstore.protocol.leases import Ticket
-from histstore.protocol.requests import NO_LEASE, Call, Carried, Where
+from histstore.protocol.run import NO_LEASE, Carried, Where
 from histstore.protocol.scripts import (
     ACQUIRE,
     ALL,
@@ -114,18 +115,18 @@ def _calls(world: World) -> dict[Script, tuple[Call, dict[str, object]]]:
         SAVE: (
             save.call,
             {
-                "version": b"%d" % entry.version, "header": entry.header(), "body": entry.body,
+                "version": b"%d" % entry.version, "header": entry.header.pack(), "body": entry.body,
                 "check": save.plan.head.check(), "meta": save.plan.head.meta, "resend": "0",
                 "holder": LEASE.holder, "ttl": b"1234", "keep": b"56",
             },
         ),
         COMPARE: (
-            requests.compare(world.where, revision, LEASE, 1234),
+            saves.compare(world.where, revision, LEASE, 1234),
             {"etag": revision.etag, "fence": "77", "holder": LEASE.holder, "ttl": b"1234"},
         ),
-        RESOLVE: (requests.resolve(world.where, attempt), {"ticket": b"t" * 16, "expected": revision.etag}),
+        RESOLVE: (saves.resolve(world.where, attempt), {"ticket": b"t" * 16, "expected": revision.etag}),
         DELETE: (
-            requests.delete(world.where, attempt, revision.etag, LEASE, True),
+            deletes.delete(world.where, attempt, revision.etag, LEASE, True),
             {
                 "expected": revision.etag, "ticket": b"t" * 16, "resend": "0", "fence": "77",
                 "holder": LEASE.holder, "force": "1",
@@ -202,8 +203,8 @@ def test_without_a_lease_a_call_carries_no_holder(make_world: object) -> None:
     attempt = Attempt("delete", world.namespace, world.where.run_id, revision, revision, b"t" * 16)
     calls = {
         SAVE: world.plan(base, "c").call,
-        COMPARE: requests.compare(world.where, revision, NO_LEASE, None),
-        DELETE: requests.delete(world.where, attempt, revision.etag, NO_LEASE, False),
+        COMPARE: saves.compare(world.where, revision, NO_LEASE, None),
+        DELETE: deletes.delete(world.where, attempt, revision.etag, NO_LEASE, False),
     }
     for script, call in calls.items():
         (command,) = call.commands(False, False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from histstore.log.chain import Base
-from histstore.protocol.requests import NO_LEASE, Carried
+from histstore.log.base import Base
+from histstore.protocol.run import NO_LEASE, Carried
 
 from .guards import find_guard
 from .sending import Delete, Save

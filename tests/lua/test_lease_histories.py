@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from histstore.log.chain import Base
+from histstore.log.base import Base
 from histstore.protocol import leases
+from histstore.protocol.call import Call
 from histstore.protocol.leases import Ticket
-from histstore.protocol.requests import Call, Carried
+from histstore.protocol.run import Carried
 
 from .doorbell import Process
 from .guards import find_guard

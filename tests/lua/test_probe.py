@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from histstore.protocol import requests
+from histstore.protocol.backend import probe as probe_call
 from histstore.protocol.scripts import ALL, PROBE
 
 from .sending import commands, exchange
@@ -24,7 +24,7 @@ def raw(server_url: str) -> Iterator[redis.Redis]:
 
 
 def probe(world: World, client: redis.Redis) -> list[str]:
-    *_, problems = exchange(client, *requests.probe(world.keys).commands(False, False))
+    *_, problems = exchange(client, *probe_call(world.keys).commands(False, False))
     return [line.decode() for line in problems]
 
 

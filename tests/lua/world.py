@@ -13,13 +13,18 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from histstore.log import chain
-from histstore.log.chain import Base
+from histstore.log.base import Base
+from histstore.log.columns import read_entries
+from histstore.log.head import read_meta
 from histstore.log.plan import Target, Writer, plan_save
-from histstore.protocol import leases, requests
+from histstore.log.replay import replay
+from histstore.log.unreadable import BrokenChainError
+from histstore.protocol import deletes, leases, reads, saves
+from histstore.protocol.call import Call, Command
+from histstore.protocol.heads import fold
 from histstore.protocol.keys import run_keys
 from histstore.protocol.leases import Ticket
-from histstore.protocol.requests import NO_LEASE, Call, Carried, Command, Where
+from histstore.protocol.run import NO_LEASE, Carried, Where
 from histstore.snapshot import Attempt, RunId
 
 from .doorbell import Process
@@ -106,7 +111,7 @@ class World:
         """Make a save that adds messages, but send no copy of it. `full`: make it a full checkpoint."""
         before = onto.messages() if onto is not None else []
         pins = onto.pins[: onto.length] if onto is not None else []
-        old_meta = chain.decode_meta(onto.head.meta) if onto is not None else {}
+        old_meta = read_meta(onto.head.meta) if onto is not None else {}
         target = Target(
             [*before, *messages],
             [*pins, *[False] * len(messages)],
@@ -117,7 +122,7 @@ class World:
         plan = plan_save(parent, onto, target, Writer(os.urandom(16), lease.fence, 1 << 26), full=full)
         assert plan is not None, "nothing to save"
         revision = parent.revision if parent is not None else None
-        return Save(requests.save(self.where, plan, revision, lease, ttl, keep, time.time()), plan, onto)
+        return Save(saves.save(self.where, plan, revision, lease, ttl=ttl, keep=keep, now=time.time()), plan, onto)
 
     def save(self, onto: Base | None, *messages: str, **options: Any) -> Base:
         """Make a save, send it once, and return the content that it made."""
@@ -137,10 +142,10 @@ class World:
 
     def resolve(self, what: Save | Delete, by: redis.Redis | None = None) -> Reply:
         assert what.call.attempt is not None
-        return self.send(requests.resolve(self.where, what.call.attempt), by=by)
+        return self.send(saves.resolve(self.where, what.call.attempt), by=by)
 
     def compare(self, at: Base, lease: Carried = NO_LEASE, ttl: int | None = None) -> Reply:
-        return self.send(requests.compare(self.where, at.head.revision, lease, ttl))
+        return self.send(saves.compare(self.where, at.head.revision, lease, ttl))
 
     def deletion(
         self, at: Base | None, lease: Carried = NO_LEASE, force: bool = False, read: bytes | None = None
@@ -155,7 +160,7 @@ class World:
             revision,
             os.urandom(16),
         )
-        return Delete(requests.delete(self.where, attempt, revision.etag if revision else read or b"", lease, force))
+        return Delete(deletes.delete(self.where, attempt, revision.etag if revision else read or b"", lease, force))
 
     def delete(self, at: Base | None, **options: Any) -> None:
         reply = self.send(self.deletion(at, **options))
@@ -345,20 +350,20 @@ class World:
 
     def load(self, at: int | None = None) -> list[Any] | None:
         """Return the messages, verified, or None if the run is absent. A damaged run is an AssertionError."""
-        call = requests.load(self.where, None) if at is None else requests.load_at(self.where, at)
+        call = reads.all_entries(self.where) if at is None else reads.entries_up_to(self.where, at)
         *_, reply = exchange(self.client, *call.commands(False, False))
         try:
-            loaded = requests.read_loaded(reply)
+            loaded = reads.read_loaded(reply)
             if loaded.head is None:
                 assert not loaded.items, "there is a log, but no head"
                 return None
-            entries = chain.read_entries(loaded.items)
+            entries = read_entries(loaded.items)
             if at is None:
-                return requests.fold(loaded.head, entries, None).messages()
+                return fold(loaded.head, entries, None).messages()
             assert entries, f"version {at} is not there"
             assert entries[-1].version == at, f"version {at} is not there"
-            return chain.replay([e for e in entries if e.version >= entries[-1].checkpoint]).messages()
-        except chain.BrokenChainError as error:
+            return replay([e for e in entries if e.version >= entries[-1].checkpoint]).messages()
+        except BrokenChainError as error:
             raise AssertionError(f"the run is not readable: {error.reason}") from error
 
     # ----------------------------------------------------------------------------------- permissions

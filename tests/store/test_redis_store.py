@@ -30,7 +30,7 @@ from histstore import (
     UserMessage,
 )
 from histstore.protocol.keys import run_keys
-from histstore.protocol.requests import delta
+from histstore.protocol.reads import delta
 
 from ..support.samples import PLAIN, TYPED, faithful, plain, user
 from ..support.shells import Shell, threaded_proxy

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from histstore.log.chain import Entry, Log, Tail
-from histstore.log.codec import decode, decode_body
+from histstore.log.body import decode_body
+from histstore.log.columns import Log
+from histstore.log.entry import Entry
+from histstore.log.message_codec import decode
+from histstore.log.tail import Tail
 
 Part = tuple[list[Any], list[bool]]
 
@@ -20,7 +23,7 @@ def tail(entries: Sequence[Entry], start: int, stop: int, chunks: Sequence[int] 
         stop: Index after the last one.
         chunks: How many entries to go back at a time, before the rest in one go.
     """
-    found = Tail(entries[-1].length, start, stop)
+    found = Tail(entries[-1].header.length, start, stop)
     end = len(entries)
     for count in (*chunks, end):
         found.back(Log.of(entries[max(0, end - count) : end]))
@@ -35,7 +38,7 @@ def followed(entries: Sequence[Entry], start: int, stop: int) -> Part | None:
     pins = [False] * len(wanted)
     for entry in reversed(entries):
         body = decode_body(entry.body)
-        kept = entry.length - len(body.added)
+        kept = entry.header.length - len(body.added)
         fills = {index: (pin, part) for index, pin, part in body.fills}
         for place, index in enumerate(wanted):
             if index is None:
@@ -46,7 +49,7 @@ def followed(entries: Sequence[Entry], start: int, stop: int) -> Part | None:
             else:
                 pins[place] ^= index in body.flips
                 if index < kept:
-                    wanted[place] = index if index < entry.i else index + entry.j - entry.i
+                    wanted[place] = index if index < entry.header.i else index + entry.header.j - entry.header.i
                     continue
                 parts[place] = body.added[index - kept]
             wanted[place] = None

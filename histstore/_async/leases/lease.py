@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 from ...errors import HistoryStoreError, LeaseLostError, LockError, name_run, quoted
 from ...policy import RetryPolicy
 from ...protocol.leases import Loss, read_loss
-from ...protocol.requests import NO_LEASE, Carried, Where
+from ...protocol.run import NO_LEASE, Carried, Where
 from ...snapshot import RunId
 from ..compat import tasks
 from ..compat.scope import Exit, Scope

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from ...errors import CorruptSnapshotError, HistoryStoreError
 from ...policy import RetryPolicy
 from ...protocol import leases as protocol
+from ...protocol.call import Call
 from ...protocol.leases import BROKEN, CLOSED, DELETED, LOOP_ENDED, Loss, Occupancy
-from ...protocol.requests import Call, Where
+from ...protocol.run import Where
 from ..compat import io, tasks
 from ..compat.scope import AbandonedBodies
 from ..transport.runner import Delivery, Runner

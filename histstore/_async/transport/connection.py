@@ -10,7 +10,7 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from ...protocol.requests import Command
+from ...protocol.call import Command
 from ...wire.addresses import Address
 from ...wire.faults import OpeningError, OpeningTimeoutError
 from ...wire.opening import CONNECT, CREDENTIALS, LOG_IN, PROBE_AFTER, TLS, Opening

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...observe import Observer
 from ...policy import Durability, RetryPolicy
-from ...protocol.requests import Call
+from ...protocol.call import Call
 from ...wire.observing import Observed
 from ..compat import io
 from .runner import Delivery, Runner

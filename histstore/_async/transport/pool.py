@@ -10,7 +10,7 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from ...protocol.requests import Command
+from ...protocol.call import Command
 from ...wire.sending import SendState
 from ...wire.settings import ConnectionSettings
 from ..compat import io

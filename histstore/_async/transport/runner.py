@@ -11,7 +11,8 @@ from redis import exceptions as redis_errors
 
 from ...errors import BackendError, OutcomeUnknownError
 from ...policy import Durability, RetryPolicy
-from ...protocol.requests import Call, Command, in_script_failure
+from ...protocol.call import Call, Command
+from ...protocol.replies import in_script_failure
 from ...wire.failures import CLOSED, failure_of
 from ...wire.faults import UndoneError, classify, describe
 from ...wire.health import ROLE, Role

@@ -11,9 +11,9 @@ from redis import exceptions as redis_errors
 
 from ...errors import BackendConfigError
 from ...policy import Durability
-from ...protocol import requests
+from ...protocol.backend import probe
+from ...protocol.call import Command
 from ...protocol.keys import run_keys
-from ...protocol.requests import Command
 from ...snapshot import RunId
 from ...wire.faults import classify, explain
 from ...wire.health import ROLE, Role, eviction_policy, problems_of
@@ -84,7 +84,7 @@ class SelfTest:
                 await self.prepare()
             if io.monotonic() < self._next:
                 return
-            call = requests.probe(run_keys(self._namespace, f"probe-{RunId.new()}"))
+            call = probe(run_keys(self._namespace, f"probe-{RunId.new()}"))
             commands: Sequence[Command] = call.commands(False, False)
             if self._durability.fsync:
                 commands = [*commands, ("WAITAOF", "1", "0", "1")]

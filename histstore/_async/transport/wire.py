@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
-from ...protocol.requests import Command
+from ...protocol.call import Command
 from ...wire.opening import refusal
 from ...wire.resp import Replies, pack
 from ...wire.sending import SendState

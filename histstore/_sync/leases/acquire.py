@@ -17,7 +17,7 @@ from ...policy import RetryPolicy
 from ...protocol import leases as protocol
 from ...protocol.lease_record import Acquisition
 from ...protocol.leases import Granted, Taken, Ticket, new_holder
-from ...protocol.requests import Carried, Where
+from ...protocol.run import Carried, Where
 from ..compat import io, tasks
 from ..compat.scope import Scope
 from ..transport.runner import Delivery

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import LockError, name_run
 from ...protocol.lease_record import Acquisition, LeaseRecord
 from ...protocol.leases import Loss
-from ...protocol.requests import Where
+from ...protocol.run import Where
 from ..compat import io, tasks
 from ..compat.scope import Scope
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 
 from ...errors import HistoryStoreError
 from ...protocol import leases as protocol
+from ...protocol.call import Call
 from ...protocol.lease_record import Acquisition
 from ...protocol.leases import Loss, Ring
-from ...protocol.requests import Call, Carried, Where
+from ...protocol.run import Carried, Where
 from ..compat.background import Background, Jobs
 from ..transport.runner import Delivery
 from .registry import HeldLease, Registry

@@ -10,9 +10,10 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from ...errors import HistoryStoreError
-from ...log.chain import BrokenChainError
+from ...log.unreadable import BrokenChainError
 from ...policy import RetryPolicy
-from ...protocol.requests import Call, Where
+from ...protocol.call import Call
+from ...protocol.run import Where
 from ..transport.runner import Delivery, Runner
 
 PATIENCE: Final = 1.0

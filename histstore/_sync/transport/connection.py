@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from redis import exceptions as redis_errors
 
-from ...protocol.requests import Command
+from ...protocol.call import Command
 from ...wire.addresses import Address
 from ...wire.opening import CONNECT, CREDENTIALS, LOG_IN, PROBE_AFTER, TLS, Opening, refusal
 from ...wire.resp import Replies, pack

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
-from ...protocol.requests import Command
+from ...protocol.call import Command
 from ...wire.sending import SendState
 from ...wire.settings import ConnectionSettings
 from ..compat.io import monotonic

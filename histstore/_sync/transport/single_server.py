@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from ...protocol.requests import Command
+from ...protocol.call import Command
 from ...wire.opening import FRESH
 from ...wire.sending import SendState
 from ...wire.settings import ConnectionSettings

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ...protocol.requests import Command
+from ...protocol.call import Command
 from ...wire.sending import SendState
 
 

@@ -6,7 +6,7 @@ import redis
 
 from histstore.protocol import leases
 from histstore.protocol.leases import Ticket
-from histstore.protocol.requests import Carried
+from histstore.protocol.run import Carried
 
 from ..sending import Reply, exchange
 from ..world import MINUTE_MS, QUARTER_MS, World

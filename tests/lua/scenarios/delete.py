@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from histstore.protocol.requests import Carried
+from histstore.protocol.run import Carried
 
 from ..world import MINUTE_MS, QUARTER_MS, World
 from .expectations import expect, pttl

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histstore.protocol.requests import Carried
+from histstore.protocol.run import Carried
 
 from ..sending import few
 from ..world import QUARTER_MS, World

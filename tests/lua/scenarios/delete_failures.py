@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from histstore.protocol.requests import Carried
+from histstore.protocol.run import Carried
 
 from ..sending import few
 from ..world import World

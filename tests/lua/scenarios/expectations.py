@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import redis
 
-from histstore.log.chain import Base
-from histstore.protocol.requests import Carried
+from histstore.log.base import Base
+from histstore.protocol.run import Carried
 
 from ..sending import Delete, Reply, Save
 from ..world import MINUTE_MS, World

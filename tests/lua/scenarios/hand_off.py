@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from histstore.protocol.leases import Ticket
-from histstore.protocol.requests import Carried
+from histstore.protocol.run import Carried
 
 from ..world import MINUTE_MS, World
 from .expectations import digits, expect, expect_free, expect_held_by, pttl

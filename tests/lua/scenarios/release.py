@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from histstore.protocol import leases
+from histstore.protocol.call import Call
 from histstore.protocol.leases import Ticket
-from histstore.protocol.requests import Call, Carried
+from histstore.protocol.run import Carried
 
 from ..world import MINUTE_MS, QUARTER_MS, World
 from .expectations import digits, expect, expect_free, expect_held_by, expect_lost, expect_unchanged, lease_ends, pttl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from histstore.protocol.leases import Ticket
-from histstore.protocol.requests import Carried
+from histstore.protocol.run import Carried
 
 from ..world import MINUTE_MS, QUARTER_MS, World
 from .expectations import digits, expect, expect_held_by, lease_ends, pttl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from histstore.protocol.leases import Ticket
-from histstore.protocol.requests import NO_LEASE
+from histstore.protocol.run import NO_LEASE
 
 from ..sending import Save, few
 from ..world import MINUTE_MS, QUARTER_MS, World

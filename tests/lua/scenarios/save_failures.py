@@ -8,7 +8,7 @@ from typing import Final
 
 import redis
 
-from histstore.protocol.requests import Carried
+from histstore.protocol.run import Carried
 
 from ..sending import Save, commands, few
 from ..world import MINUTE_MS, QUARTER_MS, World

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histstore.protocol.requests import Carried
+from histstore.protocol.run import Carried
 
 from ..world import MINUTE_MS, QUARTER_MS, World
 from .expectations import expect, expect_confirmed

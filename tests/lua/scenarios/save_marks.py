@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from histstore.protocol.requests import Carried
+from histstore.protocol.run import Carried
 
 from ..sending import Save
 from ..world import QUARTER_MS, World

@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from histstore.log.chain import Base
-from histstore.protocol import leases, requests
+from histstore.log.base import Base
+from histstore.protocol import leases, saves
+from histstore.protocol.call import Call
 from histstore.protocol.leases import Ticket
-from histstore.protocol.requests import Call, Carried
+from histstore.protocol.run import Carried
 
 from ..doorbell import Process
 from ..sending import Delete, Save
@@ -31,7 +32,7 @@ FAR: Final = 4_000_000_000_000_001  # a fence that no clock reaches, and that no
 
 def resolution(world: World, what: Save | Delete) -> Call:
     assert what.call.attempt is not None
-    return requests.resolve(world.where, what.call.attempt)
+    return saves.resolve(world.where, what.call.attempt)
 
 
 def applied_saves(world: World, ttl: int | None = None) -> list[Save]:

@@ -8,7 +8,7 @@ from histstore.errors import LeaseLostError
 from histstore.protocol.keys import run_keys
 from histstore.protocol.lease_record import Acquisition, LeaseRecord
 from histstore.protocol.leases import Loss, Ticket, release
-from histstore.protocol.requests import Carried, Where
+from histstore.protocol.run import Carried, Where
 from histstore.snapshot import RunId
 
 WHERE = Where("test", RunId("run"), run_keys("test", RunId("run")))

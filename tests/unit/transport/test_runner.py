@@ -11,8 +11,10 @@ from redis.exceptions import ConnectionError, ResponseError
 from histstore import BackendUnavailableError, Durability, OutcomeUnknownError, RetryPolicy
 from histstore._async.transport.runner import Delivery, Runner
 from histstore._async.transport.transport import Listener
+from histstore.protocol.call import Call, Command
+from histstore.protocol.deletes import delete
 from histstore.protocol.keys import run_keys
-from histstore.protocol.requests import NO_LEASE, Call, Command, Where, delete
+from histstore.protocol.run import NO_LEASE, Where
 from histstore.snapshot import Attempt, Revision, RunId
 from histstore.wire.sending import SendState
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from redis.exceptions import ConnectionError, ResponseError
 
 from histstore import BackendConfigError, BackendUnavailableError, OutcomeUnknownError
-from histstore.log.chain import BrokenChainError
-from histstore.protocol.requests import Call
+from histstore.log.unreadable import BrokenChainError
+from histstore.protocol.call import Call
 from histstore.protocol.scripts import SAVE
 from histstore.snapshot import Attempt, Revision
 from histstore.wire.failures import failure_of
 
 LOST = ConnectionError("the connection broke")
 READ = Call("load", [("GET", "key")])
-REPEATABLE = Call("lock", [("EVALSHA", "0")], SAVE)
+REPEATABLE = Call("lock", [("EVALSHA", "0")], script=SAVE)
 ATTEMPT = Attempt("save", "n", "run", None, Revision(1, b"e" * 16), b"t" * 16)
-WRITE = Call("save", [("EVALSHA", "0")], SAVE, write=lambda: ATTEMPT)
+WRITE = Call("save", [("EVALSHA", "0")], script=SAVE, write=lambda: ATTEMPT)
 
 
 def test_a_write_that_may_have_been_applied_is_unknown() -> None:

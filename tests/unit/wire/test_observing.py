@@ -8,14 +8,14 @@ import pytest
 from redis.exceptions import ConnectionError, ResponseError
 
 from histstore import BackendError, BackendUnavailableError, Event, Observer, OutcomeUnknownError
-from histstore.protocol.requests import Call
+from histstore.protocol.call import Call
 from histstore.protocol.scripts import SAVE
 from histstore.snapshot import Attempt, Revision
 from histstore.wire.failures import CLOSED
 from histstore.wire.observing import Observed
 from histstore.wire.retrying import RetryableError
 
-CALL = Call("save", [("EVALSHA", b"sha", b"1", b"key", "text")], SAVE, run=("n", "run"))
+CALL = Call("save", [("EVALSHA", b"sha", b"1", b"key", "text")], script=SAVE, run=("n", "run"))
 ATTEMPT = Attempt("save", "n", "run", None, Revision(1, b"e" * 16), b"t" * 16)
 READ = Call("load", [("MULTI",), ("GET", "key"), ("EXEC",)])
 

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError, ResponseError
 
-from histstore.protocol.requests import read_call
+from histstore import RunId
+from histstore.protocol.call import read_call
+from histstore.protocol.keys import run_keys
+from histstore.protocol.run import Where
 from histstore.wire.replies import check_transaction, is_complete, is_error, last_reply
 
+WHERE = Where("ns", RunId("run"), run_keys("ns", "run"))
 ABORTED = ResponseError("EXECABORT Transaction discarded because of previous errors.")
 CAUSE = ResponseError("OOM command not allowed")
 
@@ -45,7 +49,7 @@ def test_an_error_is_known_by_its_first_word() -> None:
 
 def test_a_transaction_is_complete_or_says_why_not() -> None:
     """A foreign type is left to the readers, which report it as damage."""
-    call = read_call("load", ("GET", "a"), ("GET", "b"))
+    call = read_call(WHERE, "load", ("GET", "a"), ("GET", "b"))
     assert call.relaxed is not None
     wrong = ResponseError("WRONGTYPE Operation against a key")
     assert is_complete([b"x", None], call.relaxed)

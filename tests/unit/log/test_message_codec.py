@@ -1,8 +1,9 @@
-"""Messages to CBOR and back; bodies of log entries; and what damaged bytes decode to."""
+"""Messages to CBOR and back, and what damaged bytes decode to."""
 
 from __future__ import annotations
 
 import random
+from functools import reduce
 from typing import Any
 
 import cbor2
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given
 
 from histstore import AssistantMessage, ToolCall, UserMessage, messages
-from histstore.log.codec import Body, decode, decode_body, decode_meta, encode, encode_body, encode_meta
+from histstore.log.message_codec import decode, decode_meta, encode, encode_meta
+from histstore.messages import FrozenDict, FrozenList
 
-from ..support.samples import PLAIN, TYPED, faithful
-from .test_json import JSON
+from ...support.samples import PLAIN, TYPED, faithful
+from ..test_json import JSON
 
 
 @pytest.mark.parametrize("message", TYPED + PLAIN, ids=repr)
@@ -113,57 +115,6 @@ def test_mutated_bytes(seed: int) -> None:
             assert len(found) == 1
 
 
-BODIES = [
-    Body([]),
-    Body([b"\x01", b"\x02\x03"]),
-    Body([b"\x01"], flips=[0, 3]),
-    Body([], meta=encode_meta({})),
-    Body([b"\x01"], [1], encode_meta({"a": 1})),
-    Body([b"\x01"], [], encode_meta({"a": 1}), [(0, True, b"\x05"), (7, False, b"\x06\x07")]),
-    Body([], [2], None, [(1, False, b"\x05")]),
-]
-
-
-@pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
-def test_bodies_come_back(body: Body) -> None:
-    """What is added, pins, meta and fills, without decoding the messages."""
-    found = decode_body(encode_body(body))
-    assert [bytes(part) for part in found.added] == list(body.added)
-    assert (list(found.flips), found.meta) == (list(body.flips), body.meta)
-    assert [(i, pin, bytes(part)) for i, pin, part in found.fills] == list(body.fills)
-
-
-def test_a_body_is_small() -> None:
-    """A turn of two messages costs a few bytes besides them."""
-    assert len(encode_body(Body([b"x" * 1000, b"y" * 1000]))) <= 2010
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\x01",
-        cbor2.dumps([]),
-        cbor2.dumps([[5]]),
-        cbor2.dumps([[-1]]),
-        cbor2.dumps([["a"]]),
-        cbor2.dumps([[], [-1]]),
-        cbor2.dumps([[], [], "meta"]),
-        cbor2.dumps([[], [], None, [1]]),
-        cbor2.dumps([[1], [], None, [0, 0, 1, 1]]) + b"\x01",
-        cbor2.dumps([[], [], None, [], []]),
-        cbor2.dumps([[True]]),
-        cbor2.dumps([[2**63]]),
-        cbor2.dumps({"a": 1}),
-    ],
-    ids=lambda data: data.hex(),
-)
-def test_bytes_that_are_no_body(data: bytes) -> None:
-    """Headers that do not fit what follows are ValueError."""
-    with pytest.raises(ValueError, match=r"body|CBOR"):
-        decode_body(data)
-
-
 @pytest.mark.parametrize(
     "data", [b"", b"\x01", cbor2.dumps([1]), cbor2.dumps({1: 2}), cbor2.dumps({"a": float("nan")})]
 )
@@ -192,3 +143,102 @@ def test_each_of_many_messages_is_frozen_and_checked(count: int) -> None:
         for wrong in (b"\xa1\x01\x01", b"\xa1\x61a\xa1\x61b\xf9\x7e\x00", b"\xa1\x61a\x81\xf7"):
             with pytest.raises(ValueError, match="message"):
                 decode([*parts[:place], wrong, *parts[place + 1 :]])
+
+
+def test_the_arguments_of_a_tool_call_are_frozen_to_the_bottom() -> None:
+    """As those of one that was made by hand, and as plain messages are."""
+    args = {"a": [1, {"b": [[]]}], "c": {"d": None}, "e": 1.5}
+    ((block,),) = [message.blocks for message in decode([encode(AssistantMessage([ToolCall("1", "f", args)]))])]
+    assert block.args == args
+    nested = block.args["a"]
+    kinds = [type(block.args), type(nested), type(nested[1]), type(nested[1]["b"]), type(nested[1]["b"][0])]
+    assert kinds == [FrozenDict, FrozenList, FrozenDict, FrozenList, FrozenList]
+    assert type(block.args["c"]) is FrozenDict
+    assert hash(block) == hash(ToolCall("1", "f", args))
+    (plain,) = decode([encode({"a": [{}]})])
+    assert [type(plain), type(plain["a"]), type(plain["a"][0])] == [FrozenDict, FrozenList, FrozenDict]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {1: 2}, {"a": {1: 2}}, float("nan"), [float("inf")], {"a": [cbor2.undefined]}, {"a": cbor2.CBORSimpleValue(9)},
+        reduce(lambda inner, _: [inner], range(101), 0),
+        reduce(lambda inner, _: {"a": inner}, range(101), 0),
+    ],
+    ids=lambda args: str(args)[:20],
+)  # fmt: skip
+def test_arguments_that_are_no_json(args: Any) -> None:
+    """Decoding them does not make them right."""
+    with pytest.raises(ValueError, match="no typed message"):
+        decode([cbor2.dumps([1, [4, "1", "f", args]])])
+
+
+@pytest.mark.parametrize(
+    "data", [[True, "x"], [1.0, "x"], [False, "x"], [0, [True, "1", False]], [0, [1.0, "1", False]], [2, "x"], [-1]]
+)
+def test_a_kind_is_a_whole_number(data: Any) -> None:
+    """True and 1.0, which Python finds under the same key as 1, are no kinds."""
+    with pytest.raises(ValueError, match="no typed message"):
+        decode([cbor2.dumps(data)])
+
+
+@pytest.mark.parametrize(
+    "text", [b"\x63\xed\xa0\x80", b"\x62\xc0\x80", b"\x64\xf4\x90\x80\x80", b"\x7f\x61\xc3\x61\xa9\xff"]
+)
+def test_the_decoder_returns_no_text_that_utf_8_cannot_hold(text: bytes) -> None:
+    """Surrogates, overlong forms, what lies past Unicode, a character in two chunks: typed messages rely on it."""
+    with pytest.raises(ValueError, match="CBOR"):
+        decode([b"\x82\x00" + text])
+
+
+NESTED = {
+    "role": "assistant",
+    "content": [{"type": "text", "text": "é"}, {"type": "tool_use", "input": {"a": [[{"b": 1.5}], [], [None]]}}],
+    "tool_calls": [],
+    "usage": {"n": 2**70, "ok": True, "raw": b"\x00", "none": None},
+}
+
+
+@pytest.mark.parametrize("message", [NESTED, {}, {"a": {}}, {"a": []}, {"a": [[]]}, {"a": [1, "x"]}, {"a": [{}, [{}]]}])
+@pytest.mark.parametrize("others", [[], [{"role": "user", "content": "hi"}], [UserMessage("hi"), 7, "text"]])
+def test_what_is_decoded_is_frozen_to_the_bottom(message: Any, others: list[Any]) -> None:
+    """Whatever it nests, and whatever stands beside it."""
+    found = decode([encode(each) for each in [*others, message, *others, message]])
+    assert found == [*others, message, *others, message]
+    assert [kinds_in(each) <= {FrozenDict, FrozenList} for each in found] == [True] * len(found)
+    assert repr(found[-1]) == repr(message)
+
+
+def kinds_in(value: Any) -> set[type]:
+    """Returns the types of the dicts and lists in a value."""
+    if not isinstance(value, (dict, list)):
+        return set()
+    items = value.values() if isinstance(value, dict) else value
+    return {type(value)}.union(*map(kinds_in, items))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {1: 2}, {b"a": 1}, {"a": {1: 2}}, {"a": [{1: 2}]}, float("nan"), {"a": float("inf")}, {"a": [float("nan")]},
+        cbor2.undefined, {"a": cbor2.undefined}, {"a": [[cbor2.undefined]]}, {"a": [{"b": cbor2.CBORSimpleValue(9)}]},
+        reduce(lambda inner, _: {"a": inner}, range(101), 0),
+        {"a": reduce(lambda inner, _: [inner], range(100), 0)},
+    ],
+    ids=lambda message: str(message)[:20],
+)  # fmt: skip
+@pytest.mark.parametrize("others", [[], [{"a": 1}], [UserMessage("hi"), 1.5]])
+def test_plain_messages_that_are_no_json(message: Any, others: list[Any]) -> None:
+    """Nothing trusts a frozen message that was not checked: the decoder refuses what no store of ours has written."""
+    with pytest.raises(ValueError, match="a message"):
+        decode([*map(encode, others), cbor2.dumps(message)])
+
+
+def test_a_message_as_deep_as_any_is_decoded() -> None:
+    """A hundred levels, of dicts and of lists."""
+    for message in (
+        reduce(lambda inner, _: {"a": inner}, range(100), 0),
+        {"a": reduce(lambda inner, _: [inner], range(99), 0)},
+    ):
+        assert decode([encode(message)]) == [message]

@@ -13,7 +13,7 @@ import pytest
 from histstore.protocol import scripts as _scripts
 from histstore.protocol.scripts import ALL, SAVE, Script, load, strip
 
-LUA = Path(__file__).resolve().parents[2] / "lua"
+LUA = Path(__file__).resolve().parents[3] / "lua"
 
 
 @pytest.fixture

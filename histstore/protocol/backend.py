@@ -1,0 +1,41 @@
+"""Requests of the backend itself, about no single run."""
+
+from __future__ import annotations
+
+from .call import Call, Command
+from .keys import Keys, head_pattern
+from .scripts import PROBE
+
+
+def scan(namespace: str, prefix: str, cursor: int) -> Call:
+    """Build one step of a walk over the heads of all runs.
+
+    Args:
+        namespace: The namespace.
+        prefix: What the runs' ids start with.
+        cursor: Where the step before it ended; 0: the first step.
+    """
+    command: Command = ("SCAN", b"%d" % cursor, "MATCH", head_pattern(namespace, prefix), "COUNT", "500")
+    return Call("runs", [command])
+
+
+def probe(keys: Keys) -> Call:
+    """Build the self-test of a connection: every command that this library sends, on a scratch key."""
+    scratch = keys.head
+    reads: list[Command] = [
+        ("MULTI",),
+        ("HMGET", scratch, "etag"),
+        ("XRANGE", scratch, "-", "+"),
+        ("XREVRANGE", scratch, "+", "-", "COUNT", "1"),
+        ("XLEN", scratch),
+        ("PTTL", scratch),
+        ("TIME",),
+        ("EXEC",),
+        ("EVALSHA", "0" * 40, "1", scratch),
+        ("SUBSCRIBE", scratch),
+        ("UNSUBSCRIBE", scratch),
+        ("INFO", "memory"),
+        ("INFO", "replication"),
+        ("EVAL", PROBE.source, "1", scratch),
+    ]
+    return Call("probe", reads, key=scratch)
