@@ -1,4 +1,4 @@
-"""The backend: one server, its connections, and what concerns all of its runs."""
+"""The backend: one server, its connections, and the calls about all of its runs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from redis import exceptions as redis_errors
 
+from ..arguments import check_drain
 from ..errors import (
     BackendError,
     BackendUnavailableError,
     ConnectionOptionError,
     CorruptSnapshotError,
-    HistoryStoreError,
     SnapshotError,
-    name_run,
 )
 from ..observe import Observer
 from ..options import DEFAULTS, Options, check_picklable
@@ -30,10 +29,14 @@ from ..snapshot import ANY, M, RunId, RunInfo, check_name
 from ..wire.settings import check_url, connection_settings
 from .compat import clients, io
 from .leases.table import LeaseTable
+from .reads import Reads
+from .run import Run
 from .seats import Seats
 from .store import RedisHistoryStore
+from .terms import Terms
 from .transport.runner import Runner
 from .transport.single_server import SingleServer
+from .writes import Writes
 
 if TYPE_CHECKING:
     from ..embedded import EmbeddedServer
@@ -42,27 +45,26 @@ if TYPE_CHECKING:
 class RedisBackend:
     """Conversations in one Redis or Valkey server. Make one, at module level if you like, and use it everywhere.
 
-    Tasks, threads, event loops that come one after the other or run at once, and forked processes may share it. Each
-    event loop of each process has connections and leases of its own, which are made when it first uses the backend.
-    The connections are closed when the loop ends as `asyncio.run` ends it, or by `aclose`. A loop that is closed by
-    hand (`loop.close()` without `shutdown_asyncgens()`) leaves them to the next loop that uses the backend.
+    Tasks, threads, event loops and forked processes may share a backend. Each event loop of each process has its own
+    connections and leases, which are made when the loop first uses the backend. The connections are closed by
+    `aclose`, or when the loop ends as `asyncio.run` ends it. A loop that is closed by hand (`loop.close()` without
+    `shutdown_asyncgens()`) leaves them to the next loop that uses the backend.
 
     A forked process never touches the connections of its parent. A lease stays with the process and the loop that
     entered it: see `Lease`.
 
     A backend that was made by `from_url` can be pickled, for multiprocessing, Ray or Dask: as its URL and its options.
-    The pickle holds the password of the URL. So can `embedded` with a path, for processes of the same machine.
+    The pickle holds the URL's password. A backend that was made by `embedded` with a path can be pickled for processes
+    of the same machine.
 
-    Objects inside of a client's settings are used by all threads and processes that use the backend. A credential
-    provider, say, must be safe for that.
+    All threads and processes that use the backend share the objects in a client's settings. A credential provider, for
+    example, must be safe for that.
 
     Args:
-        client: A `redis.asyncio.Redis` whose settings are copied; it is neither changed nor closed. Its own
-            retries do not apply: tenacity alone decides, by `retry`.
-        namespace: Prefix of all keys. Backends with different namespaces do not see each other's runs. Default:
-            "histstore".
-        run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which sets no lifetime and
-            leaves one that somebody else has set.
+        client: A `redis.asyncio.Redis` whose settings are copied. The client is neither changed nor closed. Its own
+            retries do not apply: only `retry` decides.
+        namespace: Prefix of all keys, which separates the runs of several backends. Default: "histstore".
+        run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which leaves lifetimes alone.
         keep_revisions: Number of past revisions that `load(at=)` can always reach. Default: 0.
         retry: How often, and for how many seconds, a call tries again. Default: None, which is `RetryPolicy()`.
         durability: The confirmations that a save waits for. Default: None, which is `Durability()`.
@@ -70,7 +72,7 @@ class RedisBackend:
         observer: Receives an event for each call to the server and each of its tries. Default: None.
 
     Raises:
-        SnapshotError: An option is of no use.
+        SnapshotError: An option is out of range, or of the wrong type.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class RedisBackend:
             max_snapshot_bytes,
             observer,
         )
+        self._options = options
         self.namespace = options.namespace
         self.run_ttl = options.run_ttl
         self.ttl_ms = options.ttl_ms
@@ -115,38 +118,31 @@ class RedisBackend:
         settings = connection_settings(
             pool.connection_class,
             # A single URL's pool keeps its limit beside the other settings.
-            {**pool.connection_kwargs, **_sentinels(pool), "max_connections": _limit(pool)},
+            {**pool.connection_kwargs, **_sentinels(pool), "max_connections": _pool_limit(pool)},
             clients.KINDS,
         )
         self._seats = Seats(settings, self.durability, self.namespace, self.retry, self.observer)
-        # The function itself: every call asks.
+        # The bound method itself, because every call looks its seat up.
         self._here = self._seats.here
         self._server: EmbeddedServer | None = None
-        # What `pickle` needs. None: the client cannot be made anew elsewhere.
+        # How to make this backend again, for `pickle`. None: its client cannot be made elsewhere.
         self._source: _Source | None = None
 
     @classmethod
     def from_url(
-        cls,
-        url: str = "redis://localhost:6379/0",
-        *,
-        namespace: str = DEFAULTS.namespace,
-        run_ttl: float | None = DEFAULTS.run_ttl,
-        keep_revisions: int = DEFAULTS.keep_revisions,
-        retry: RetryPolicy | None = None,
-        durability: Durability | None = None,
-        max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
+        cls, url: str = "redis://localhost:6379/0", *,
+        namespace: str = DEFAULTS.namespace, run_ttl: float | None = DEFAULTS.run_ttl,
+        keep_revisions: int = DEFAULTS.keep_revisions, retry: RetryPolicy | None = None,
+        durability: Durability | None = None, max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
         observer: Observer | None = None,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """Make a backend for the server at a URL. This does no I/O.
 
         Args:
-            url: `redis://`, `rediss://` or `unix://`, with redis-py's query options. `max_connections` bounds all open
-                connections of the backend, `socket_connect_timeout` all of connecting, in seconds.
-            namespace: Prefix of all keys. Backends with different namespaces do not see each other's runs. Default:
-                "histstore".
-            run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which sets no lifetime and
-                leaves one that somebody else has set.
+            url: `redis://`, `rediss://` or `unix://`, with redis-py's query options. `max_connections` bounds the
+                backend's open connections, `socket_connect_timeout` the time to connect, in seconds.
+            namespace: Prefix of all keys, which separates the runs of several backends. Default: "histstore".
+            run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which leaves lifetimes alone.
             keep_revisions: Number of past revisions that `load(at=)` can always reach. Default: 0.
             retry: How often, and for how many seconds, a call tries again. Default: None, which is `RetryPolicy()`.
             durability: The confirmations that a save waits for. Default: None, which is `Durability()`.
@@ -154,8 +150,8 @@ class RedisBackend:
             observer: Receives an event for each call to the server and each of its tries. Default: None.
 
         Raises:
-            BackendConfigError: The URL is of no use. The text does not quote it. It is a SnapshotError as well.
-            SnapshotError: An option is of no use.
+            BackendConfigError: The URL cannot be used. The text does not quote it. It is a SnapshotError as well.
+            SnapshotError: An option is out of range, or of the wrong type.
         """
         if not isinstance(url, str):
             raise SnapshotError(f"a URL is a str, not a {type(url).__name__}")
@@ -173,40 +169,28 @@ class RedisBackend:
             ) from None
         backend = cls(
             clients.Redis(connection_pool=pool),
-            namespace=namespace,
-            run_ttl=run_ttl,
-            keep_revisions=keep_revisions,
-            retry=retry,
-            durability=durability,
-            max_snapshot_bytes=max_snapshot_bytes,
-            observer=observer,
-        )
+            namespace=namespace, run_ttl=run_ttl, keep_revisions=keep_revisions, retry=retry,
+            durability=durability, max_snapshot_bytes=max_snapshot_bytes, observer=observer,
+        )  # fmt: skip
         backend._source = _Source("from_url", url)
         return backend
 
     @classmethod
     def embedded(
-        cls,
-        path: str | os.PathLike[str] | None = None,
-        *,
-        namespace: str = DEFAULTS.namespace,
-        run_ttl: float | None = DEFAULTS.run_ttl,
-        keep_revisions: int = DEFAULTS.keep_revisions,
-        retry: RetryPolicy | None = None,
-        durability: Durability | None = None,
-        max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
+        cls, path: str | os.PathLike[str] | None = None, *,
+        namespace: str = DEFAULTS.namespace, run_ttl: float | None = DEFAULTS.run_ttl,
+        keep_revisions: int = DEFAULTS.keep_revisions, retry: RetryPolicy | None = None,
+        durability: Durability | None = None, max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
         observer: Observer | None = None,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """Make a backend that owns a local server, started at first use and stopped by `aclose`.
 
         Args:
-            path: A folder for the data, which then survives kill -9 of this process and of the server.
-                Processes that open the same folder share one server. None: a temporary server, which ends with the
-                last process that has used it. A forked process that first uses it later than that gets a BackendError.
-            namespace: Prefix of all keys. Backends with different namespaces do not see each other's runs. Default:
-                "histstore".
-            run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which sets no lifetime and
-                leaves one that somebody else has set.
+            path: A folder for the data, which then survives kill -9 of this process and of the server. Processes that
+                open the same folder share one server. None: a temporary server, which ends with the last process that
+                has used it. A forked process that first uses it after that gets a BackendError.
+            namespace: Prefix of all keys, which separates runs that share the server. Default: "histstore".
+            run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which keeps runs for ever.
             keep_revisions: Number of past revisions that `load(at=)` can always reach. Default: 0.
             retry: How often, and for how many seconds, a call tries again. Default: None, which is `RetryPolicy()`.
             durability: The confirmations that a save waits for. Default: None, which is `Durability()`.
@@ -214,7 +198,7 @@ class RedisBackend:
             observer: Receives an event for each call to the server and each of its tries. Default: None.
 
         Raises:
-            SnapshotError: An option is of no use.
+            SnapshotError: An option is out of range, or of the wrong type.
             BackendError: This system is neither Linux nor macOS.
         """
         try:
@@ -227,14 +211,9 @@ class RedisBackend:
         server = EmbeddedServer(path)
         backend = cls(
             clients.Redis(unix_socket_path="/"),
-            namespace=namespace,
-            run_ttl=run_ttl,
-            keep_revisions=keep_revisions,
-            retry=retry,
-            durability=durability,
-            max_snapshot_bytes=max_snapshot_bytes,
-            observer=observer,
-        )
+            namespace=namespace, run_ttl=run_ttl, keep_revisions=keep_revisions, retry=retry,
+            durability=durability, max_snapshot_bytes=max_snapshot_bytes, observer=observer,
+        )  # fmt: skip
         backend._server = server
         backend._seats.prepare = backend._start
         backend._source = _Source("embedded", server.path, platform.node())
@@ -254,7 +233,7 @@ class RedisBackend:
 
     @property
     def _runner(self) -> Runner:
-        """Sends calls from this process and event loop."""
+        """The runner of this process and event loop."""
         return self._seats.at().runner
 
     @property
@@ -272,28 +251,28 @@ class RedisBackend:
         await self.aclose()
 
     async def aclose(self, drain: float = 5.0) -> None:
-        """Closes the backend: lets those inside a lock or turn end, gives up what is still held, and disconnects.
+        """Close the backend: wait for locks and turns to end, give up the leases that are left, and disconnect.
 
-        From now on nothing new begins: `lock` and `turn`, and whoever waits in them, raise BackendError. Those inside
-        have `drain` seconds to save and release. What the calling task itself is inside of is not waited for. Then the
-        leases that are left are given up, so that the next worker enters at once: their bodies are cancelled, as `lock`
-        says, and their saves are refused with LeaseLostError. An embedded server is stopped when its last user closes.
+        From now on no lock or turn begins: `lock` and `turn` raise BackendError, also in tasks that already wait.
+        Bodies that run have `drain` seconds to save and release; `aclose` does not wait for a body that it is called
+        in. Then the remaining leases are given up, so that the next worker enters at once. Their bodies are cancelled,
+        as described at `lock`, and the server refuses their saves with LeaseLostError. An embedded server stops when
+        its last user closes it.
 
-        It closes the backend for all event loops of this process, and not for other processes, parent or child. Other
-        loops that run close their part themselves meanwhile. A loop that stands still does so when it runs next, and
-        its leases are given up from here. So are those of loops that have ended.
+        This closes the backend for all event loops of this process, but for no other process, parent or child. Other
+        loops that run close their own part meanwhile. A stopped loop does so when it next runs; until then, this call
+        gives up its leases. It also gives up the leases of loops that have ended.
 
-        A closed backend stays closed. May be repeated, and called by several tasks at once. Cancelling it ends the
-        wait, and the rest is done at once.
+        A closed backend stays closed. Calls may be repeated, and run at once. Cancelling one ends the wait, and the
+        rest is done immediately.
 
         Args:
-            drain: Seconds to wait for those inside at most.
+            drain: Longest wait for running bodies, in seconds.
 
         Raises:
             SnapshotError: `drain` is out of range.
         """
-        if type(drain) not in (int, float) or not 0 <= drain <= 86400 * 365:
-            raise SnapshotError("drain is a number of seconds from 0 to a year")
+        check_drain(drain)
         try:
             await self._seats.close(drain)
         finally:
@@ -301,7 +280,7 @@ class RedisBackend:
                 await io.run_to_the_end(self._server.close)
 
     async def close(self, drain: float = 5.0) -> None:
-        """The same as `aclose`."""
+        """Do the same as `aclose`."""
         await self.aclose(drain)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -317,7 +296,7 @@ class RedisBackend:
         if self.observer is not None:
             check_picklable(self.observer)
         options = {option.name: getattr(self, option.name) for option in fields(Options)}
-        return _made_anew, (type(self), self._source, options)
+        return _remake, (type(self), self._source, options)
 
     def __repr__(self) -> str:
         return f"<RedisBackend with namespace {self.namespace!r}>"
@@ -336,17 +315,17 @@ class RedisBackend:
         Raises:
             SnapshotError: The run id is empty, or no text.
         """
-        return RedisHistoryStore(self, RunId(run_id))
+        return RedisHistoryStore(self._here, self._options, RunId(run_id))
 
     async def runs(self, *, prefix: str = "", retry: RetryPolicy | None = None) -> AsyncIterator[RunInfo]:
-        """Yields every run whose id starts with `prefix`: each once, in no order, without its messages.
+        """Yield every run whose id starts with `prefix`: each once, unordered, without its messages.
 
-        Also a run that is held and was never saved: its revision is None. For maintenance: it walks over all keys of
-        the server. A run that is written or deleted meanwhile may be yielded or not.
+        A run that is leased and was never saved is yielded too, with the revision None. This is for maintenance, since
+        it scans all keys of the server. A run that is written or deleted meanwhile may be yielded or not.
 
         Raises:
-            CorruptSnapshotError: A run's head is damaged; the error names it. It comes last, after all
-                runs that are well.
+            CorruptSnapshotError: The head of a run is damaged; the error names the run. It is raised last, after all
+                sound runs were yielded.
         """
         if prefix != "":
             check_name(prefix, "prefix")
@@ -382,35 +361,31 @@ class RedisBackend:
             raise damaged
 
     async def delete(self, run_id: str | uuid.UUID, *, retry: RetryPolicy | None = None) -> bool:
-        """Deletes a run, damaged or not. Whoever holds its lease is fenced: no save of theirs comes after.
+        """Delete a run, damaged or not. A holder of its lease is fenced: the server refuses its later saves.
 
-        A body that works under a lease of this backend is told at once, as `lock` says; another at its next renewal.
+        A body under a lease of this backend is notified at once, as described at `lock`; any other at its next renewal.
 
         Returns:
             Whether there was a run to delete.
 
         Raises:
-            OutcomeUnknownError: It may have been deleted; `store(run_id).resolve(error.attempt)` says.
+            OutcomeUnknownError: The run may have been deleted; `store(run_id).resolve(error.attempt)` says whether.
         """
-        store = self.store(run_id)
-        try:
-            held = [(table, table.registry.active(store._where)) for table in self._seats.leases()]
-            async with store._mine(retry):
-                deleted = await store._delete(ANY, None, retry, force=True)
+        run = Run(self._here, self._options, RunId(run_id))
+        with run.errors:
+            held = [(table, table.registry.active(run.where)) for table in self._seats.leases()]
+            deleted = await Writes(run, Reads(run)).delete(ANY, Terms(run.policy(retry)), force=True)
             for table, leases in held:
                 table.revoke(leases)
-            await self._leases.serve(store._where, retry)
+            await self._leases.serve(run.where, retry)
             return deleted
-        except HistoryStoreError as error:
-            name_run(error, store.run_id)
-            raise
 
     async def break_lease(self, run_id: str | uuid.UUID, *, retry: RetryPolicy | None = None) -> bool:
-        """Takes a run's lease from whoever holds it, and hands the run to the next who waits.
+        """Take a run's lease from its holder, and hand the run to the next waiter.
 
-        The holder is fenced: no save of theirs comes after. So is one whose lease has lapsed while nobody was
-        granted the run since. For a worker that hangs and goes on renewing. A body that works under a lease of this
-        backend is told at once, as `lock` says; another at its next renewal.
+        The holder is fenced: the server refuses its later saves. So is a holder whose lease has lapsed, if nobody took
+        the run since. Use this against a worker that hangs and still renews. A body under a lease of this backend is
+        notified at once, as described at `lock`; any other at its next renewal.
 
         Returns:
             Whether there was a holder.
@@ -418,26 +393,23 @@ class RedisBackend:
         Raises:
             BackendUnavailableError: The server could not be used; repeating is safe.
         """
-        store = self.store(run_id)
-        try:
-            return await self._leases.break_lease(store._where, policy_of(retry, self.retry))
-        except HistoryStoreError as error:
-            name_run(error, store.run_id)
-            raise
+        run = Run(self._here, self._options, RunId(run_id))
+        with run.errors:
+            return await self._leases.break_lease(run.where, run.policy(retry))
 
 
 def _sentinels(pool: Any) -> dict[str, Any]:
-    """Returns the option by which a pool asks Sentinels for the primary. redis-py's own dies with the client."""
+    """Return the option by which a pool asks Sentinels for the primary. redis-py's own ends with the client."""
     return {"connection_pool": pool} if "connection_pool" in pool.connection_kwargs else {}
 
 
 class _Source:
-    """How a backend was made, for `pickle`. Its text shows nothing: the URL may hold a password.
+    """How a backend was made, for `pickle`. Its `repr` hides the URL, which may hold a password.
 
     Args:
         how: The name of the constructor.
         where: Its first argument.
-        machine: The one where that means something; empty: any.
+        machine: The only machine where that argument is valid; empty: any.
     """
 
     def __init__(self, how: str, where: str | None, machine: str = "") -> None:
@@ -449,8 +421,8 @@ class _Source:
         return f"<made by {self.how}>"
 
 
-def _made_anew(cls: type[RedisBackend], source: _Source, options: dict[str, Any]) -> RedisBackend:
-    """Makes a backend of what was pickled."""
+def _remake(cls: type[RedisBackend], source: _Source, options: dict[str, Any]) -> RedisBackend:
+    """Make a backend again from its pickle."""
     if source.machine not in ("", platform.node()):
         raise BackendError(
             f"this backend was pickled on {source.machine}, where its embedded server has its data: run a server that "
@@ -460,7 +432,7 @@ def _made_anew(cls: type[RedisBackend], source: _Source, options: dict[str, Any]
     return made
 
 
-def _limit(pool: Any) -> int | None:
-    """Returns a pool's limit of connections; None: it has none to speak of (older redis-py's default is 2**31)."""
+def _pool_limit(pool: Any) -> int | None:
+    """Return a pool's limit of connections; None if it has no practical one (older redis-py's default is 2**31)."""
     limit = getattr(pool, "max_connections", None)
     return limit if type(limit) is int and 0 < limit <= 10_000 else None

@@ -1,16 +1,16 @@
-"""A store in memory, for tests and for conversations that need not outlive their process."""
+"""A store in memory, for tests and for conversations that end with their process."""
 
 from __future__ import annotations
 
 import os
 from typing import Any, Final, Generic, overload
 
-from ..errors import ConflictError, SnapshotError
+from ..arguments import check_expected
+from ..errors import ConflictError
 from ..log.base import Base
-from ..log.head import read_meta
-from ..log.plan import Target, Writer, grow, plan_save
+from ..log.changes import Replace, content_of
+from ..log.plan import Writer, grow
 from ..snapshot import (
-    ANY,
     SEEN,
     AnyMessage,
     ConversationSnapshot,
@@ -23,18 +23,17 @@ from ..snapshot import (
     add_origin,
     brief,
     find_origin,
-    from_parts,
-    parts,
 )
 
 NO_LIMIT: Final = 1 << 62
+"""Size limit of a snapshot, in bytes: more than any machine has."""
 
 
 class InMemoryHistoryStore(Generic[M]):
-    """One run's conversation in this process's memory; gone with it.
+    """One run's conversation in the memory of this process.
 
-    Saves compare and set as those of Redis do: of two tasks that load and then save, the later one gets a
-    ConflictError. Not for threads.
+    Saves compare and set as in Redis: of two tasks that load and then save, the later one gets a ConflictError. The
+    store is not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -46,7 +45,7 @@ class InMemoryHistoryStore(Generic[M]):
 
     @property
     def revision(self) -> Revision | None:
-        """The conversation's revision; None: never saved."""
+        """The conversation's revision; None if it was never saved."""
         return self._base.head.revision if self._base is not None else None
 
     @overload
@@ -61,18 +60,19 @@ class InMemoryHistoryStore(Generic[M]):
         expected: Revision | Expect | None = SEEN,
     ) -> Revision: ...
     async def save(self, snapshot: ConversationSnapshot[Any], *, expected: Revision | Expect | None = SEEN) -> Revision:
-        """Keeps a conversation.
+        """Save a conversation.
 
         Args:
             snapshot: The conversation.
-            expected: A revision; None: nothing was saved yet; SEEN: what the snapshot was loaded or saved as
-                or grew from, or whatever is there if it was built from scratch; ANY: whatever is there.
+            expected: A revision; None: nothing was saved yet; ANY: anything; SEEN: the revision that the snapshot was
+                loaded or saved as or grew from, or anything if it was built from scratch.
 
         Raises:
-            ConflictError: It has moved on from what was expected. Nothing was saved.
+            ConflictError: The store is not at the expected revision. Nothing was saved.
             SnapshotError: The snapshot cannot be saved.
         """
-        check_save(snapshot, expected)
+        change = Replace(snapshot)
+        check_expected(expected)
         base, origin = self._base, find_origin(snapshot, self._key)
         actual = self.revision
         wanted = expected if not isinstance(expected, Expect) else actual
@@ -80,12 +80,9 @@ class InMemoryHistoryStore(Generic[M]):
             wanted = origin[0].revision
         if wanted != actual:
             raise ConflictError(wanted, actual)
-        messages, pins, length = parts(snapshot)
         shared = origin[1] if origin is not None and origin[0].base is base else 0
         head = base.head if base is not None else None
-        plan = plan_save(
-            head, base, Target(messages, pins, length, snapshot.meta, shared), Writer(os.urandom(16), 0, NO_LIMIT)
-        )
+        plan = change.plan(head, base, shared, Writer(os.urandom(16), 0, NO_LIMIT))
         if plan is not None:
             self._base = base = grow(base, plan, plan.entry.revision())
         assert base is not None
@@ -93,18 +90,10 @@ class InMemoryHistoryStore(Generic[M]):
         return base.head.revision
 
     async def load(self) -> ConversationSnapshot[M] | None:
-        """Returns the conversation that was saved last; None: never saved."""
+        """Return the conversation that was saved last; None if none was."""
         base = self._base
         if base is None:
             return None
-        snapshot = from_parts(base.messages(), base.pins[: base.length], read_meta(base.head.meta))
+        snapshot = content_of(base)
         add_origin(snapshot, self._key, Origin(base.head.revision, base))
         return snapshot
-
-
-def check_save(snapshot: Any, expected: Any) -> None:
-    """Raises SnapshotError for what no store can save."""
-    if not isinstance(snapshot, ConversationSnapshot):
-        raise SnapshotError(f"save() takes a ConversationSnapshot, not a {type(snapshot).__name__}")
-    if expected is not None and expected is not ANY and expected is not SEEN and not isinstance(expected, Revision):
-        raise SnapshotError("expected= is a Revision, None, SEEN or ANY (Revision.parse reads one from text)")

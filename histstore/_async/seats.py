@@ -1,8 +1,8 @@
-"""Where a backend is used: what belongs to one process and one event loop, and is made anew in another.
+"""Seats: the parts of a backend that belong to one process and one event loop.
 
-Two processes, or two loops, that read from one socket get each other's replies. So connections, leases, background
-work and what is known about the server belong to a seat. A backend keeps the settings, and one seat for each place
-where it is used.
+If two processes or two loops read from one socket, each receives replies that are meant for the other. So a seat owns
+the connections, the leases, the background work and what is known about the server. A backend holds the settings, and
+one seat for each place where it is used.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ CLOSING: Final = "this backend is closing, and nothing new begins in it: make a 
 
 
 class Seat:
-    """What a backend has in one process and one event loop.
+    """The parts of a backend in one process and one event loop.
 
     Attributes:
         pid: The process.
         loop: The event loop; None in the blocking twin.
         runner: Sends calls.
-        leases: The leases that are held and waited for here.
+        leases: The leases that are held or waited for here.
     """
 
-    __slots__ = ("__weakref__", "_farewell", "leases", "loop", "pid", "runner")
+    __slots__ = ("__weakref__", "_loop_end", "leases", "loop", "pid", "runner")
 
     def __init__(self, pid: int, loop: Any, runner: Runner, leases: LeaseTable) -> None:
         self.pid = pid
         self.loop = loop
         self.runner = runner
         self.leases = leases
-        self._farewell: object = None
+        self._loop_end: object = None
 
     def begin(self) -> None:
-        """Has the connections closed when the event loop ends, where it is ended properly."""
-        self._farewell = tasks.at_the_end(self._leave)
+        """Have the connections closed when the event loop ends, if it ends as `asyncio.run` ends it."""
+        self._loop_end = tasks.at_the_end(self._leave)
 
     async def _leave(self) -> None:
         await self.leases.finish_releases()
         await self.runner.drop()
 
     async def close(self, drain: float) -> None:
-        """Lets those inside end, gives up what is still held, and disconnects.
+        """Wait for leased bodies to end, give up the leases that are left, and disconnect.
 
         Args:
-            drain: Seconds to wait for those inside at most.
+            drain: Longest wait, in seconds.
         """
         try:
             await self.leases.drain(drain)
@@ -68,15 +68,15 @@ class Seat:
             await self.shut()
 
     async def shut(self) -> None:
-        """Gives up what is held, and disconnects."""
+        """Give up the leases that are held, and disconnect."""
         try:
             await self.leases.close()
         finally:
             await self.runner.close()
 
 
-class _Nowhere:
-    """Stands for a seat where there is none."""
+class _NoSeat:
+    """The value of `Seats._last` before a seat was used. It matches no place."""
 
     pid = 0
     loop = object()
@@ -87,13 +87,13 @@ class Seats:
 
     Args:
         settings: How to connect.
-        durability: What writes wait for.
-        namespace: What all keys start with.
+        durability: The confirmations that writes wait for.
+        namespace: Prefix of all keys.
         policy: When a request about a lease is tried again.
         observer: Sees each call to the server; None: nobody does.
 
     Attributes:
-        settings: How connections are opened in seats that are made from now on.
+        settings: How new seats connect.
         prepare: Called before the first call in each seat, to start an embedded server; None: nothing to start.
     """
 
@@ -107,20 +107,21 @@ class Seats:
         self._durability = durability
         self._namespace = namespace
         self._policy = policy
-        # No lock guards it: in a forked child, a thread that is gone could hold it. A dict's operations are whole.
+        # Without a lock, which a thread could hold that does not exist in a forked child. Each operation of a dict is
+        # atomic.
         self._taken: dict[tuple[int, Any], Seat] = {}
         # unasync: off
-        # Those whose event loop stands still, perhaps for good: only the loop itself keeps them, and goes with them.
+        # Seats whose event loop is stopped, perhaps for good. Only the loop keeps them alive, and they end with it.
         self._resting: Register[Seat] = Register()
         # unasync: on
-        self._last: Any = _Nowhere
+        self._last: Any = _NoSeat
         self._warned: set[str] = set()
         self._closing = False
         self._closed = False
         _known.add(self)
 
     def here(self) -> Seat:
-        """Returns what belongs to this process and event loop. Costs no I/O.
+        """Return the seat of this process and event loop, or make one. This does no I/O.
 
         Raises:
             BackendError: The backend is closed or closing, or no event loop runs here.
@@ -141,16 +142,16 @@ class Seats:
         seat = self._taken.get(place)
         # unasync: off
         if seat is None:
-            seat = self._wake(place)
+            seat = self._find_resting(place)
         # unasync: on
         if seat is None:
             if self._closing:
                 raise BackendError(CLOSING)
-            seat = self._take(place)
+            seat = self._make(place)
         self._last = seat
         return seat
 
-    def _take(self, place: tuple[int, Any]) -> Seat:
+    def _make(self, place: tuple[int, Any]) -> Seat:
         transport = SingleServer(self.settings, durable=self._durability.wanted > 0)
         runner = make_runner(
             transport,
@@ -166,31 +167,35 @@ class Seats:
             seat.begin()
             self.inherit_nothing()
             # unasync: off
-            seat.leases.release_in_background(self._bury())
+            seat.leases.release_in_background(self._retire_ended())
             # unasync: on
         return seat
 
     def at(self) -> Seat:
-        """Returns what belongs to this process and event loop, also if the backend is closed by now."""
+        """Return the seat of this process and event loop, even if the backend is closed by now."""
         place = os.getpid(), io.here()
         seat = self._taken.get(place)
         # unasync: off
         if seat is None:
-            seat = self._wake(place)
+            seat = self._find_resting(place)
         # unasync: on
         return self.here() if seat is None else seat
 
     def check_open(self) -> None:
-        """Raises BackendError if the backend is closed."""
+        """Check that the backend is open.
+
+        Raises:
+            BackendError: It is closed.
+        """
         if self._closed:
             raise BackendError(CLOSED)
 
     def leases(self) -> list[LeaseTable]:
-        """Returns the leases of all event loops of this process."""
+        """Return the leases of all event loops of this process."""
         return [seat.leases for seat in self.all()]
 
     def all(self) -> list[Seat]:
-        """Returns the seats of this process."""
+        """Return the seats of this process."""
         pid = os.getpid()
         seats = list(self._taken.values())
         # unasync: off
@@ -199,7 +204,7 @@ class Seats:
         return [seat for seat in seats if seat.pid == pid]
 
     def inherit_nothing(self) -> None:
-        """Puts away what this process has inherited by a fork."""
+        """Put away the seats that this process has inherited by a fork."""
         pid = os.getpid()
         for place in [each for each in list(self._taken) if each[0] != pid]:
             self._put_away(self._taken.pop(place, None))
@@ -210,9 +215,9 @@ class Seats:
         # unasync: on
         connection.sever_inherited()
 
-    def orphan(self) -> None:
-        """Puts away everything: this process has just been forked, whatever its id is."""
-        self._last = _Nowhere
+    def abandon_all(self) -> None:
+        """Put away all seats: this process was just forked. Its id may equal that of an earlier process."""
+        self._last = _NoSeat
         # unasync: off
         for seat in self._resting.all():
             self._put_away(seat)
@@ -226,34 +231,34 @@ class Seats:
             _PARENTS.append(seat)
 
     # unasync: off
-    def _bury(self) -> list[Any]:
-        """Puts away the seats whose event loops have ended, and closes their sockets.
+    def _retire_ended(self) -> list[Any]:
+        """Put away the seats whose event loops have ended, and close their sockets.
 
         Returns:
-            The requests that give up the leases which their bodies have left behind.
+            The requests that give up the leases which bodies in those loops have left behind.
         """
         calls: list[Any] = []
         for place, seat in list(self._taken.items()):
-            # Two seats that are made at once may both get here; one of them has it.
+            # Two threads that make seats at once may both come here; `pop` lets one of them have this seat.
             if seat.loop.is_closed() and self._taken.pop(place, None) is not None:
                 calls += seat.leases.abandon()
             elif not seat.loop.is_running() and not seat.leases.busy:
-                self._rest(place, seat)
+                self._leave_to_loop(place, seat)
         connection.sever_dead()
         return calls
 
-    def _rest(self, place: tuple[int, Any], seat: Seat) -> None:
-        """Leaves a seat to its event loop, which stands still. Many are thrown away without being closed."""
+    def _leave_to_loop(self, place: tuple[int, Any], seat: Seat) -> None:
+        """Leave a seat to its event loop, which is stopped. Many loops are discarded without being closed."""
         try:
             kept = vars(seat.loop).setdefault(_KEPT, set())
-        except TypeError:  # a loop of a kind that keeps nothing
+        except TypeError:  # this kind of loop takes no attributes
             return
         kept.add(seat)
         self._resting.add(seat)
         self._taken.pop(place, None)
 
-    def _wake(self, place: tuple[int, Any]) -> Seat | None:
-        """Returns the seat of an event loop that runs again."""
+    def _find_resting(self, place: tuple[int, Any]) -> Seat | None:
+        """Return the seat of an event loop that runs again; None if there is none."""
         pid, loop = place
         for seat in self._resting.all():
             if seat.loop is loop and seat.pid == pid and not seat.leases.retired:
@@ -264,10 +269,10 @@ class Seats:
     # unasync: on
 
     async def close(self, drain: float) -> None:
-        """Closes the backend in this process.
+        """Close the backend in this process.
 
         Args:
-            drain: Seconds to wait for those inside a lock or turn at most.
+            drain: Longest wait for the bodies of locks and turns, in seconds.
         """
         self._closing = True
         place = os.getpid(), io.here()
@@ -291,10 +296,10 @@ class Seats:
                 if seat.loop.is_closed():
                     self._taken.pop((seat.pid, seat.loop), None)
                 elif not seat.loop.is_running():
-                    self._rest((seat.pid, seat.loop), seat)
+                    self._leave_to_loop((seat.pid, seat.loop), seat)
             connection.sever_dead()
             if calls:
-                mine = mine or self._take(place)
+                mine = mine or self._make(place)
                 await mine.leases.requests.send_releases(calls)
             # unasync: on
             try:
@@ -302,24 +307,24 @@ class Seats:
                     await mine.shut()
             finally:
                 self._closed = True
-                self._last = _Nowhere
+                self._last = _NoSeat
 
 
 _PARENTS: Final[list[Seat]] = []
-"""What this process has inherited. It is kept for good: what is thrown away closes itself, and it is the parent's."""
+"""Inherited seats. They are kept for good, because freeing one would close connections that are the parent's."""
 
 # unasync: off
 _KEPT: Final = "_histstore_seats"
-"""The attribute of an event loop that keeps the seats which are left to it."""
+"""The attribute of an event loop that holds the seats which are left to it."""
 # unasync: on
 
 _known: Register[Seats] = Register()
 
 
-def _orphan() -> None:
+def _abandon_all() -> None:
     for seats in _known.all():
-        seats.orphan()
+        seats.abandon_all()
 
 
-# A process that was forked by C code, without Python's hooks, is found out by its id (`Seats.here`).
-after_fork(_orphan)
+# If C code forked the process, no hook of Python ran. `Seats.here` then notices the new process id.
+after_fork(_abandon_all)

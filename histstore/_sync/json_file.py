@@ -1,5 +1,5 @@
 # Generated from histstore/_async/json_file.py by tools/unasync.py; do not edit.
-"""A store in one JSON file, in the seed's wire format."""
+"""A store in one JSON file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Generic, overload
 
+from ..arguments import check_expected, not_a_snapshot
 from ..errors import (
     BackendError,
     BackendUnavailableError,
@@ -31,22 +32,22 @@ from ..snapshot import (
     brief,
     find_origin,
 )
+from .call_lock import CallLock
 from .compat import io
-from .memory import check_save
 
 
 class JsonFileHistoryStore(Generic[M]):
     """One run's conversation in one pretty-printed JSON file, replaced atomically and fsynced.
 
-    A revision's etag is the digest of the file, so a file that somebody else changed is noticed. Its version
-    counts the changes that this store has seen: the file has no room for it. Symbolic links are followed, and stay: a
-    save replaces the file that they lead to.
+    A revision's etag is the digest of the file, so the store notices a change by somebody else. The file has no room
+    for a version: a revision's version counts the changes that this store has seen. A save follows symbolic links, and
+    replaces the file that they lead to.
 
     Args:
-        path: The file. Its folder must exist; a missing file loads as None.
+        path: The file. Its folder must exist. A missing file loads as None.
 
     Raises:
-        SnapshotError: `path` is no path.
+        SnapshotError: `path` is not a path.
         BackendError: This system is neither Linux nor macOS.
     """
 
@@ -66,15 +67,12 @@ class JsonFileHistoryStore(Generic[M]):
             self._key = ("file", "", os.path.abspath(self._path))
         except OSError:  # the working folder was removed: load and save say so
             self._key = ("file", "", os.fspath(self._path))
-        self._lock = io.Lock()
-        self._pid = os.getpid()
-        # Of processes that were forked meanwhile: a thread that is gone there may hold the lock that they inherit.
-        self._locks: dict[int, io.Lock] = {}
+        self._calls = CallLock()
         self._revision: Revision | None = None
 
     @property
     def revision(self) -> Revision | None:
-        """What this store last loaded or saved; None: nothing."""
+        """The revision that this store last loaded or saved; None: none."""
         return self._revision
 
     @overload
@@ -87,25 +85,26 @@ class JsonFileHistoryStore(Generic[M]):
         expected: Revision | Expect | None = SEEN,
     ) -> Revision: ...
     def save(self, snapshot: ConversationSnapshot[Any], *, expected: Revision | Expect | None = SEEN) -> Revision:
-        """Writes a conversation. A caller that is cancelled leaves the old file or the new one.
+        """Write a conversation. A cancelled call leaves the old file or the new one.
 
         Args:
             snapshot: The conversation.
-            expected: A revision; None: there is no file; SEEN: what the snapshot was loaded or saved as or grew
-                from, or what this store has seen, or, if neither is known, whatever is there; ANY: whatever
-                is there.
+            expected: A revision; None: there is no file; ANY: anything; SEEN: the revision that the snapshot was loaded
+                or saved as or grew from, else the one that this store has seen, else anything.
 
         Raises:
-            ConflictError: The file is not what was expected. Nothing was written.
-            SnapshotError: The snapshot cannot be saved, or the path is not one of a file. Nothing was written.
-            BackendUnavailableError: The file cannot be written, since its folder is missing, say, or the disk full.
-                Nothing was written; the error of the operating system is the cause.
+            ConflictError: The file is not at the expected revision. Nothing was written.
+            SnapshotError: The snapshot cannot be saved, or the path does not lead to a file. Nothing was written.
+            BackendUnavailableError: The file cannot be written, for example because its folder is missing or the disk
+                is full. Nothing was written; the error of the operating system is the cause.
             NotReplicatedError: The file holds the conversation, but the disk did not confirm it.
         """
         from ..local import files
 
-        check_save(snapshot, expected)
-        with self._mine():
+        if not isinstance(snapshot, ConversationSnapshot):
+            raise not_a_snapshot(snapshot)
+        check_expected(expected)
+        with self._exclusive():
             origin = find_origin(snapshot, self._key)
             wanted = expected
             if expected is SEEN and origin is not None:
@@ -118,11 +117,11 @@ class JsonFileHistoryStore(Generic[M]):
                 if isinstance(wanted, Expect):
                     return
                 if (files.digest(current) if current is not None else None) != (wanted.etag if wanted else None):
-                    actual = None if current is None else self._see(current)
+                    actual = None if current is None else self._revision_of(current)
                     raise ConflictError(wanted, actual, run_id=str(self._path))
 
             unsure = io.run_blocking(files.replace, self._path, data, check)
-            revision = self._see(data)
+            revision = self._revision_of(data)
             self._revision = revision
             add_origin(snapshot, self._key, Origin(revision))
             if unsure is not None:
@@ -132,18 +131,18 @@ class JsonFileHistoryStore(Generic[M]):
             return revision
 
     def load(self) -> ConversationSnapshot[M] | None:
-        """Returns the conversation; None: there is no file.
+        """Return the conversation; None if there is no file.
 
         Raises:
-            CorruptSnapshotError: The file is not in the seed's wire format.
-            UnsupportedVersionError: It names a version other than 1.
-            SnapshotError: The path is not one of a file.
-            BackendUnavailableError: The file cannot be read, or its folder is missing: nobody knows whether there is a
-                conversation. The error of the operating system is the cause.
+            CorruptSnapshotError: The file is not in the JSON format of `ConversationSnapshot.to_json`.
+            UnsupportedVersionError: The file names a version other than 1.
+            SnapshotError: The path does not lead to a file.
+            BackendUnavailableError: The file cannot be read, or its folder is missing. Whether there is a conversation
+                is unknown. The error of the operating system is the cause.
         """
         from ..local import files
 
-        with self._mine():
+        with self._exclusive():
             data = io.run_blocking(files.read, self._path)
             if data is None:
                 self._revision = None
@@ -155,20 +154,19 @@ class JsonFileHistoryStore(Generic[M]):
             except UnsupportedVersionError as error:
                 name_run(error, str(self._path))
                 raise
-            self._revision = self._see(data)
+            self._revision = self._revision_of(data)
             add_origin(snapshot, self._key, Origin(self._revision))
             return snapshot
 
     def __repr__(self) -> str:
         return f"<JsonFileHistoryStore at {quoted(str(self._path))}, {brief(self._revision)}>"
 
-    def _mine(self) -> io.Held:
-        pid = os.getpid()
-        if pid != self._pid:
-            self._lock, self._pid = self._locks.setdefault(pid, io.Lock()), pid
-        return io.Held(self._lock, 1e9, BackendUnavailableError, "")
+    def _exclusive(self) -> io.Held:
+        """Return a context manager that holds the lock of the store's calls."""
+        return io.Held(self._calls.of(os.getpid()), 1e9, BackendUnavailableError, "")
 
-    def _see(self, data: bytes) -> Revision:
+    def _revision_of(self, data: bytes) -> Revision:
+        """Return the revision of a file's bytes."""
         from ..local import files
 
         etag = files.digest(data)

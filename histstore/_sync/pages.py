@@ -1,35 +1,36 @@
 # Generated from histstore/_async/pages.py by tools/unasync.py; do not edit.
-"""One `read()`: which entries of the log it asks for, and when what it has is enough."""
+"""Reading a page: which entries of the log one `read()` asks for, and when they suffice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import index
 from typing import Any, Final
 
 from ..log.base import Base
-from ..log.columns import Log, read_log, since
+from ..log.columns import Log, read_log
 from ..log.head import Head
 from ..log.tail import Tail
 from ..log.unreadable import BrokenChainError
 from ..protocol import reads
 from ..protocol.call import Call
+from ..protocol.content import check_absent, replayed
 from ..protocol.heads import RawHead, fold
 from ..protocol.reads import Loaded
 from ..protocol.run import Where
 from ..snapshot import slice_bounds
 
 FIRST: Final = 64
-"""Entries that are read first where nothing says how far back the page lies."""
+"""Entries of the first request, if it is unknown how far back the page lies."""
 GUESS: Final = 1024
-"""Entries that are read first at most, however long a tail is wanted: what an entry holds is not known yet."""
+"""Most entries of the first request, however long the tail. How many messages an entry holds is not known yet."""
 CHUNK: Final = 16 << 20
-"""Bytes of the log that one request asks for, about: so each has the time of a try to itself."""
+"""About how many bytes of the log one request asks for, so that each fits into the time of a try."""
 
 
 class OvertakenError(Exception):
-    """Since the page was begun, rivals have trimmed what it needs, or the run was deleted."""
+    """Rivals have trimmed entries that the page needs, or deleted the run, since the page was begun."""
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class Found:
 
 
 def part_of(base: Base, start: int | None, stop: int | None) -> Found:
-    """Returns a part of content that is known in full."""
+    """Return a part of content that is known in full."""
     low, high = slice_bounds(start, stop, base.length)
     return Found(base.head, low, base.messages(low, high), base.pins[low:high])
 
@@ -58,19 +59,19 @@ def part_of(base: Base, start: int | None, stop: int | None) -> Found:
 class PageReader:
     """Reads messages `start` to `stop` of a run's newest content.
 
-    The page is of the moment of the first request. Saves that come after it do not move the entries of the log that it
-    lies in, so they cost the reader nothing. Only where a rival has trimmed those entries, or the run was deleted, the
-    page begins anew, with one request for all that the log holds: no rival can come in between.
+    The page shows the moment of the first request. Later saves do not move the log entries that hold it, so they cost
+    the reader nothing. Only if a rival trims those entries or deletes the run does the page begin again. Then one
+    request reads the whole log, so that no rival can come in between.
 
     Args:
         where: The run.
-        ask: Sends a read, and returns what came.
+        ask: Sends a read, and returns its reply.
         start: Index of the first message, as in a list slice.
         stop: Index after the last one, as in a list slice.
-        at_once: Whether to ask for all that the log holds to begin with, as `load` does.
+        at_once: Whether to read the whole log at once, as `load` does.
 
     Attributes:
-        etag: That of the head that the last look began with.
+        etag: The etag of the head that the current read began with; empty: none yet, or the run is absent.
     """
 
     def __init__(
@@ -90,39 +91,39 @@ class PageReader:
         self._at_once = at_once and 0 <= (self._start or 0) < FIRST and (self._stop is None or self._stop < 0)
 
     def read(self) -> Found | None:
-        """Returns the page; None: the run is absent.
+        """Return the page; None if the run is absent.
 
         Raises:
-            BrokenChainError: What was read does not add up.
+            BrokenChainError: Head and entries do not prove each other.
         """
         self.etag = b""
         if not self._at_once:
             try:
-                return self._back()
+                return self._read_backwards()
             except OvertakenError:
                 self._at_once = True
         loaded = self._ask(reads.all_entries(self._where, name="read"))
         raw = self._begin(loaded)
         if raw is None:
             return None
-        return _replayed(raw, loaded.items, self._start, self._stop)
+        return part_of(replayed(raw, loaded.items), self._start, self._stop)
 
     def _begin(self, loaded: Loaded) -> RawHead | None:
         raw = loaded.head
         self.etag = raw.etag if raw is not None else b""
-        if raw is None and loaded.items:
-            raise BrokenChainError(None, "there is a log, but no head")
+        if raw is None:
+            check_absent(loaded)
         return raw
 
-    def _back(self) -> Found | None:
-        """Reads from the newest entry back, until the page is found."""
-        loaded = self._ask(reads.newest_entries(self._where, None, self._first()))
+    def _read_backwards(self) -> Found | None:
+        """Read backwards from the newest entry, until the page is complete."""
+        loaded = self._ask(reads.newest_entries(self._where, None, self._first_count()))
         raw = self._begin(loaded)
         if raw is None:
             return None
         log, meta = read_log(loaded.items[::-1]), loaded.meta or b""
         low, high = slice_bounds(self._start, self._stop, raw.length)
-        # Where all is here and most of it wanted, a replay decodes it in one go.
+        # If all entries are here and most messages are wanted, one replay decodes them fastest.
         most = 2 * (high - low) > raw.length
         if most and len(log) and log.versions[0] <= raw.checkpoint:
             return part_of(fold(raw, log, None), self._start, self._stop)
@@ -136,20 +137,20 @@ class PageReader:
             tail.back(log)
             if not tail.missing:
                 return Found(newest.head(newest.revision(), meta), low, *tail.page(raw.version))
-            log = self._older(raw, log, tail.reach())
+            log = self._entries_before(raw, log, tail.reach())
             logs.append(log)
             if most and log.versions[0] <= raw.checkpoint:
                 return part_of(fold(raw, Log.joined(logs[::-1]), None), self._start, self._stop)
 
-    def _first(self) -> int:
-        """Returns how many entries to begin with."""
+    def _first_count(self) -> int:
+        """Return the number of entries of the first request."""
         if self._start is None or self._start >= 0:
             return FIRST
-        # A save is two messages as a rule. A short tail is to take one request also where it is only one.
+        # A save holds two messages as a rule. A short tail takes one request even if each save holds one.
         return min(max((1 - self._start) // 2, min(-self._start, reads.DELTA)), GUESS)
 
-    def _older(self, raw: RawHead, log: Log, count: int) -> Log:
-        """Returns the entries before `log`, `count` of them unless it is as well to read them all."""
+    def _entries_before(self, raw: RawHead, log: Log, count: int) -> Log:
+        """Return the `count` entries before `log`, or all of them if there are at most twice as many."""
         oldest = log[0]
         left = oldest.version - raw.checkpoint
         if left <= 0:
@@ -165,9 +166,3 @@ class PageReader:
                 raise OvertakenError
             raise BrokenChainError(oldest.version, "an entry is missing or out of order")
         return older
-
-
-def _replayed(raw: RawHead, items: Sequence[Any], start: int | None, stop: int | None) -> Found:
-    """Returns a part of the content at a head, from all of the log that was read with it."""
-    log = read_log(since(items, raw.checkpoint))
-    return part_of(fold(raw, log, None), start, stop)

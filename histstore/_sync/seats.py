@@ -1,9 +1,9 @@
 # Generated from histstore/_async/seats.py by tools/unasync.py; do not edit.
-"""Where a backend is used: what belongs to one process and one event loop, and is made anew in another.
+"""Seats: the parts of a backend that belong to one process and one event loop.
 
-Two processes, or two loops, that read from one socket get each other's replies. So connections, leases, background
-work and what is known about the server belong to a seat. A backend keeps the settings, and one seat for each place
-where it is used.
+If two processes or two loops read from one socket, each receives replies that are meant for the other. So a seat owns
+the connections, the leases, the background work and what is known about the server. A backend holds the settings, and
+one seat for each place where it is used.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ CLOSING: Final = "this backend is closing, and nothing new begins in it: make a 
 
 
 class Seat:
-    """What a backend has in one process and one event loop.
+    """The parts of a backend in one process and one event loop.
 
     Attributes:
         pid: The process.
         loop: The event loop; None in the blocking twin.
         runner: Sends calls.
-        leases: The leases that are held and waited for here.
+        leases: The leases that are held or waited for here.
     """
 
-    __slots__ = ("__weakref__", "_farewell", "leases", "loop", "pid", "runner")
+    __slots__ = ("__weakref__", "_loop_end", "leases", "loop", "pid", "runner")
 
     def __init__(self, pid: int, loop: Any, runner: Runner, leases: LeaseTable) -> None:
         self.pid = pid
         self.loop = loop
         self.runner = runner
         self.leases = leases
-        self._farewell: object = None
+        self._loop_end: object = None
 
     def begin(self) -> None:
-        """Has the connections closed when the event loop ends, where it is ended properly."""
-        self._farewell = tasks.at_the_end(self._leave)
+        """Have the connections closed when the event loop ends, if it ends as `asyncio.run` ends it."""
+        self._loop_end = tasks.at_the_end(self._leave)
 
     def _leave(self) -> None:
         self.leases.finish_releases()
         self.runner.drop()
 
     def close(self, drain: float) -> None:
-        """Lets those inside end, gives up what is still held, and disconnects.
+        """Wait for leased bodies to end, give up the leases that are left, and disconnect.
 
         Args:
-            drain: Seconds to wait for those inside at most.
+            drain: Longest wait, in seconds.
         """
         try:
             self.leases.drain(drain)
@@ -69,15 +69,15 @@ class Seat:
             self.shut()
 
     def shut(self) -> None:
-        """Gives up what is held, and disconnects."""
+        """Give up the leases that are held, and disconnect."""
         try:
             self.leases.close()
         finally:
             self.runner.close()
 
 
-class _Nowhere:
-    """Stands for a seat where there is none."""
+class _NoSeat:
+    """The value of `Seats._last` before a seat was used. It matches no place."""
 
     pid = 0
     loop = object()
@@ -88,13 +88,13 @@ class Seats:
 
     Args:
         settings: How to connect.
-        durability: What writes wait for.
-        namespace: What all keys start with.
+        durability: The confirmations that writes wait for.
+        namespace: Prefix of all keys.
         policy: When a request about a lease is tried again.
         observer: Sees each call to the server; None: nobody does.
 
     Attributes:
-        settings: How connections are opened in seats that are made from now on.
+        settings: How new seats connect.
         prepare: Called before the first call in each seat, to start an embedded server; None: nothing to start.
     """
 
@@ -108,16 +108,17 @@ class Seats:
         self._durability = durability
         self._namespace = namespace
         self._policy = policy
-        # No lock guards it: in a forked child, a thread that is gone could hold it. A dict's operations are whole.
+        # Without a lock, which a thread could hold that does not exist in a forked child. Each operation of a dict is
+        # atomic.
         self._taken: dict[tuple[int, Any], Seat] = {}
-        self._last: Any = _Nowhere
+        self._last: Any = _NoSeat
         self._warned: set[str] = set()
         self._closing = False
         self._closed = False
         _known.add(self)
 
     def here(self) -> Seat:
-        """Returns what belongs to this process and event loop. Costs no I/O.
+        """Return the seat of this process and event loop, or make one. This does no I/O.
 
         Raises:
             BackendError: The backend is closed or closing, or no event loop runs here.
@@ -139,11 +140,11 @@ class Seats:
         if seat is None:
             if self._closing:
                 raise BackendError(CLOSING)
-            seat = self._take(place)
+            seat = self._make(place)
         self._last = seat
         return seat
 
-    def _take(self, place: tuple[int, Any]) -> Seat:
+    def _make(self, place: tuple[int, Any]) -> Seat:
         transport = SingleServer(self.settings, durable=self._durability.wanted > 0)
         runner = make_runner(
             transport,
@@ -161,36 +162,40 @@ class Seats:
         return seat
 
     def at(self) -> Seat:
-        """Returns what belongs to this process and event loop, also if the backend is closed by now."""
+        """Return the seat of this process and event loop, even if the backend is closed by now."""
         place = os.getpid(), io.here()
         seat = self._taken.get(place)
         return self.here() if seat is None else seat
 
     def check_open(self) -> None:
-        """Raises BackendError if the backend is closed."""
+        """Check that the backend is open.
+
+        Raises:
+            BackendError: It is closed.
+        """
         if self._closed:
             raise BackendError(CLOSED)
 
     def leases(self) -> list[LeaseTable]:
-        """Returns the leases of all event loops of this process."""
+        """Return the leases of all event loops of this process."""
         return [seat.leases for seat in self.all()]
 
     def all(self) -> list[Seat]:
-        """Returns the seats of this process."""
+        """Return the seats of this process."""
         pid = os.getpid()
         seats = list(self._taken.values())
         return [seat for seat in seats if seat.pid == pid]
 
     def inherit_nothing(self) -> None:
-        """Puts away what this process has inherited by a fork."""
+        """Put away the seats that this process has inherited by a fork."""
         pid = os.getpid()
         for place in [each for each in list(self._taken) if each[0] != pid]:
             self._put_away(self._taken.pop(place, None))
         connection.sever_inherited()
 
-    def orphan(self) -> None:
-        """Puts away everything: this process has just been forked, whatever its id is."""
-        self._last = _Nowhere
+    def abandon_all(self) -> None:
+        """Put away all seats: this process was just forked. Its id may equal that of an earlier process."""
+        self._last = _NoSeat
         while self._taken:
             self._put_away(self._taken.popitem()[1])
 
@@ -200,10 +205,10 @@ class Seats:
             _PARENTS.append(seat)
 
     def close(self, drain: float) -> None:
-        """Closes the backend in this process.
+        """Close the backend in this process.
 
         Args:
-            drain: Seconds to wait for those inside a lock or turn at most.
+            drain: Longest wait for the bodies of locks and turns, in seconds.
         """
         self._closing = True
         place = os.getpid(), io.here()
@@ -217,20 +222,20 @@ class Seats:
                     mine.shut()
             finally:
                 self._closed = True
-                self._last = _Nowhere
+                self._last = _NoSeat
 
 
 _PARENTS: Final[list[Seat]] = []
-"""What this process has inherited. It is kept for good: what is thrown away closes itself, and it is the parent's."""
+"""Inherited seats. They are kept for good, because freeing one would close connections that are the parent's."""
 
 
 _known: Register[Seats] = Register()
 
 
-def _orphan() -> None:
+def _abandon_all() -> None:
     for seats in _known.all():
-        seats.orphan()
+        seats.abandon_all()
 
 
-# A process that was forked by C code, without Python's hooks, is found out by its id (`Seats.here`).
-after_fork(_orphan)
+# If C code forked the process, no hook of Python ran. `Seats.here` then notices the new process id.
+after_fork(_abandon_all)

@@ -1,5 +1,5 @@
 # Generated from histstore/_async/trait.py by tools/unasync.py; do not edit.
-"""The seed's trait."""
+"""The protocol that all stores implement."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..snapshot import ConversationSnapshot, M, Revision
 
 @runtime_checkable
 class HistoryStore(Protocol[M]):
-    """Where the conversation of one run is kept."""
+    """A store of one run's conversation."""
 
     def save(self, snapshot: ConversationSnapshot[M]) -> Revision:
-        """Keeps the conversation so that a later `load` returns it; may raise ConflictError."""
+        """Save the conversation, so that a later `load` returns it. May raise ConflictError."""
         ...
 
     def load(self) -> ConversationSnapshot[M] | None:
-        """Returns the conversation; None: the store has never been written to."""
+        """Return the conversation; None if the store was never written to."""
         ...

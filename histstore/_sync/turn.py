@@ -1,22 +1,14 @@
 # Generated from histstore/_async/turn.py by tools/unasync.py; do not edit.
-"""One turn of a conversation: under the lease, loaded inside it, saved at its end."""
+"""One turn of a conversation: it takes the lease, loads under it, and saves at its end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
+from typing import Any, Generic, NoReturn, overload
 
-from ..errors import (
-    BackendUnavailableError,
-    ConflictError,
-    HistoryStoreError,
-    LockError,
-    NotReplicatedError,
-    SnapshotError,
-    name_run,
-    quoted,
-)
+from ..errors import BackendUnavailableError, ConflictError, LockError, NotReplicatedError, SnapshotError, quoted
+from ..log.changes import Replace
 from ..messages import JSONValue
 from ..policy import RetryPolicy
 from ..snapshot import (
@@ -38,46 +30,47 @@ from ..snapshot import (
 from .compat import io, tasks
 from .compat.scope import Exit
 from .leases.lease import Lease, LeaseScope
-
-if TYPE_CHECKING:
-    from .store import RedisHistoryStore
+from .terms import terms_of
+from .writes import Writes
 
 
 class Turn(Generic[M]):
     """One worker's turn. Made by `RedisHistoryStore.turn`.
 
-    Tasks of the body may share it: `append` and `replace` take effect at once and as a whole, and saves come one after
-    the other. Each saves all that is pending when its own time has come.
+    Tasks of the body may share it. `append` and `replace` take effect at once and as a whole. Saves run one after the
+    other, and each saves everything that is unsaved when it begins.
 
     Attributes:
-        lease: The lease that it is taken under.
+        lease: The turn's lease.
         snapshot: The conversation, with what was appended; also after the turn has ended.
     """
 
     def __init__(
         self,
-        store: RedisHistoryStore[M],
+        writes: Writes,
         lease: Lease,
         snapshot: ConversationSnapshot[M] | None,
-        retry: RetryPolicy | None,
+        policy: RetryPolicy,
     ) -> None:
-        self._store = store
-        self._retry = retry
+        self._run = writes.run
+        self._writes = writes
+        self._policy = policy
         self._saving = io.Lock()
         self._guard = tasks.Guard()
         self.lease = lease
         self.snapshot: ConversationSnapshot[M] = snapshot if snapshot is not None else ConversationSnapshot()
-        # Where the run is, what it holds there, and how often that has changed. In one, so that nobody who interrupts
-        # a save comes between them.
+        # The run's revision, the snapshot that it holds there, and the number of saves. One tuple, so that an
+        # interrupted save never leaves two of them from different moments.
         revision = snapshot.revision if snapshot is not None else None
-        self._at: tuple[Revision | None, ConversationSnapshot[M], int] = (revision, self.snapshot, 0)
-        # What a save has begun to send, and the revision that it went by before: until it is known what became of it.
-        self._sending: tuple[ConversationSnapshot[M], Revision | None] | None = None
+        self._saved: tuple[Revision | None, ConversationSnapshot[M], int] = (revision, self.snapshot, 0)
+        # The snapshot of a save that has begun and whose outcome is not recorded here, and that snapshot's revision
+        # before the save.
+        self._unrecorded: tuple[ConversationSnapshot[M], Revision | None] | None = None
 
     @property
     def revision(self) -> Revision | None:
-        """What the run was loaded as, or last saved as; None: the run is absent."""
-        return self._at[0]
+        """The revision that was loaded or last saved; None: the run is absent."""
+        return self._saved[0]
 
     @property
     def messages(self) -> tuple[M, ...]:
@@ -86,7 +79,7 @@ class Turn(Generic[M]):
 
     @property
     def meta(self) -> Mapping[str, JSONValue]:
-        """The read-only mapping of `snapshot`. Set it to save another one with the next save.
+        """The read-only meta of `snapshot`. Set it to have the next save write another one.
 
         Raises:
             SnapshotError: The new value is not a mapping of str to JSON values.
@@ -112,127 +105,129 @@ class Turn(Generic[M]):
         Args:
             *messages: The messages; none, if only `meta` is to change.
             pinned: Whether they are pinned.
-            meta: The run's meta from now on; KEEP: as it is.
+            meta: The run's meta from now on; KEEP: unchanged.
 
         Raises:
             SnapshotError: A message or `meta` cannot be saved. Nothing was added.
         """
-        try:
-            with self._guard:
-                grown = self.snapshot.append(*messages, pinned=pinned)
-                self.snapshot = grown if meta is KEEP else grown.with_meta(frozen_meta(meta))
-        except HistoryStoreError as error:
-            name_run(error, self._store.run_id)
-            raise
+        with self._run.errors, self._guard:
+            grown = self.snapshot.append(*messages, pinned=pinned)
+            self.snapshot = grown if meta is KEEP else grown.with_meta(frozen_meta(meta))
 
     @overload
     def replace(self, snapshot: ConversationSnapshot[M]) -> None: ...
     @overload
     def replace(self: Turn[AnyMessage], snapshot: ConversationSnapshot[NewMessage]) -> None: ...
     def replace(self, snapshot: ConversationSnapshot[Any]) -> None:
-        """Puts another conversation in place of `snapshot`, to be saved with the next save."""
-        try:
+        """Replace `snapshot` by another conversation, to be saved with the next save.
+
+        Raises:
+            SnapshotError: `snapshot` is no snapshot.
+        """
+        with self._run.errors:
             if not isinstance(snapshot, ConversationSnapshot):
                 raise SnapshotError(f"replace() takes a ConversationSnapshot, not a {type(snapshot).__name__}")
             with self._guard:
                 self.snapshot = snapshot
-        except HistoryStoreError as error:
-            name_run(error, self._store.run_id)
-            raise
 
     def save(self) -> Revision | None:
-        """Saves what is pending, and goes on.
+        """Save all unsaved changes; the turn continues.
 
-        A save whose outcome is open, of this turn, is settled first. Cancelling one of several saves disturbs no other.
+        If the outcome of an earlier save of this turn is open, that save is settled first. Cancelling one of several
+        saves does not disturb the others.
 
         Returns:
-            The run's revision that holds all that was pending, also where another save of this turn has saved it
-            meanwhile; None: nothing was pending.
+            The run's revision that holds all changes, also if another save of this turn has written them meanwhile;
+            None: there were no changes.
 
         Raises:
-            LeaseLostError: The lease is not held any more. Nothing was written.
-            Exception: What `RedisHistoryStore.save` raises.
+            LeaseLostError: The lease was lost or given up. Nothing was written.
+            Exception: The errors of `RedisHistoryStore.save`.
         """
-        try:
+        with self._run.errors:
             self.lease._refuse_if_over()
-            self._refuse_elsewhere()
-            changes = self._at[2]
-            deadline = self._store._policy(self._retry).deadline
+            if self.lease._table is not self._run.here().leases:
+                self.lease._refuse_elsewhere()
+            count = self._saved[2]
+            deadline = self._policy.deadline
             text = "another save of this turn was under way until the deadline; this one wrote nothing, repeat it"
-            # All else is decided inside: what another save does meanwhile moves the turn on.
+            # Everything else is decided under the lock, because a save that runs before this one moves the turn on.
             with io.Held(self._saving, deadline, BackendUnavailableError, text):
-                return self._save(changes)
-        except HistoryStoreError as error:
-            name_run(error, self._store.run_id)
-            raise
+                return self._save(count)
 
-    def _save(self, changes: int) -> Revision | None:
-        """Saves, as the only one. `changes` is how often the turn had moved on when it was asked for."""
-        if self._at[2] != changes and self._sending is None and not self._pends():
-            return self.revision  # even if the lease was given up since: another save has done it
+    def _save(self, count: int) -> Revision | None:
+        """Save while holding the lock. `count` is the number of saves when this one was asked for."""
+        if self._saved[2] != count and self._unrecorded is None and not self.has_changes():
+            return self.revision  # another save has done it, even if the lease was given up since
         self.lease._refuse_if_over()
         self._settle()
-        if not self._pends():
-            return self.revision if self._at[2] != changes else None
+        if not self.has_changes():
+            return self.revision if self._saved[2] != count else None
         snapshot = self.snapshot
-        self._sending = snapshot, self._known(snapshot)
+        self._unrecorded = snapshot, self._revision_of(snapshot)
+        self._run.known.result = None
         try:
-            revision = self._store.save(snapshot, expected=self.revision, lease=self.lease, retry=self._retry)
+            terms = terms_of(self._run, self.lease, self._policy)
+            revision = self._writes.write(Replace(snapshot), self.revision, terms)
         except BaseException:
-            self._recall()
+            self._open_attempt()
             raise
-        self._moved(snapshot, revision)
+        assert revision is not None
+        self._record(snapshot, revision)
         return revision
 
-    def _refuse_elsewhere(self) -> None:
-        if self.lease._table is not self._store._backend._here().leases:
-            self.lease._refuse_elsewhere()
-
-    def _pends(self) -> bool:
-        """Whether there is something to save."""
-        return self.snapshot is not self._at[1] or self._store._pends(self.snapshot, self.revision)
+    def has_changes(self) -> bool:
+        """Return whether a save would write something."""
+        return self.snapshot is not self._saved[1] or self._writes.would_write(self.snapshot, self.revision)
 
     def _settle(self) -> None:
-        """Settles a save that was begun and whose outcome is open."""
-        attempt = self._recall()
-        if attempt is None or self._sending is None:
+        """Settle a save of this turn whose outcome is open."""
+        attempt = self._open_attempt()
+        if attempt is None or self._unrecorded is None:
             return
-        snapshot, _ = self._sending
+        snapshot, _ = self._unrecorded
         try:
-            revision = self._store.resolve(attempt, retry=self._retry)
+            revision = self._writes.outcomes.resolve(attempt, self._policy)
         except NotReplicatedError as error:
-            self._moved(snapshot, error.revision)
+            self._record(snapshot, error.revision)
             raise
         if revision is not None:
-            self._moved(snapshot, revision)
-        self._sending = None
+            self._record(snapshot, revision)
+        self._unrecorded = None
 
-    def _recall(self) -> Attempt | None:
-        """Looks up what became of the save that was begun last; returns its attempt if only the server knows. No I/O.
+    def _open_attempt(self) -> Attempt | None:
+        """Record the outcome of the last save that began, if it is known here; else return its attempt. No I/O.
 
-        The store remembers: a write that is open by its snapshot, and one that was applied in the snapshot itself. So
-        nothing is lost where a save is interrupted just before or after it is noted here.
+        The store remembers a write with an open outcome by its snapshot, and an applied write in the snapshot itself.
+        So no outcome is lost if a save is interrupted just before or after it is recorded here.
         """
-        if self._sending is None:
+        if self._unrecorded is None:
             return None
-        snapshot, before = self._sending
-        pending = self._store._pending
+        snapshot, before = self._unrecorded
+        pending = self._run.known.pending
         if pending is not None and pending.snapshot is snapshot:
             return pending.call.attempt
-        now = self._known(snapshot)
+        now = self._revision_of(snapshot)
         if now is not None and now != before:
-            self._moved(snapshot, now)
-        self._sending = None
+            self._record(snapshot, now)
+        self._unrecorded = None
         return None
 
-    def _known(self, snapshot: ConversationSnapshot[M]) -> Revision | None:
-        """Returns the run's revision that a snapshot is, or grew from."""
-        origin = find_origin(snapshot, self._store._where.key)
-        return origin[0].revision if origin is not None else None
+    def _revision_of(self, snapshot: ConversationSnapshot[M]) -> Revision | None:
+        """Return the run's revision that a snapshot is, or grew from."""
+        descent = find_origin(snapshot, self._run.where.key)
+        return descent[0].revision if descent is not None else None
 
-    def _moved(self, snapshot: ConversationSnapshot[M], revision: Revision) -> None:
-        self._at = revision, snapshot, self._at[2] + 1
-        self._sending = None
+    def _record(self, snapshot: ConversationSnapshot[M], revision: Revision) -> None:
+        """Record that the run holds `snapshot` at `revision`."""
+        self._saved = revision, snapshot, self._saved[2] + 1
+        self._unrecorded = None
+
+    def save_all(self) -> None:
+        """Save until there are no changes: tasks that the body has left behind may append meanwhile."""
+        self.save()
+        while self.snapshot is not self._saved[1]:
+            self.save()
 
     def __reduce__(self) -> NoReturn:
         raise LockError(
@@ -240,42 +235,49 @@ class Turn(Generic[M]):
         )
 
     def __repr__(self) -> str:
-        return f"<Turn of run {quoted(self._store.run_id)} at {brief(self.revision)}>"
+        return f"<Turn of run {quoted(self._run.where.run_id)} at {brief(self.revision)}>"
 
 
 class TurnScope(Generic[M]):
-    """What `RedisHistoryStore.turn` returns: the turn is taken while it is entered."""
+    """The context manager that `RedisHistoryStore.turn` returns.
+
+    Args:
+        writes: Writes the run.
+        scope: Holds the lease.
+        expected: Where the run has to be when the turn begins.
+        policy: The policy for the calls of the turn.
+    """
 
     def __init__(
-        self,
-        store: RedisHistoryStore[M],
-        scope: LeaseScope,
-        expected: Revision | Expect | None,
-        retry: RetryPolicy | None,
+        self, writes: Writes, scope: LeaseScope, expected: Revision | Expect | None, policy: RetryPolicy
     ) -> None:
-        self._store = store
+        self._writes = writes
         self._scope = scope
         self._expected = expected
-        self._retry = retry
+        self._policy = policy
         self._turn: Turn[M] | None = None
 
     def __enter__(self) -> Turn[M]:
-        self._store._settled = None  # a turn that is interrupted before its save has come to nothing
-        seen = self._store.revision
+        known = self._writes.run.known
+        known.result = None  # a turn that is interrupted before its save has no result
+        seen = known.revision
         lease = self._scope.__enter__()
         try:
-            # Inside the lease: what was loaded before it was granted may be a rival's past.
-            snapshot = self._store.load(retry=self._retry)
-            actual = snapshot.revision if snapshot is not None else None
-            wanted = seen if self._expected is SEEN else self._expected
-            if wanted is not ANY and wanted != actual:
-                named = wanted if isinstance(wanted, Revision) else None
-                raise ConflictError(named, actual, run_id=self._store.run_id)
+            # Load under the lease: before it was granted, a rival may have saved.
+            snapshot = self._load(seen if self._expected is SEEN else self._expected)
         except BaseException as error:
             self._scope.__exit__(type(error), error, error.__traceback__)
             raise
-        self._turn = Turn(self._store, lease, snapshot, self._retry)
+        self._turn = Turn(self._writes, lease, snapshot, self._policy)
         return self._turn
+
+    def _load(self, wanted: Revision | Expect | None) -> ConversationSnapshot[M] | None:
+        with self._writes.run.errors:
+            snapshot = self._writes.reads.newest(self._policy)
+            actual = snapshot.revision if snapshot is not None else None
+            if wanted is not ANY and wanted != actual:
+                raise ConflictError(wanted if isinstance(wanted, Revision) else None, actual)
+            return snapshot
 
     def watch_exit(self, held: object) -> None:
         """Watch the function that a `with` statement holds, before the body is entered."""
@@ -290,17 +292,15 @@ class TurnScope(Generic[M]):
     ) -> None:
         turn = self._turn
         assert turn is not None
-        if error is None and (turn.lease._is_here or turn._pends()):
-            # From here on a loss is told by the save itself; to cancel it would leave its outcome open.
-            self._scope.leave()
-            try:
-                turn.save()
-                while turn.snapshot is not turn._at[1]:  # a task that the body has left behind appended meanwhile
-                    turn.save()
-            except BaseException as failed:
-                self._scope.__exit__(type(failed), failed, failed.__traceback__)
-                raise
-            # The turn is saved: that the lease was lost after that is no failure of it.
-            self._scope.release(None)
+        if error is not None or not (turn.lease._is_here or turn.has_changes()):
+            self._scope.__exit__(kind, error, trace)
             return
-        self._scope.__exit__(kind, error, trace)
+        # From here on the save itself reports a lost lease. A cancellation would leave the save's outcome open.
+        self._scope.leave()
+        try:
+            turn.save_all()
+        except BaseException as failed:
+            self._scope.__exit__(type(failed), failed, failed.__traceback__)
+            raise
+        # The turn is saved: a lease that is lost after that is no failure of it.
+        self._scope.release(None)

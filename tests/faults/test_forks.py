@@ -337,7 +337,7 @@ def test_a_child_leaves_a_lock_whose_guards_another_thread_held(parent: Parent) 
 
     def hold() -> None:
         leases = parent.backend._leases
-        with leases.registry.guard, leases.renewer.alarm._guard, leases.doorbell._guard, store._lock:
+        with leases.registry.guard, leases.renewer.alarm._guard, leases.doorbell._guard, store._run.calls.lock:
             inside.set()
             done.wait(GUARD)
 

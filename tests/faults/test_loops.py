@@ -207,7 +207,7 @@ def test_a_write_that_died_with_its_loop_is_settled_in_the_next(
         loop.run_forever()  # one step
     assert not call.done()
     loop.close()  # it never goes on
-    held = store._lock
+    held = store._run.calls.lock
     assert not held.take(), "the write holds the lock for ever"
 
     async def go_on() -> list[str]:

@@ -97,7 +97,7 @@ def test_a_handler_that_calls_what_it_has_interrupted_is_told_at_once(private_se
 def test_a_handler_that_calls_a_file_store_which_it_has_interrupted_is_told_at_once(tmp_path: Path) -> None:
     """The same: this thread holds the store's lock, as if a handler ran inside of one of its calls."""
     store: JsonFileHistoryStore[Any] = JsonFileHistoryStore(tmp_path / "run.json")
-    with store._lock:
+    with store._calls.lock:
         for call in (store.load, lambda: store.save(ConversationSnapshot())):
             with pytest.raises(BackendUnavailableError, match="a signal's handler"):
                 call()

@@ -901,4 +901,4 @@ async def test_a_short_read_of_large_entries_has_a_connection_to_itself(
     store = backend.store("run")
     for length in texts:
         await store.append(UserMessage("x" * length))
-    assert delta(store._where, store._base).large is large
+    assert delta(store._run.where, store._known.base).large is large

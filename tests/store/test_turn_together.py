@@ -223,11 +223,11 @@ async def test_a_save_waits_for_another_no_longer_than_its_deadline(
         wire.stall(saves)
         first = tool(shell, turn, user(0))
         await until(lambda: wire.stalled)
-        bare(turn)._retry = RetryPolicy(attempts=1, deadline=0.05)
+        bare(turn)._policy = RetryPolicy(attempts=1, deadline=0.05)
         second = tool(shell, turn, user(1))
         with pytest.raises(BackendUnavailableError, match="another save of this turn was under way"):
             await second
-        bare(turn)._retry = RetryPolicy()
+        bare(turn)._policy = RetryPolicy()
         wire.from_outside(wire.go_on)
         assert (await first).version == 1
         assert (await turn.save()).version == 2
