@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from .attempt import Attempt
 from .errors import (
     BackendConfigError,
     BackendError,
@@ -20,6 +21,7 @@ from .errors import (
     SnapshotTooLargeError,
     UnsupportedVersionError,
 )
+from .info import LeaseInfo, Page, RunInfo
 from .messages import (
     AssistantBlock,
     AssistantMessage,
@@ -43,20 +45,8 @@ from .messages import (
     UserMessage,
 )
 from .observe import Event, Observer
-from .snapshot import (
-    ANY,
-    KEEP,
-    SEEN,
-    Attempt,
-    ConversationSnapshot,
-    Expect,
-    Keep,
-    LeaseInfo,
-    Page,
-    Revision,
-    RunId,
-    RunInfo,
-)
+from .revision import ANY, KEEP, SEEN, Expect, Keep, Revision, RunId
+from .snapshot import ConversationSnapshot
 
 if TYPE_CHECKING:
     from ._async.backend import RedisBackend
@@ -69,9 +59,9 @@ if TYPE_CHECKING:
     from .formats.jsonable import jsonable
     from .policy import Durability, RetryPolicy
 else:
-    # Imported when they are first used, because they need redis-py and asyncio, which load a hundred modules more.
-    # Whoever wants only the values, or only histstore.sync, does not load the asyncio half.
-    _WHERE = {
+    # Imported when they are first used, because they need redis-py and asyncio, which load a hundred more modules.
+    # A program that uses only the values, or only histstore.sync, never loads the asyncio shell.
+    _LAZY = {
         "Durability": "policy",
         "HistoryStore": "_async.trait",
         "InMemoryHistoryStore": "_async.memory",
@@ -85,15 +75,15 @@ else:
     }
 
     def __getattr__(name):
-        if name not in _WHERE:
+        if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        found = globals()[name] = getattr(import_module(f".{_WHERE[name]}", __name__), name)
-        return found
+        value = globals()[name] = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+        return value
 
     def __dir__():
-        return sorted({*globals(), *_WHERE})
+        return sorted({*globals(), *_LAZY})
 
 
 __version__ = "0.1.0"

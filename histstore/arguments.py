@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from .errors import SnapshotError
-from .snapshot import Expect, Page, Revision
+from .info import Page
+from .revision import Expect, Revision
 
 YEAR: Final = 86400 * 365
 """The longest time that an argument may name, in seconds."""

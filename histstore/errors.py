@@ -1,7 +1,7 @@
 """The public error tree.
 
-Every error carries its data as attributes, survives `pickle` (worker pools ship errors between
-processes), and says in its text what to do next. No text holds a password or a message's content.
+Every error carries its data as attributes and survives `pickle`, because worker pools ship errors between processes.
+Its text says what to do next. No text holds a password or a message's content.
 
 An error about a run names the run, in `run_id` and in its text. A text is one line of fewer than 300 characters,
 whatever a run id, a holder's name or a server's message contains.
@@ -9,114 +9,40 @@ whatever a run id, a holder's name or a server's message contains.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from .attempt import Attempt
+from .revision import Revision
+from .values.base_errors import HistoryStoreError, SnapshotError, SnapshotTooLargeError, UnsupportedVersionError
+from .values.text import LONGEST_NAME, one_line, quoted
 
-if TYPE_CHECKING:
-    from .snapshot import Attempt, Revision
-
-LONGEST_TEXT: Final = 299
-"""Characters that an error's text has at most."""
-LONGEST_NAME: Final = 48
-"""Characters that are shown of a run id or a holder's name at most, quotes included."""
-LONGEST_ROOM: Final = 120
-"""Characters that a text shows of a run id at most where it has the room."""
-
-
-def one_line(text: str, limit: int = LONGEST_TEXT) -> str:
-    """Return `text` on one line of at most `limit` characters, with all that is not printable escaped.
-
-    What is too long loses its middle: a text ends with what to do, and ids often differ at their ends only.
-    """
-    cut = len(text) > 2 * limit
-    if cut:  # none of what lies between can be shown: spare it
-        text = text[:limit] + text[-limit:]
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    if not cut and len(text) <= limit:
-        return text
-    end = (limit - 1) // 3
-    return f"{text[: limit - 1 - end]}…{text[-end:]}"
-
-
-def quoted(name: str, limit: int = LONGEST_NAME) -> str:
-    """Return a run id or a holder's name as texts and `repr` show it, in at most `limit` characters."""
-    return one_line(repr(str(name)), limit)
-
-
-def _restore(cls: type[HistoryStoreError], args: tuple[Any, ...], state: dict[str, Any]) -> HistoryStoreError:
-    """Rebuilds a pickled error without running its constructor, whose arguments are not `args`."""
-    error = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
-
-
-class HistoryStoreError(Exception):
-    """Base of every error that histstore raises on purpose.
-
-    Attributes:
-        run_id: The run that the error is about; None: it is about no single run.
-    """
-
-    run_id: str | None = None
-    _names_run: ClassVar[bool] = False
-    """Whether the text of this class names the run by itself."""
-
-    def __init__(self, *args: Any, run_id: str | None = None) -> None:
-        super().__init__(*args)
-        if run_id is not None:
-            self.run_id = run_id
-
-    def __str__(self) -> str:
-        text = super().__str__()
-        if self.run_id is not None and not self._names_run:
-            room = min(LONGEST_ROOM, LONGEST_TEXT - len("run : ") - len(text))
-            text = f"run {quoted(self.run_id, max(LONGEST_NAME, room))}: {text}"
-        return one_line(text)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self)!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.args, self.__dict__.copy())
-
-
-class SnapshotError(HistoryStoreError, ValueError):
-    """Bad input: a message, a snapshot, a run id, a URL or an option that cannot be used.
-
-    The text names the path of the offending value and the mend.
-
-    Attributes:
-        run_id: The run whose store refused the value; None: no store did.
-    """
-
-
-class SnapshotTooLargeError(SnapshotError):
-    """A snapshot is larger than the backend's `max_snapshot_bytes`.
-
-    Attributes:
-        size: Bytes that the snapshot would take.
-        limit: Bytes allowed.
-        run_id: The run; None: it is not known.
-    """
-
-    def __init__(self, size: int, limit: int, *, run_id: str | None = None) -> None:
-        self.size = size
-        self.limit = limit
-        super().__init__(
-            f"the snapshot takes {size:,} bytes and the limit is {limit:,}: drop or summarise old messages, "
-            "keep large documents elsewhere and refer to them, or raise max_snapshot_bytes; nothing was written",
-            run_id=run_id,
-        )
+__all__ = [
+    "BackendConfigError",
+    "BackendError",
+    "BackendUnavailableError",
+    "ConflictError",
+    "ConnectionOptionError",
+    "CorruptSnapshotError",
+    "HistoryStoreError",
+    "LeaseLostError",
+    "LockError",
+    "LockTimeoutError",
+    "LockedError",
+    "NotReplicatedError",
+    "OutcomeUnknownError",
+    "RevisionGoneError",
+    "SnapshotError",
+    "SnapshotTooLargeError",
+    "UnsupportedVersionError",
+    "name_run",
+]
 
 
 class ConflictError(HistoryStoreError):
     """The run is not at the revision that was expected. This call wrote nothing.
 
     Attributes:
-        expected: The revision that the call named; None: the run was to be absent.
-        actual: The run's revision now; None: the run is absent.
-        run_id: The run, or the file; None: the store is one in memory.
+        expected: The revision that the caller expected; None if it expected an absent run.
+        actual: The run's current revision; None if the run is absent.
+        run_id: The run, or the path of the file; None for a store in memory.
     """
 
     def __init__(self, expected: Revision | None, actual: Revision | None, *, run_id: str | None = None) -> None:
@@ -124,7 +50,7 @@ class ConflictError(HistoryStoreError):
         self.actual = actual
         advice = "load again, redo the change on what was loaded and save, or let update() do that"
         if expected is None:
-            # A new store, or a snapshot built from scratch, has seen no revision.
+            # The usual cause: a new store, or a snapshot built from scratch, has seen no revision.
             advice = "load() first, or let update() do that, or append(…, expected=ANY) to what is there"
         super().__init__(
             f"expected {_at(expected)}, but the run is {_at(actual)}; nothing was written: {advice}", run_id=run_id
@@ -135,7 +61,7 @@ class LockError(HistoryStoreError):
     """Base of the errors about leases.
 
     Attributes:
-        run_id: The run whose lease it is about.
+        run_id: The run whose lease the error is about.
     """
 
 
@@ -143,8 +69,8 @@ class LockTimeoutError(LockError, TimeoutError):
     """A lease was not acquired in time.
 
     Attributes:
-        holder: Who holds it, when that is known.
-        expires_in: Seconds until it expires unless it is renewed, when that is known.
+        holder: The name of the holder; None if it is not known.
+        expires_in: Seconds until the lease expires unless it is renewed; None if that is not known.
         run_id: The run.
     """
 
@@ -158,8 +84,8 @@ class LockedError(LockError):
     """A save or delete without the run's live lease. This call wrote nothing.
 
     Attributes:
-        holder: Who holds the lease.
-        expires_in: Seconds until it expires unless it is renewed.
+        holder: The name of the holder.
+        expires_in: Seconds until the lease expires unless it is renewed.
         run_id: The run.
     """
 
@@ -173,11 +99,11 @@ class LockedError(LockError):
 
 
 class LeaseLostError(LockError):
-    """A newer holder exists, or the lease lapsed, was broken or given up. A save that this answers wrote nothing.
+    """A newer holder exists, or the lease lapsed, was broken or released. A save that raises this wrote nothing.
 
     Attributes:
         fence: The fencing token of the lease that was lost.
-        current: The fencing token that stands now, when that is known.
+        current: The run's current fencing token; None if it is not known.
         run_id: The run.
     """
 
@@ -195,15 +121,15 @@ class LeaseLostError(LockError):
 
 
 class RevisionGoneError(HistoryStoreError):
-    """A revision is not there: it was trimmed or lost, never was, or nobody can tell any more.
+    """A revision does not exist: it was trimmed or lost, or never existed, or the server no longer knows.
 
     Attributes:
-        requested: The revision, or the version, that was asked for.
-        oldest: The oldest version in the log, None when there is none.
-        newest: The newest revision, None when the run is absent.
-        reason: Why it is not there. "absent": the run is. "trimmed": it is older than what the run keeps. "never": the
-            run has not come to that version. "lost": another history has taken its place, after a failover or a delete.
-            "forgotten": the server does not remember any more whether that write was applied.
+        requested: The requested revision or version.
+        oldest: The oldest version in the log; None if there is none.
+        newest: The newest revision; None if the run is absent.
+        reason: Why the revision does not exist. "absent": the run does not exist. "trimmed": it is older than what the
+            run keeps. "never": the run has not reached that version. "lost": another history replaced it, after a
+            failover or a delete. "forgotten": the server no longer remembers whether that write was applied.
         run_id: The run.
     """
 
@@ -227,7 +153,7 @@ class RevisionGoneError(HistoryStoreError):
                     f"revision {requested} is gone, the run is absent: load() returns None, and a save begins it anew"
                 )
             case "trimmed":
-                # What an entry in the log builds on may be trimmed before it is.
+                # An entry may still be in the log when the entries that it builds on are trimmed.
                 held = f"the run holds {oldest} to {newest}" if _version(requested) < _version(oldest) else f"now {at}"
                 text = (
                     f"revision {requested} was trimmed ({held}): load() what is there now, "
@@ -254,9 +180,9 @@ class CorruptSnapshotError(HistoryStoreError):
     """Stored bytes fail their digest or do not decode.
 
     Attributes:
-        run_id: The run, or the file.
-        version: The version at which the damage shows, when that is known.
-        reason: What does not add up.
+        run_id: The run, or the path of the file.
+        version: The version at which the damage shows; None if it is not known.
+        reason: A description of the damage.
     """
 
     _names_run = True
@@ -272,41 +198,17 @@ class CorruptSnapshotError(HistoryStoreError):
         )
 
 
-class UnsupportedVersionError(HistoryStoreError):
-    """Data written by a newer format than this library reads.
-
-    Attributes:
-        found: The format version that the data names.
-        supported: The format version that this library reads and writes.
-        run_id: The run, or the file; None: the data was given as JSON.
-    """
-
-    def __init__(
-        self, found: Any, supported: int, *, mend: str = "upgrade histstore", run_id: str | None = None
-    ) -> None:
-        self.found = found
-        self.supported = supported
-        try:
-            shown = str(found)
-        except ValueError:  # Python writes no number of thousands of digits
-            shown = hex(found)
-        super().__init__(
-            f"unsupported snapshot version {one_line(shown, 80)} (this library reads version {supported}): {mend}",
-            run_id=run_id,
-        )
-
-
 class NotReplicatedError(HistoryStoreError):
-    """A save was applied on the primary, but fewer copies than asked for have it.
+    """The primary applied a save, but fewer copies than requested confirmed it.
 
-    The store has moved on to `revision`. Repeat nothing: the save stands unless a failover loses it,
-    which the next save, or a load that names the revision, notices.
+    The store is at `revision` now. Do not repeat the save: it stands unless a failover loses it. The next save, or a
+    load that names the revision, notices such a loss.
 
     Attributes:
-        revision: What was saved.
-        acked: Copies that confirmed in time.
-        wanted: Copies that `Durability` asked for.
-        run_id: The run, or the file.
+        revision: The saved revision.
+        acked: Number of copies that confirmed in time.
+        wanted: Number of copies that `Durability` requested.
+        run_id: The run, or the path of the file.
     """
 
     def __init__(self, revision: Revision, acked: int, wanted: int, *, run_id: str | None = None) -> None:
@@ -324,7 +226,7 @@ class BackendError(HistoryStoreError):
     """The server failed, refused or did not answer; the redis error is the cause.
 
     Attributes:
-        run_id: The run that the call was about; None: it was about the backend as a whole.
+        run_id: The run that the call was about; None if it was about the backend as a whole.
     """
 
 
@@ -332,35 +234,35 @@ class BackendUnavailableError(BackendError):
     """The server could not be used. Nothing was written; repeating the call is safe.
 
     Attributes:
-        run_id: The run that the call was about; None: it was about the backend as a whole.
+        run_id: The run that the call was about; None if it was about the backend as a whole.
     """
 
 
 class BackendConfigError(BackendError):
-    """A mistake in the settings of the client or of the server, which trying again cannot mend.
+    """The settings of the client or of the server are wrong, and trying again cannot help.
 
-    A wrong password, a missing permission, a database out of range or a certificate that is not accepted, say. It is
-    raised at once, without another try. The call wrote nothing. The text says what to change.
+    Examples are a wrong password, a missing permission, a database out of range, or a certificate that is not
+    accepted. The error is raised at once, without another try. The call wrote nothing. The text says what to change.
 
     Attributes:
-        run_id: The run that the call was about; None: it was about the backend as a whole.
+        run_id: The run that the call was about; None if it was about the backend as a whole.
     """
 
 
 class ConnectionOptionError(BackendConfigError, SnapshotError):
-    """A URL or an option of the connection that cannot be used. Constructors raise it, without any I/O.
+    """A URL or a connection option cannot be used. Constructors raise it, without any I/O.
 
-    It is bad input as well as a mistake in the settings, so handlers of either class catch it.
+    It is bad input and a wrong setting, so handlers of either class catch it.
     """
 
 
 class OutcomeUnknownError(BackendError):
-    """A write was sent and its answer never came, or left it open: it may or may not have been applied.
+    """A write was sent, and no reply says whether it was applied.
 
     Attributes:
-        attempt: Names the write; `resolve(attempt)` says for good whether it was applied. `str(attempt)` is a text
-            that `Attempt.parse` reads in another process.
-        reason: What the last try came to.
+        attempt: The write. `resolve(attempt)` finds out for good whether it was applied. `Attempt.parse` reads
+            `str(attempt)` in another process.
+        reason: The failure of the last try.
         run_id: The run.
     """
 
@@ -370,7 +272,7 @@ class OutcomeUnknownError(BackendError):
         self.attempt = attempt
         revision = "" if attempt.revision is None else f" as revision {attempt.revision}"
         self.reason = reason
-        # Short enough that the advice after it is never cut.
+        # So short that the advice after it is never cut.
         why = f" ({one_line(reason, 96)})" if reason else ""
         super().__init__(
             f"the {attempt.kind} of run {quoted(attempt.run_id)}{revision} may have been applied{why}: "
@@ -380,7 +282,7 @@ class OutcomeUnknownError(BackendError):
 
 
 def name_run(error: HistoryStoreError, run_id: str) -> None:
-    """Note which run an error is about, where it does not say so itself."""
+    """Set the run that an error is about, unless the error already names one."""
     if error.run_id is None:
         error.run_id = run_id
 
@@ -390,7 +292,7 @@ def _why_gone(requested: Revision | int, oldest: Revision | int | None, newest: 
         return "absent"
     if _version(requested) < _version(oldest):
         return "trimmed"
-    # A number may be made up; a revision was given to somebody once.
+    # A caller can make up a number. A revision was once returned by a save, so it existed.
     return "never" if isinstance(requested, int) and requested > _version(newest) else "lost"
 
 

@@ -20,13 +20,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+from .attempt import Attempt
+from .lineage import Origin
 from .log.base import Base
 from .log.changes import content_of
 from .log.head import Head
 from .log.plan import Plan, grow
 from .protocol.call import Call
 from .protocol.run import Where
-from .snapshot import Attempt, ConversationSnapshot, Origin, Revision, add_origin
+from .revision import Revision
+from .snapshot import ConversationSnapshot, add_origin
 
 Descent = tuple[Origin, int] | None
 """The origin of a snapshot in this run, and the number of leading messages that they share; None: it has none."""

@@ -8,7 +8,7 @@ from typing import Final
 from .errors import BackendError, SnapshotError
 from .observe import Observer
 from .policy import Durability, RetryPolicy
-from .snapshot import check_name
+from .revision import check_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The blocking twin of `histstore`: the same names and signatures, without async and await.
 
-Values and errors are the same classes in both. No call starts an event loop, and
-none but `lock` and `turn` a thread: leases are renewed, and waited for, in the background.
+Values and errors are the same classes in both. No call starts an event loop. Only `lock` and `turn` start a thread,
+which renews leases and waits for them in the background.
 """
 
 from . import __version__ as __version__
@@ -12,6 +12,7 @@ from ._sync.memory import InMemoryHistoryStore
 from ._sync.store import RedisHistoryStore
 from ._sync.trait import HistoryStore
 from ._sync.turn import Turn
+from .attempt import Attempt
 from .errors import (
     BackendConfigError,
     BackendError,
@@ -31,6 +32,7 @@ from .errors import (
     UnsupportedVersionError,
 )
 from .formats.jsonable import jsonable
+from .info import LeaseInfo, Page, RunInfo
 from .messages import (
     AssistantBlock,
     AssistantMessage,
@@ -55,20 +57,8 @@ from .messages import (
 )
 from .observe import Event, Observer
 from .policy import Durability, RetryPolicy
-from .snapshot import (
-    ANY,
-    KEEP,
-    SEEN,
-    Attempt,
-    ConversationSnapshot,
-    Expect,
-    Keep,
-    LeaseInfo,
-    Page,
-    Revision,
-    RunId,
-    RunInfo,
-)
+from .revision import ANY, KEEP, SEEN, Expect, Keep, Revision, RunId
+from .snapshot import ConversationSnapshot
 
 __all__ = [
     "ANY",

@@ -5,19 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from ..errors import (
-    BackendError,
-    HistoryStoreError,
-    NotReplicatedError,
-    OutcomeUnknownError,
-    SnapshotError,
-    quoted,
-)
+from ..attempt import Attempt
+from ..errors import BackendError, HistoryStoreError, NotReplicatedError, OutcomeUnknownError, SnapshotError
 from ..known import Write
 from ..log.unreadable import BrokenChainError
 from ..policy import RetryPolicy
 from ..protocol import saves
-from ..snapshot import Attempt, Revision
+from ..revision import Revision
+from ..values.text import quoted
 from .run import Run
 from .transport.runner import Delivery
 

@@ -14,7 +14,7 @@ from ..protocol.keys import run_keys
 from ..protocol.reads import Loaded, read_loaded
 from ..protocol.run import Where
 from ..protocol.run_errors import RunErrors
-from ..snapshot import RunId
+from ..revision import RunId
 from .call_lock import CallLock
 from .compat import io
 from .seats import Seat

@@ -6,24 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, overload
 
 from ..arguments import check_expected, check_function, check_lock
+from ..attempt import Attempt
 from ..log.changes import Append, Replace, Splice
-from ..messages import JSONValue
+from ..messages import AnyMessage, JSONValue, M, NewMessage
 from ..options import Options
 from ..policy import RetryPolicy
-from ..snapshot import (
-    ANY,
-    KEEP,
-    SEEN,
-    AnyMessage,
-    Attempt,
-    ConversationSnapshot,
-    Expect,
-    Keep,
-    M,
-    NewMessage,
-    Revision,
-    RunId,
-)
+from ..revision import ANY, KEEP, SEEN, Expect, Keep, Revision, RunId
+from ..snapshot import ConversationSnapshot
 from .leases.lease import Lease, LeaseScope
 from .readable import ReadableRun
 from .seats import Seat

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from ..snapshot import ConversationSnapshot, M, Revision
+from ..messages import M
+from ..revision import Revision
+from ..snapshot import ConversationSnapshot
 
 
 @runtime_checkable

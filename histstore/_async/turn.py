@@ -6,26 +6,15 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Generic, NoReturn, overload
 
-from ..errors import BackendUnavailableError, ConflictError, LockError, NotReplicatedError, SnapshotError, quoted
+from ..attempt import Attempt
+from ..errors import BackendUnavailableError, ConflictError, LockError, NotReplicatedError, SnapshotError
 from ..log.changes import Replace
-from ..messages import JSONValue
+from ..messages import AnyMessage, JSONValue, M, NewMessage
 from ..policy import RetryPolicy
-from ..snapshot import (
-    ANY,
-    KEEP,
-    SEEN,
-    AnyMessage,
-    Attempt,
-    ConversationSnapshot,
-    Expect,
-    Keep,
-    M,
-    NewMessage,
-    Revision,
-    brief,
-    find_origin,
-    frozen_meta,
-)
+from ..revision import ANY, KEEP, SEEN, Expect, Keep, Revision, brief
+from ..snapshot import ConversationSnapshot, find_origin
+from ..values.frozen import freeze_meta
+from ..values.text import quoted
 from .compat import io, tasks
 from .compat.scope import Exit
 from .leases.lease import Lease, LeaseScope
@@ -111,7 +100,7 @@ class Turn(Generic[M]):
         """
         with self._run.errors, self._guard:
             grown = self.snapshot.append(*messages, pinned=pinned)
-            self.snapshot = grown if meta is KEEP else grown.with_meta(frozen_meta(meta))
+            self.snapshot = grown if meta is KEEP else grown.with_meta(freeze_meta(meta))
 
     @overload
     def replace(self, snapshot: ConversationSnapshot[M]) -> None: ...

@@ -21,12 +21,14 @@ from ..errors import (
     CorruptSnapshotError,
     SnapshotError,
 )
+from ..info import RunInfo
+from ..messages import M
 from ..observe import Observer
 from ..options import DEFAULTS, Options, check_picklable
 from ..policy import Durability, RetryPolicy, policy_of
 from ..protocol.backend import scan
 from ..protocol.keys import run_of_head
-from ..snapshot import ANY, M, RunId, RunInfo, check_name
+from ..revision import ANY, RunId, check_name
 from ..wire.settings import check_url, connection_settings
 from .compat import clients, io
 from .leases.table import LeaseTable
@@ -142,7 +144,7 @@ class RedisBackend:
         Args:
             url: `redis://`, `rediss://` or `unix://`, with redis-py's query options. `max_connections` bounds the
                 backend's open connections, `socket_connect_timeout` the time to connect, in seconds.
-            namespace: Prefix of all keys, which separates the runs of several backends. Default: "histstore".
+            namespace: Prefix of all keys, which separates applications that share the server. Default: "histstore".
             run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which leaves lifetimes alone.
             keep_revisions: Number of past revisions that `load(at=)` can always reach. Default: 0.
             retry: How often, and for how many seconds, a call tries again. Default: None, which is `RetryPolicy()`.

@@ -17,21 +17,12 @@ from ..errors import (
     SnapshotError,
     UnsupportedVersionError,
     name_run,
-    quoted,
 )
-from ..snapshot import (
-    SEEN,
-    AnyMessage,
-    ConversationSnapshot,
-    Expect,
-    M,
-    NewMessage,
-    Origin,
-    Revision,
-    add_origin,
-    brief,
-    find_origin,
-)
+from ..lineage import Origin
+from ..messages import AnyMessage, M, NewMessage
+from ..revision import SEEN, Expect, Revision, brief
+from ..snapshot import ConversationSnapshot, add_origin, find_origin
+from ..values.text import quoted
 from .call_lock import CallLock
 from .compat import io
 

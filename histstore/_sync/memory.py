@@ -8,23 +8,13 @@ from typing import Any, Final, Generic, overload
 
 from ..arguments import check_expected
 from ..errors import ConflictError
+from ..lineage import Origin
 from ..log.base import Base
 from ..log.changes import Replace, content_of
 from ..log.plan import Writer, grow
-from ..snapshot import (
-    SEEN,
-    AnyMessage,
-    ConversationSnapshot,
-    Expect,
-    M,
-    NewMessage,
-    Origin,
-    Revision,
-    RunId,
-    add_origin,
-    brief,
-    find_origin,
-)
+from ..messages import AnyMessage, M, NewMessage
+from ..revision import SEEN, Expect, Revision, RunId, brief
+from ..snapshot import ConversationSnapshot, add_origin, find_origin
 
 NO_LIMIT: Final = 1 << 62
 """Size limit of a snapshot, in bytes: more than any machine has."""

@@ -7,11 +7,16 @@ from collections.abc import Callable, Iterator
 from typing import Generic, NoReturn
 
 from ..arguments import check_limit
-from ..errors import BackendError, quoted
+from ..attempt import Attempt
+from ..errors import BackendError
+from ..info import Page, RunInfo
 from ..log.entry import Entry
+from ..messages import M
 from ..options import Options
 from ..policy import RetryPolicy
-from ..snapshot import Attempt, ConversationSnapshot, M, Page, Revision, RunId, RunInfo, brief
+from ..revision import Revision, RunId, brief
+from ..snapshot import ConversationSnapshot
+from ..values.text import quoted
 from .reads import REVISIONS, Reads
 from .run import Run
 from .seats import Seat

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from ..errors import ConflictError, SnapshotError
+from ..info import Page, RunInfo
 from ..log.base import Base
 from ..log.columns import read_entries
 from ..log.entry import Entry, read_entry
@@ -29,7 +30,8 @@ from ..protocol.heads import RawHead
 from ..protocol.info import info, read_info
 from ..protocol.reads import DELTA
 from ..protocol.replies import VERSIONS
-from ..snapshot import ConversationSnapshot, Page, Revision, RunInfo, slice_bounds
+from ..revision import Revision
+from ..snapshot import ConversationSnapshot, slice_bounds
 from .pages import Found, PageReader, part_of
 from .run import Run
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..errors import LeaseLostError, SnapshotError, quoted
+from ..errors import LeaseLostError, SnapshotError
 from ..policy import RetryPolicy
 from ..protocol.run import NO_LEASE, Carried
+from ..values.text import quoted
 from .leases.lease import Lease, current_lease, token_of
 from .run import Run
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
+from ..attempt import Attempt
 from ..errors import (
     BackendError,
     BackendUnavailableError,
@@ -17,9 +18,9 @@ from ..errors import (
     CorruptSnapshotError,
     HistoryStoreError,
     OutcomeUnknownError,
-    one_line,
 )
 from ..known import Descent, Write
+from ..lineage import Origin
 from ..log.changes import Change, Replace, Rewrite
 from ..log.head import Head, timestamp
 from ..log.plan import Plan, Writer
@@ -27,17 +28,9 @@ from ..log.unreadable import BrokenChainError
 from ..policy import RetryPolicy
 from ..protocol import deletes, saves
 from ..protocol.deletes import Peeked
-from ..snapshot import (
-    ANY,
-    SEEN,
-    Attempt,
-    ConversationSnapshot,
-    Expect,
-    Origin,
-    Revision,
-    add_origin,
-    find_origin,
-)
+from ..revision import ANY, SEEN, Expect, Revision
+from ..snapshot import ConversationSnapshot, add_origin, find_origin
+from ..values.text import one_line
 from .compat import io
 from .leases.lease import Lease
 from .outcomes import Outcomes

@@ -1,4 +1,4 @@
-"""A local Valkey server that belongs to the processes which use it."""
+"""A local Valkey server that belongs to the processes that use it."""
 
 from .server import EmbeddedServer
 

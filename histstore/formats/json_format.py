@@ -1,8 +1,8 @@
-"""The seed's JSON wire format: messages to JSON values and back.
+"""The JSON wire format: messages to JSON values and back.
 
-Enums are externally tagged, sources and tool-result blocks carry a "type". A JSONValue message is
-`{"Json": value}`. Bytes are `{"$bytes": base64}`; so that no user's object can be mistaken for
-that, an object with one key that starts with "$" gains another "$".
+Messages and blocks are externally tagged; sources and tool-result blocks have a "type". A plain message is
+`{"Json": value}`. Bytes are `{"$bytes": base64}`. So that no other object looks like that, an object with one key that
+starts with "$" gains another "$".
 """
 
 from __future__ import annotations
@@ -14,22 +14,35 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import messages as m
-from ..errors import SnapshotError
+from ..values.base_errors import SnapshotError
 from ..values.forms import JsonObject, JSONValueForm, register
+from ..values.frozen import check_json, freeze_json
 
 
 def dumps(document: dict[str, Any], indent: int | None) -> bytes:
-    """Writes UTF-8 JSON; non-ASCII text stands as it is."""
+    """Return a document as JSON in UTF-8. Non-ASCII text is not escaped.
+
+    Args:
+        document: The document.
+        indent: Number of spaces per level; None writes one line.
+
+    Raises:
+        SnapshotError: The document cannot be written.
+    """
     separators = (",", ":") if indent is None else None
     try:
         return json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False, separators=separators).encode()
     except (ValueError, TypeError, OverflowError) as error:
-        # TypeError: of a message that C code changed past its methods. OverflowError: of an indent without bounds.
+        # TypeError: C code changed a message past its methods. OverflowError: the indent is too large.
         raise SnapshotError(f"the snapshot has no JSON form: {error}") from error
 
 
 def loads(data: bytes | str) -> Any:
-    """Reads JSON strictly: UTF-8, no NaN, no infinities, bounded nesting."""
+    """Return the document in a JSON text.
+
+    Raises:
+        SnapshotError: The text is no JSON or not UTF-8, holds NaN or an infinity, or nests too deep.
+    """
     if not isinstance(data, (str, bytes, bytearray)):
         raise SnapshotError(f"JSON is read from bytes or str, not from a {type(data).__name__}")
     try:
@@ -42,7 +55,7 @@ def loads(data: bytes | str) -> Any:
     except UnicodeDecodeError as error:
         raise SnapshotError(f"the JSON is not UTF-8 (byte {error.start}): convert the file") from None
     except json.JSONDecodeError as error:
-        # The error's own text quotes no content, but its attributes hold the document: drop the cause.
+        # The cause is dropped: its text quotes no content, but its attributes hold the document.
         raise SnapshotError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except ValueError:
         raise SnapshotError("the JSON holds a number that cannot be read: shorten it, or make it a string") from None
@@ -56,7 +69,7 @@ def _no_constant(name: str) -> Any:
 
 
 def message_to_json(message: Any) -> dict[str, Any]:
-    """Returns the wire form of a typed message or of a JSONValue."""
+    """Return the wire form of a typed or a plain message."""
     if type(message) is m.UserMessage:
         return {"User": {"blocks": [_block_to_json(block) for block in message.blocks]}}
     if type(message) is m.AssistantMessage:
@@ -65,7 +78,7 @@ def message_to_json(message: Any) -> dict[str, Any]:
 
 
 def message_from_json(data: Any, path: str) -> Any:
-    """Reads the wire form of a message; raises SnapshotError that names the path."""
+    """Return the message in a wire form. Raise SnapshotError with the path if there is none."""
     tag, body = _tagged(data, path)
     try:
         match tag:
@@ -76,9 +89,7 @@ def message_from_json(data: Any, path: str) -> Any:
             case "Json":
                 return m.freeze_message(value_from_json(body), f"{path}.Json")
     except SnapshotError as error:
-        # The values' own checks know their class and field, but not where in the file they stand.
-        text = str(error)
-        raise error if text.startswith(path) else SnapshotError(f"{path}: {text}") from None
+        raise _with_path(error, path) from None
     raise SnapshotError(f"{path} has the unknown tag {tag[:40]!r}: User, Assistant and Json are known")
 
 
@@ -125,9 +136,9 @@ def _source_to_json(source: m.Source) -> dict[str, Any]:
 
 
 def _tool_call(body: Any, path: str) -> m.ToolCall:
-    # Writers after 1.0.0-rc.3 of the seed name the field call_id; older readers know only id.
+    # Newer writers of the original format (after 1.0.0-rc.3) name the field call_id. Older readers know only id.
     name = "call_id" if isinstance(body, dict) and "id" not in body and "call_id" in body else "id"
-    args = m.freeze_json(value_from_json(_field(body, "args", path), _BYTES_ONLY), f"{path}.args")
+    args = freeze_json(value_from_json(_field(body, "args", path), _BYTES_ONLY), f"{path}.args")
     return m.ToolCall(_string(body, name, path), _string(body, "name", path), args)
 
 
@@ -204,12 +215,18 @@ def _blocks_from_json(body: Any, path: str, readers: dict[str, Any]) -> list[Any
 # ------------------------------------------------------------------------------------ JSON values
 
 _BYTES_ONLY = "$bytes"
-"""Tool arguments are the seed's own field: its readers must find them as the model wrote them, so only
-an object that could be taken for bytes gains a "$" there."""
+"""The escape for tool arguments: only an object that looks like bytes gains a "$" there.
+
+The original format has this field, too, and its readers must find the arguments as the model wrote them."""
 
 
 def value_to_json(value: Any, escape: str = "$") -> Any:
-    """Returns `value` with bytes, and objects that look like them, in their JSON form."""
+    """Return `value` with bytes, and objects that look like bytes, in their JSON form.
+
+    Args:
+        value: A JSON value.
+        escape: "$", or "$bytes" to escape only objects that look like bytes.
+    """
     if isinstance(value, bytes):
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, dict):
@@ -228,7 +245,7 @@ def _args_to_json(args: Any) -> Any:
 
 
 def value_from_json(data: Any, escape: str = "$") -> Any:
-    """Reads what `value_to_json` wrote; takes other objects as they are."""
+    """Return the value that `value_to_json` wrote with the same `escape`. Leave other objects as they are."""
     try:
         return _value_from_json(data, escape)
     except RecursionError:
@@ -243,7 +260,7 @@ def _value_from_json(data: Any, escape: str) -> Any:
                 try:
                     return base64.b64decode(item, validate=True)
                 except (binascii.Error, ValueError):
-                    pass  # Somebody's own object: it stays what it is.
+                    pass  # An object of the user's that was never escaped. It stays as it is.
             elif isinstance(key, str) and key.startswith("$$") and _escaped(key[1:], escape):
                 return {key[1:]: _value_from_json(item, escape)}
         return {key: _value_from_json(item, escape) for key, item in data.items()}
@@ -295,27 +312,27 @@ def _array(value: Any, path: str) -> list[Any]:
 
 
 def _reader(kind: type, read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
-    """Returns what reads a form and takes values of one type only."""
+    """Return a reader that accepts only forms of values of one type."""
 
     def checked(data: Any, path: str) -> Any:
-        found = _named(read, data, path)
-        if type(found) is kind:
-            return found
-        name = type(found).__name__
-        if isinstance(found, JsonObject):
+        try:
+            value = read(data, path)
+        except SnapshotError as error:
+            raise _with_path(error, path) from None
+        if type(value) is kind:
+            return value
+        name = type(value).__name__
+        if isinstance(value, JsonObject):
             raise SnapshotError(f"{path}: this is the form of a {name}: read it with {name}.from_dict()")
         raise SnapshotError(f'{path}: this is the form of a plain message: take what stands under "Json"')
 
     return checked
 
 
-def _named(read: Callable[[Any, str], Any], data: Any, path: str) -> Any:
-    try:
-        return read(data, path)
-    except SnapshotError as error:
-        # The values' own checks know their class and field, but not where they stand.
-        text = str(error)
-        raise error if text.startswith(path) else SnapshotError(f"{path}: {text}") from None
+def _with_path(error: SnapshotError, path: str) -> SnapshotError:
+    """Return an error whose text names the path. The checks of a value know its class and field, not its path."""
+    text = str(error)
+    return error if text.startswith(path) else SnapshotError(f"{path}: {text}")
 
 
 def _block_from_json(data: Any, path: str) -> Any:
@@ -329,8 +346,8 @@ _BLOCKS: dict[str, Any] = {**_USER, **_ASSISTANT}
 
 
 def _json_from_form(data: Any, path: str) -> Any:
-    # A body that nests without end must not be followed before it is checked.
-    m.check_json(data, path)
+    # Checked first, because reading a value that nests without end would exhaust the stack.
+    check_json(data, path)
     return value_from_json(data, _BYTES_ONLY)
 
 

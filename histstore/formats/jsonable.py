@@ -1,6 +1,6 @@
 """Other libraries' values as JSON values: models, dataclasses, enums, times, arrays.
 
-The standard library's types have a table of their own, so they come out the same with pydantic and without.
+The types of the standard library are converted here, so the result is the same with and without pydantic.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from enum import Enum
 from math import isfinite
 from typing import Any, Final, cast
 
-from ..errors import SnapshotError
-from ..messages import MAX_DEPTH, JSONValue, check_json
-from ..values.forms import Formed, iso, type_name, write
+from ..messages import JSONValue
+from ..values.base_errors import SnapshotError
+from ..values.forms import Formed, write
+from ..values.frozen import MAX_DEPTH, check_json
+from ..values.text import iso, type_name
 
 _AS_THEY_ARE: Final = frozenset({str, int, float, bool, bytes, type(None)})
 _LISTS: Final = (list, tuple, deque, Sequence, MappingView)
@@ -31,7 +33,7 @@ _TEXTS: Final = {
     "pathlib": ("PurePath",),
     "uuid": ("UUID",),
 }
-"""Types whose JSON form is str(). Enums are not among them: their str() is not their value."""
+"""Types whose JSON form is str(). Enums are not among them, because their str() is not their value."""
 _NUMPY_SCALARS: Final = {"numpy": ("generic",)}
 _NUMPY_ARRAYS: Final = {"numpy": ("ndarray",)}
 
@@ -40,8 +42,8 @@ class _RefusedError(Exception):
     """A value has no JSON form.
 
     Attributes:
-        why: What it is and what to do.
-        steps: Where it stands, from the inside out.
+        why: What the value is, and how to correct it.
+        steps: The path to the value, innermost step first.
     """
 
     def __init__(self, why: str) -> None:
@@ -51,12 +53,12 @@ class _RefusedError(Exception):
 
 
 def jsonable(value: Any) -> JSONValue:
-    """Return `value` as new JSON values, which a snapshot takes as a message or in one.
+    """Return `value` as new JSON values, which a snapshot accepts as a message or as a part of one.
 
     | from | to |
     |---|---|
     | pydantic model | `model_dump(mode="json", by_alias=True)`; bytes stay bytes |
-    | OpenAI or Anthropic object | what the API sent: fields that were not set are left out, as the client does |
+    | OpenAI or Anthropic object | the fields that the API sent; unset fields are left out, as the client does |
     | dataclass, mapping | dict |
     | tuple, set, sequence, NumPy array | list; sets are sorted where they can be |
     | enum member | its value |
@@ -64,16 +66,16 @@ def jsonable(value: Any) -> JSONValue:
     | UUID, Decimal, Fraction, path, IP address | text |
     | bytes, bytearray, memoryview | bytes |
     | NumPy scalar | number, text or ISO 8601 text |
-    | histstore's values | what `to_dict()` returns, or text |
+    | histstore's values | the result of `to_dict()`, or text |
 
-    Keys become text as in `json.dumps`; keys that are enum members, UUIDs or dates too.
+    Keys become text as in `json.dumps`. Keys that are enum members, UUIDs or dates become text, too.
 
     Args:
         value: Any value. It is not changed.
 
     Raises:
-        SnapshotError: A part of it has no JSON form, is NaN or infinite, has a lone surrogate, nests more than 100
-            levels or contains itself. The text names the path.
+        SnapshotError: A part of the value has no JSON form, is NaN or infinite, has a lone surrogate, nests more than
+            100 levels or contains itself. The text names the path.
     """
     try:
         found = _plain(value, MAX_DEPTH)
@@ -96,7 +98,7 @@ def _plain(value: Any, depth: int) -> Any:
         raise
     except RecursionError as error:
         raise _RefusedError(_TOO_DEEP) from error
-    except Exception as error:  # a value's own methods may raise anything: a proxy, a field that was never set
+    except Exception as error:  # The methods of a value may raise anything: a proxy, a field that was never set.
         raise _RefusedError(
             f"is a {type_name(kind)} that cannot be read ({type(error).__name__}): mend it, or pick its parts yourself"
         ) from error
@@ -129,7 +131,7 @@ def _converted(value: Any, kind: type, depth: int) -> Any:
 
 
 def _is_a(value: Any, types: Mapping[str, tuple[str, ...]]) -> bool:
-    """Tells whether a value is of one of these types: of none of a module that nobody has loaded."""
+    """Return whether a value is of one of these types. Modules that are not loaded are skipped."""
     return any(
         isinstance(value, getattr(sys.modules[module], name))
         for module, names in types.items()
@@ -139,7 +141,7 @@ def _is_a(value: Any, types: Mapping[str, tuple[str, ...]]) -> bool:
 
 
 def _leaf(value: Any) -> Any:
-    """Returns the JSON form of a value without parts; None: it is not such a value."""
+    """Return the JSON form of a value without parts, or None if the value has parts."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
@@ -166,7 +168,7 @@ def _leaf(value: Any) -> Any:
 
 
 def _duration(value: timedelta) -> str:
-    """Returns a timedelta in ISO 8601 as pydantic writes and reads it: a year is 365 days."""
+    """Return a timedelta in ISO 8601 as pydantic writes and reads it: a year is 365 days."""
     sign, value = ("-", -value) if value < timedelta(0) else ("", value)
     years, days = divmod(value.days, 365)
     minutes, seconds = divmod(value.seconds, 60)
@@ -229,7 +231,7 @@ def _list(values: Any, depth: int) -> list[Any]:
 
 def _sorted(values: list[Any]) -> list[Any]:
     try:
-        return sorted(values)  # the same set must not be saved twice because its order in memory differs
+        return sorted(values)  # Equal sets must give equal lists, or a save would see a change.
     except TypeError:
         return values
 
@@ -238,11 +240,11 @@ def _sorted(values: list[Any]) -> list[Any]:
 
 
 def _dumped(value: Any) -> Any:
-    """Returns what pydantic makes of a model or of a dataclass of its own."""
+    """Return pydantic's dump of a model or of a pydantic dataclass."""
     options: dict[str, Any] = {"by_alias": True, "warnings": False}
     if _is_api_object(type(value)):
-        # As the clients' own request transformers dump a response that is sent back: what the API never sent it need
-        # not take ("tool_calls": null is refused).
+        # As the clients themselves dump a response that they send back. An API may refuse a field that it never sent,
+        # such as "tool_calls": null.
         options |= {"exclude_unset": True, "exclude": getattr(value, "__api_exclude__", None)}
     serializer = value.__pydantic_serializer__
     dump = value.model_dump if hasattr(value, "model_dump") else lambda **given: serializer.to_python(value, **given)
@@ -253,17 +255,17 @@ def _dumped(value: Any) -> Any:
         names = dump(mode="python", **options | {"by_alias": False})
         if not isinstance(python, dict) or not isinstance(names, dict) or len(names) != len(python):
             return python
-        # Only the fields that would lose something: of the others the form must not hang on what these hold.
+        # Only the fields that would lose something: the form of the other fields must not depend on them.
         lost = {alias: name for name, (alias, item) in zip(names, python.items(), strict=True) if _loses(item)}
         options["exclude"] = {*lost.values(), *(options.get("exclude") or ())}
         try:
             found = dump(mode="json", **options)
-        except UnicodeDecodeError:  # a model_serializer of the model's own heeds no exclude
+        except UnicodeDecodeError:  # A custom model_serializer ignores `exclude`.
             return python
         return {alias: item if alias in lost else found.get(alias, item) for alias, item in python.items()}
     except RecursionError as error:
         raise _RefusedError(_TOO_DEEP) from error
-    except Exception as error:  # a model's own serializers may raise anything
+    except Exception as error:  # Custom serializers may raise anything.
         if "ircular" in str(error) or "depth exceeded" in str(error):
             raise _RefusedError(_TOO_DEEP) from error
         raise _RefusedError(
@@ -273,13 +275,13 @@ def _dumped(value: Any) -> Any:
 
 
 def _is_api_object(kind: type) -> bool:
-    """Tells whether a model is a response of a generated client: those of OpenAI, Anthropic and others are alike."""
+    """Return whether a model is a response of a generated API client. OpenAI, Anthropic and others share its shape."""
     to_dict = getattr(kind, "to_dict", None)
     return to_dict is not None and "use_api_names" in inspect.signature(to_dict).parameters
 
 
 def _loses(value: Any) -> bool:
-    """Tells whether pydantic's JSON form would lose something: bytes become text or fail, NaN may become None."""
+    """Return whether pydantic's JSON form would lose something: bytes become text or fail, NaN may become None."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return True
     if isinstance(value, float):
@@ -294,11 +296,11 @@ def _from_numpy_scalar(value: Any) -> Any:
     if isinstance(value, (numpy.datetime64, numpy.timedelta64)) and numpy.isnat(value):
         raise _RefusedError("is NaT, which JSON cannot hold: use None or a str")
     if isinstance(value, numpy.datetime64):
-        return str(value)  # item() makes a number of nanoseconds
+        return str(value)  # item() gives a number of nanoseconds.
     found = value.item()
     if isinstance(value, numpy.timedelta64) and isinstance(found, int):
         raise _RefusedError('is a timedelta64 that no timedelta can hold: convert it with .astype("timedelta64[us]")')
-    if isinstance(found, numpy.generic):  # a longdouble's item() is a longdouble
+    if isinstance(found, numpy.generic):  # item() of a longdouble is a longdouble.
         found = complex(value) if isinstance(value, numpy.complexfloating) else float(value)
         if found != value and value == value:
             raise _RefusedError(f"is a {type_name(type(value))} that no float can hold: convert it with float(...)")
@@ -306,13 +308,13 @@ def _from_numpy_scalar(value: Any) -> Any:
 
 
 def _foreign(value: Any, depth: int) -> Any:
-    """Converts a value of a library that need not be installed."""
+    """Return the JSON form of a value from a library that need not be installed."""
     if _is_a(value, _NUMPY_SCALARS):
         return _plain(_from_numpy_scalar(value), depth)
     if _is_a(value, _NUMPY_ARRAYS):
         if value.ndim == 0:
             return _plain(value[()], depth)
-        # tolist() makes numbers of nanosecond times.
+        # tolist() turns times in nanoseconds into numbers.
         return _list(value if value.dtype.kind in "mMOgG" else value.tolist(), depth)
     if isinstance(value, Iterator):
         raise _RefusedError(f"is a {type_name(type(value))}, which can be read only once: make it a list")
@@ -322,7 +324,7 @@ def _foreign(value: Any, depth: int) -> Any:
         return to_jsonable_python(value)
     except ImportError:
         cause: Exception | None = None
-    except Exception as error:  # PydanticSerializationError, and what a value's own methods raise
+    except Exception as error:  # PydanticSerializationError, or any error from the methods of the value.
         cause = error
     raise _RefusedError(
         f"is a {type_name(type(value))}, which has no JSON form: "

@@ -1,7 +1,7 @@
 """One file, replaced atomically: the blocking work behind JsonFileHistoryStore.
 
-The folder is opened once, and all the rest is done relative to it: a folder that is moved or removed meanwhile is
-never mistaken for the one that has taken its name.
+The folder is opened once, and every other operation is relative to that descriptor. If the folder is moved or removed
+meanwhile, a new folder of the same name is never used by mistake.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MISTAKES: Final = {
     errno.ENOTDIR: "a part of the path is a file: choose a path that leads through folders",
     errno.ENXIO: "choose the path of a regular file, or of none",
 }
-"""Errors that say that the path is wrong: no repetition mends them."""
+"""Errors that mean a wrong path, with the correction. Repeating the call does not help."""
 _ADVICE: Final = {
     errno.ENOENT: "its folder is not there: make it",
     errno.EACCES: "let this process read and write the file and its folder",
@@ -39,41 +39,48 @@ _ADVICE: Final = {
 
 
 def digest(data: bytes) -> bytes:
-    """Returns the 16 bytes that name a file's content."""
+    """Return a digest of a file's content, 16 bytes."""
     return hashlib.blake2b(data, digest_size=16, person=b"histstore-file1").digest()
 
 
 def read(path: Path) -> bytes | None:
-    """Returns a file's bytes; None: there is no file, in a folder that is there.
+    """Return a file's bytes, or None if its folder exists and the file does not.
 
     Raises:
-        SnapshotError: The path is not one of a file.
-        BackendUnavailableError: The file cannot be read.
+        SnapshotError: The path cannot be that of a file.
+        BackendUnavailableError: The file cannot be read, or the folder does not exist.
     """
-    with _telling(path, "cannot be read"):
+    with _explained(path, "cannot be read"):
         folder, name = _place(path)
         found = _contents(os.path.join(folder, name))
         if found is None:
-            os.stat(folder)  # without it nobody knows whether there is a conversation
+            os.stat(
+                folder
+            )  # A missing folder is an error: a conversation may exist where it belongs, on an unmounted disk.
             return None
         return found[0]
 
 
 def replace(path: Path, data: bytes, check: Callable[[bytes | None], None]) -> OSError | None:
-    """Puts `data` in place of a file's content, if `check` passes what is there.
+    """Replace a file's content with `data`, atomically, if `check` accepts the current content.
 
-    Whatever moment the process or the machine dies at, the file is the old or the new one. A link stays a link: the
-    file that it leads to is replaced.
+    Whenever the process or the machine dies, the file is the old or the new one. A link stays a link: the file that it
+    leads to is replaced.
+
+    Args:
+        path: The file.
+        data: The new content.
+        check: Called with the current content, or None if there is no file. Raises an error to refuse.
 
     Returns:
-        Why it may not be on disk, though the file holds `data`; None: it is.
+        The error because of which `data` may not be on disk, although the file holds it; None if it is on disk.
 
     Raises:
-        SnapshotError: The path is not one of a file.
-        BackendUnavailableError: The file cannot be written. It is the old one.
-        Exception: What `check` raises.
+        SnapshotError: The path cannot be that of a file.
+        BackendUnavailableError: The file cannot be written, and is unchanged.
+        Exception: Any error that `check` raises.
     """
-    with _telling(path, "cannot be written, and is as it was"):
+    with _explained(path, "cannot be written, and is as it was"):
         folder, name = _place(path)
         with _locked(folder) as descriptor:
             found = _contents(name, descriptor)
@@ -82,13 +89,13 @@ def replace(path: Path, data: bytes, check: Callable[[bytes | None], None]) -> O
             if current != data:
                 _put(descriptor, name, data, mode)
                 return _sync(descriptor)
-            # Whoever put the same content there may have died before it was on disk.
+            # The process that wrote the same content may have died before it was on disk.
             return _sync(descriptor, name)
 
 
 @contextlib.contextmanager
-def _telling(path: Path, what: str) -> Iterator[None]:
-    """Says of errors of the file system which file they are of, and what to do."""
+def _explained(path: Path, problem: str) -> Iterator[None]:
+    """Turn errors of the file system into errors that name the file and say what to do."""
     try:
         yield
     except HistoryStoreError:
@@ -98,16 +105,16 @@ def _telling(path: Path, what: str) -> Iterator[None]:
         number = error.errno or 0
         advice = _MISTAKES.get(number) or _ADVICE.get(number, "mend that")
         repeat = "" if number in _MISTAKES else ", and repeat the call"
-        text = f"the file {what}: {error.strerror or error}; {advice}{repeat}"
+        text = f"the file {problem}: {error.strerror or error}; {advice}{repeat}"
         raise kind(text, run_id=os.fspath(path)) from error
-    except ValueError as error:  # a NUL, or a character that the file system's encoding has not
+    except ValueError as error:  # A NUL, or a character that the file system's encoding lacks.
         raise SnapshotError(f"this is no path: {error}; choose another one", run_id=os.fspath(path)) from error
 
 
 def _place(path: Path) -> tuple[str, str]:
-    """Returns the folder and the name of the file that a path leads to. It need not be there.
+    """Return the folder and the name of the file that a path leads to. The file need not exist.
 
-    Links are followed here, however many there are. What is still a link is one of a circle, or was just made.
+    All links are followed here. A name that is still a link afterwards is part of a circle, or was just made.
     """
     folder, name = os.path.split(os.path.realpath(path))
     if not name:
@@ -116,9 +123,9 @@ def _place(path: Path) -> tuple[str, str]:
 
 
 def _contents(name: str, folder: int | None = None) -> tuple[bytes, int] | None:
-    """Returns what a regular file holds, and its mode; None: there is no file."""
+    """Return a regular file's content and its mode; None if there is no file."""
     try:
-        # Opening a pipe must not wait for somebody to write to it.
+        # O_NONBLOCK: opening a pipe must not wait for a writer.
         descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
         return None
@@ -135,12 +142,12 @@ def _contents(name: str, folder: int | None = None) -> tuple[bytes, int] | None:
 
 
 def _put(folder: int, name: str, data: bytes, mode: int | None) -> None:
-    """Writes a file beside the one of that name, on disk, and then puts it in its place."""
-    # Not made of the name itself, which may be as long as a name can be.
+    """Write a temporary file beside the file, sync it to disk, and rename it to the file's name."""
+    # Of a digest, because the name itself may already have the maximum length.
     prefix = f".{digest(os.fsencode(name)).hex()[:16]}."
     for stale in os.listdir(folder):
         if stale.startswith(prefix) and stale.endswith(".tmp"):
-            # Left by a process that died while it wrote: nobody else writes while we hold the lock.
+            # A process died while it wrote this. Nobody else writes while this one holds the lock.
             with contextlib.suppress(OSError):
                 os.unlink(stale, dir_fd=folder)
     temporary = f"{prefix}{secrets.token_hex(8)}.tmp"
@@ -162,7 +169,7 @@ def _put(folder: int, name: str, data: bytes, mode: int | None) -> None:
 
 
 def _sync(folder: int, name: str | None = None) -> OSError | None:
-    """Makes durable what stands in a folder, and the content of the file of that name; returns why that failed."""
+    """Sync a folder to disk, and the content of the file of that name. Return the error if that fails."""
     try:
         if name is not None:
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
@@ -178,7 +185,7 @@ def _sync(folder: int, name: str | None = None) -> OSError | None:
 
 @contextlib.contextmanager
 def _locked(folder: str) -> Iterator[int]:
-    """Holds a folder's lock, which the kernel frees when the process dies. It leaves no lock file behind."""
+    """Hold a folder's lock. The kernel releases it when the process dies, and no lock file is left behind."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import cbor2
 
-from ..messages import OpenDict
+from ..values.frozen import OpenDict
 
 SHORT: Final = 24
 """Arrays with fewer items than this have a head of one byte."""

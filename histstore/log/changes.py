@@ -8,7 +8,9 @@ from typing import Any
 from ..arguments import not_a_snapshot
 from ..errors import SnapshotError
 from ..messages import JSONValue, freeze_messages
-from ..snapshot import ConversationSnapshot, Keep, from_parts, frozen_meta, parts, slice_bounds
+from ..revision import Keep
+from ..snapshot import ConversationSnapshot, from_parts, parts, slice_bounds
+from ..values.frozen import freeze_meta
 from .base import Base
 from .head import Head, read_meta
 from .message_codec import NO_META, encode_meta
@@ -95,7 +97,7 @@ class Append(Change):
         if type(pinned) is not bool:
             raise SnapshotError("pinned is True or False")
         self.pinned = pinned
-        self._meta = None if isinstance(meta, Keep) else encode_meta(frozen_meta(meta))
+        self._meta = None if isinstance(meta, Keep) else encode_meta(freeze_meta(meta))
 
     def plan(self, parent: Head | None, base: Base | None, shared: int, writer: Writer) -> Plan | None:
         """Plan the append, as a checkpoint if the log holds more dead bytes than live ones."""
@@ -140,7 +142,7 @@ class Splice(Change):
         meta: Mapping[str, JSONValue] | Keep,
     ) -> None:
         self._messages = freeze_messages(messages)
-        self._meta = None if isinstance(meta, Keep) else frozen_meta(meta)
+        self._meta = None if isinstance(meta, Keep) else freeze_meta(meta)
         slice_bounds(start, stop, 0)
         self._start, self._stop, self._pinned = start, stop, pinned
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Final, NamedTuple
 
-from ..snapshot import Revision, known_revision
+from ..revision import Revision, known_revision
 from .head import Head, head_check, timestamp
 from .header import Header
 from .unreadable import BrokenChainError

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from ..messages import JSONValue
-from ..snapshot import Revision
+from ..revision import Revision
 from . import message_codec
 from .unreadable import BrokenChainError
 

@@ -15,6 +15,8 @@ import cbor2
 
 from .. import messages as m
 from ..errors import SnapshotError
+from ..values.build import open_twin, trusted
+from ..values.frozen import MAX_DEPTH, FrozenDict, FrozenList, OpenDict, OpenList, freeze_json
 from .cbor import array_head, load, load_sequence
 
 _USER, _ASSISTANT = 0, 1
@@ -85,7 +87,7 @@ def decode_meta(data: bytes) -> Any:
     if type(found) is not dict:
         raise ValueError("the meta is not a mapping")
     try:
-        return m.freeze_json(found, "meta")
+        return freeze_json(found, "meta")
     except SnapshotError as error:
         raise ValueError(str(error)) from error
 
@@ -125,8 +127,8 @@ def build_messages(found: list[Any]) -> None:
         ValueError: A value is not a message.
     """
     kinds = set(map(type, found))
-    if m.OpenDict in kinds:
-        dicts = found if len(kinds) == 1 else [item for item in found if type(item) is m.OpenDict]
+    if OpenDict in kinds:
+        dicts = found if len(kinds) == 1 else [item for item in found if type(item) is OpenDict]
         for start in range(0, len(dicts), _BATCH):
             _freeze(dicts[start : start + _BATCH])
     if list in kinds:
@@ -140,7 +142,7 @@ def _build_typed(found: list[Any]) -> None:
 
     The classes' own checks are skipped. In decoded data only types and shapes can be wrong, and a decoded str is valid.
     """
-    new, user, assistant = object.__new__, m.UserMessage, m.AssistantMessage
+    block_kind, user, assistant = m.Text, m.UserMessage, m.AssistantMessage
     for place, item in enumerate(found):
         if type(item) is not list:
             continue
@@ -149,14 +151,17 @@ def _build_typed(found: list[Any]) -> None:
             # CPython keeps one object for each small number, and `is` is the fastest comparison. A number that is
             # not that object takes the slower path below.
             if type(text) is str and (kind is _USER or kind is _ASSISTANT):
-                block = new(m.Text)
-                _put_text(block, text)
+                block = _OpenText()
+                block.text = text
+                block.__class__ = block_kind
                 if kind is _USER:
-                    made: Any = new(user)
-                    _put_user_blocks(made, (block,))
+                    made: Any = _OpenUser()
+                    made.blocks = (block,)
+                    made.__class__ = user
                 else:
-                    made = new(assistant)
-                    _put_assistant_blocks(made, (block,))
+                    made = _OpenAssistant()
+                    made.blocks = (block,)
+                    made.__class__ = assistant
                 found[place] = made
                 continue
         found[place] = _message(item)
@@ -170,24 +175,26 @@ def _message(data: list[Any]) -> Any:
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError("an array that is no typed message") from error
     if kind == _USER:
-        made: Any = object.__new__(m.UserMessage)
-        _put_user_blocks(made, blocks)
+        made = _OpenUser()
+        made.blocks = blocks
+        made.__class__ = m.UserMessage
     else:
-        made = object.__new__(m.AssistantMessage)
-        _put_assistant_blocks(made, blocks)
+        made = _OpenAssistant()
+        made.blocks = blocks
+        made.__class__ = m.AssistantMessage
     return made
 
 
-(_put_text,) = m.setters(m.Text)
-(_put_user_blocks,) = m.setters(m.UserMessage)
-(_put_assistant_blocks,) = m.setters(m.AssistantMessage)
+_OpenText = open_twin(m.Text)
+_OpenUser, _OpenAssistant = open_twin(m.UserMessage), open_twin(m.AssistantMessage)
 
 
 def _block(data: Any, readers: Mapping[int, Callable[[list[Any]], Any]]) -> Any:
     if type(data) is not str:
         return readers[_int(_list(data)[0])](data)
-    made = object.__new__(m.Text)
-    _put_text(made, data)
+    made = _OpenText()
+    made.text = data
+    made.__class__ = m.Text
     return made
 
 
@@ -195,10 +202,11 @@ def _tool_call(data: list[Any]) -> Any:
     _, id, name, args = data
     if type(id) is not str or type(name) is not str:
         raise TypeError
-    made: Any = object.__new__(m.ToolCall)
-    _put_id(made, id)
-    _put_name(made, name)
-    _put_args(made, _frozen(args, m.MAX_DEPTH))
+    made = _OpenToolCall()
+    made.id = id
+    made.name = name
+    made.args = _frozen(args, MAX_DEPTH)
+    made.__class__ = m.ToolCall
     return made
 
 
@@ -206,54 +214,53 @@ def _tool_result(data: list[Any]) -> Any:
     _, call_id, is_error, *parts = data
     if type(call_id) is not str or type(is_error) is not bool:
         raise TypeError
-    content: Any = object.__new__(m.ToolResultContent)
-    _put_parts(content, tuple([_result_block(part) for part in parts]))
-    _put_is_error(content, is_error)
-    made: Any = object.__new__(m.ToolResult)
-    _put_call_id(made, call_id)
-    _put_content(made, content)
+    content = _OpenContent()
+    content.blocks = tuple([_result_block(part) for part in parts])
+    content.is_error = is_error
+    content.__class__ = m.ToolResultContent
+    made = _OpenToolResult()
+    made.call_id = call_id
+    made.content = content
+    made.__class__ = m.ToolResult
     return made
 
 
-_put_id, _put_name, _put_args = m.setters(m.ToolCall)
-_put_parts, _put_is_error = m.setters(m.ToolResultContent)
-_put_call_id, _put_content = m.setters(m.ToolResult)
+_OpenToolCall, _OpenToolResult = open_twin(m.ToolCall), open_twin(m.ToolResult)
+_OpenContent, _OpenResultText = open_twin(m.ToolResultContent), open_twin(m.ToolResultText)
 
 
 def _result_block(data: Any) -> Any:
     if type(data) is not str:
-        return m.trusted(m.ToolResultImage, _source(data))
-    made: Any = object.__new__(m.ToolResultText)
-    _put_result_text(made, data)
+        return trusted(m.ToolResultImage, _source(data))
+    made = _OpenResultText()
+    made.text = data
+    made.__class__ = m.ToolResultText
     return made
-
-
-(_put_result_text,) = m.setters(m.ToolResultText)
 
 
 def _reasoning(data: list[Any]) -> Any:
     _, text, signature = data
-    return m.trusted(m.Reasoning, _str(text), None if signature is None else _str(signature))
+    return trusted(m.Reasoning, _str(text), None if signature is None else _str(signature))
 
 
 def _redacted(data: list[Any]) -> Any:
     _, text = data
-    return m.trusted(m.RedactedReasoning, _str(text))
+    return trusted(m.RedactedReasoning, _str(text))
 
 
 def _image(data: list[Any]) -> Any:
     _, source = data
-    return m.trusted(m.Image, _source(source))
+    return trusted(m.Image, _source(source))
 
 
 def _document(data: list[Any]) -> Any:
     _, source = data
-    return m.trusted(m.Document, _source(source))
+    return trusted(m.Document, _source(source))
 
 
 def _source(data: Any) -> Any:
     kind, *fields = _list(data)
-    return m.trusted(_SOURCES[_int(kind)], *map(_str, fields))
+    return trusted(_SOURCES[_int(kind)], *map(_str, fields))
 
 
 _BLOCKS: dict[int, dict[int, Callable[[list[Any]], Any]]] = {
@@ -284,7 +291,7 @@ def _list(value: Any) -> list[Any]:
 
 _SCALARS = frozenset({str, int, bool, type(None), bytes})
 _KEYS = frozenset({str})
-_DECODED = _SCALARS | {m.OpenDict, list}
+_DECODED = _SCALARS | {OpenDict, list}
 
 
 def _all_json(scalars: Iterable[Any]) -> bool:
@@ -302,7 +309,7 @@ def _freeze(dicts: list[Any]) -> None:
     All values of one level are checked together. Checking them one by one would take twice as long.
     """
     lists: list[Any] = []
-    for _ in range(m.MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         if not _KEYS.issuperset(map(type, chain.from_iterable(dicts))):
             raise ValueError("a message with a key that is no text")
         values = list(chain.from_iterable(map(dict.values, dicts)))
@@ -312,7 +319,7 @@ def _freeze(dicts: list[Any]) -> None:
             for each in dicts:
                 for key, item in each.items():
                     if type(item) is list:
-                        each[key] = item = m.OpenList(item)
+                        each[key] = item = OpenList(item)
                         inner.append(item)
         if lists:
             items = list(chain.from_iterable(lists))
@@ -321,19 +328,19 @@ def _freeze(dicts: list[Any]) -> None:
                 for each in lists:
                     for index, item in enumerate(each):
                         if type(item) is list:
-                            each[index] = item = m.OpenList(item)
+                            each[index] = item = OpenList(item)
                             inner.append(item)
             values += items
             kinds |= more
         for each in dicts:
-            each.__class__ = m.FrozenDict
+            each.__class__ = FrozenDict
         for each in lists:
-            each.__class__ = m.FrozenList
+            each.__class__ = FrozenList
         if not kinds <= _DECODED and not _all_json([item for item in values if type(item) not in _DECODED]):
             raise ValueError("a message that is no JSON value")
         dicts, lists = [], inner
-        if m.OpenDict in kinds:
-            dicts = values if len(kinds) == 1 else [item for item in values if type(item) is m.OpenDict]
+        if OpenDict in kinds:
+            dicts = values if len(kinds) == 1 else [item for item in values if type(item) is OpenDict]
         elif not lists:
             return
     raise ValueError("a message that nests too deep")
@@ -355,15 +362,15 @@ def _frozen(value: Any, depth: int) -> Any:
         return value
     if depth == 0:
         raise ValueError
-    if kind is m.OpenDict and _KEYS.issuperset(map(type, value)):
+    if kind is OpenDict and _KEYS.issuperset(map(type, value)):
         if not _SCALARS.issuperset(map(type, value.values())):
             for key, item in value.items():
                 if type(item) not in _SCALARS:
                     value[key] = _frozen(item, depth - 1)
-        value.__class__ = m.FrozenDict
+        value.__class__ = FrozenDict
         return value
     if kind is list:
-        made: Any = m.OpenList([_frozen(item, depth - 1) for item in value])
-        made.__class__ = m.FrozenList
+        made: Any = OpenList([_frozen(item, depth - 1) for item in value])
+        made.__class__ = FrozenList
         return made
     raise TypeError

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..errors import SnapshotTooLargeError
 from ..messages import JSONValue
-from ..snapshot import Revision
+from ..revision import Revision
 from .base import Base
 from .body import Body, encode_body, encode_messages
 from .cut import find_cut

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..snapshot import Attempt
+from ..attempt import Attempt
 from .run import Where
 from .scripts import Script
 

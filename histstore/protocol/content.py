@@ -12,7 +12,7 @@ from ..log.entry import Entry, read_entry
 from ..log.head import Head
 from ..log.replay import replay
 from ..log.unreadable import BrokenChainError
-from ..snapshot import Revision
+from ..revision import Revision
 from .heads import RawHead, fold, same_head
 from .reads import Loaded
 

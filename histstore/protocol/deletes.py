@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..snapshot import Attempt, Revision
+from ..attempt import Attempt
+from ..revision import Revision
 from .call import Call, Command, read_call, script_call
 from .replies import VERSIONS, number, raise_refusal, reply_reader
 from .run import Carried, Where

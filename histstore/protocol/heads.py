@@ -12,7 +12,7 @@ from ..log.entry import Entry
 from ..log.head import Head, timestamp
 from ..log.replay import replay
 from ..log.unreadable import FORMAT, BrokenChainError
-from ..snapshot import Revision
+from ..revision import Revision
 from .replies import VERSIONS, number, number_or_none
 
 FIELDS: Final = (

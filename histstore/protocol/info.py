@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
+from ..info import LeaseInfo, RunInfo
 from ..log.head import read_meta, timestamp
 from ..log.unreadable import BrokenChainError
-from ..messages import freeze_json
-from ..snapshot import LeaseInfo, RunInfo
+from ..values.frozen import freeze_json
 from .call import Call, read_call
 from .heads import FIELDS, RawHead, read_raw_head
 from .replies import as_text, number_or_none, reply_reader

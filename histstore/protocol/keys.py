@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from ..snapshot import RunId
+from ..revision import RunId
 
 # Braces would end the hash tag, % starts an escape, and : ends the namespace. SCAN's glob treats the next characters
 # specially. Control characters would garble an operator's terminal.

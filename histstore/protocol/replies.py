@@ -15,7 +15,7 @@ from ..errors import (
     UnsupportedVersionError,
 )
 from ..log.unreadable import FORMAT, BrokenChainError
-from ..snapshot import Revision
+from ..revision import Revision
 from .run import Carried, Where
 
 P = ParamSpec("P")

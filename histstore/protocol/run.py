@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors import CorruptSnapshotError
-from ..snapshot import RunId
+from ..revision import RunId
 from .keys import Keys
 
 

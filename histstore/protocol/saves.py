@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
+from ..attempt import Attempt
 from ..errors import RevisionGoneError
 from ..log.entry import Entry
 from ..log.head import timestamp
 from ..log.plan import Plan
-from ..snapshot import Attempt, Revision
+from ..revision import Revision
 from .call import LARGE, Call, script_call
 from .replies import raise_refusal, reply_reader, requested_or_zero, revision_or_none
 from .run import NO_LEASE, Carried, Where

@@ -1,1 +1,1 @@
-"""Tools to make values: frozen, comparable, with a JSON form and a schema."""
+"""Building blocks of the public values: frozen classes and containers, JSON forms and schemas, error texts."""

@@ -1,29 +1,25 @@
-"""Frozen values that have a JSON form, and how pydantic and FastAPI come by it.
+"""The JSON forms of values, and how pydantic and FastAPI find them.
 
-A value's form is registered by the module that knows it. pydantic is imported only when it asks for a schema.
+The module that defines a form registers it. pydantic is imported only when it asks for a schema.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime, time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import UnsupportedVersionError
+from .base_errors import UnsupportedVersionError
 
 if TYPE_CHECKING:
     from typing import Self
 
-T = TypeVar("T")
-
 
 class Form(NamedTuple):
-    """How a value is written as JSON.
+    """How to write a value as JSON, and how to read it.
 
     Attributes:
         write: Returns the JSON form of a value.
-        read: Takes the JSON form and the path that errors name; raises SnapshotError.
+        read: Returns the value of a JSON form; also takes the path for error texts. Raises SnapshotError.
         schema: The name of the form's JSON schema in `schemas`, which is loaded when pydantic asks for one.
     """
 
@@ -36,83 +32,37 @@ _FORMS: dict[object, Form] = {}
 
 
 def register(kind: object, writer: Callable[[Any], Any], reader: Callable[[Any, str], Any], schema: str) -> None:
-    """Sets the JSON form of the values of a type."""
+    """Register the JSON form of the values of a type."""
     _FORMS[kind] = Form(writer, reader, schema)
 
 
-def write(found: Any) -> Any:
-    """Returns the JSON form of a value."""
-    return _FORMS[type(found)].write(found)
-
-
-# ------------------------------------------------------------------------------------------ values
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def frozen(*, init: bool = True, repr: bool = True) -> Callable[[type[T]], type[T]]:
-    """Makes a frozen, slotted value of a class, as `dataclass` does, that is no dataclass to others.
-
-    FastAPI's jsonable_encoder, orjson and msgspec write a dataclass field by field before they ask it anything:
-    without a message's role, and with an etag's bytes.
-    """
-
-    def decorate(cls: type[T]) -> type[T]:
-        made: Any = dataclass(frozen=True, slots=True, init=init, repr=repr)(cls)
-        del made.__dataclass_fields__, made.__dataclass_params__
-        # dataclass's own look at the fields that are gone.
-        made.__getstate__, made.__setstate__, made.__replace__ = _getstate, _setstate, _replace
-        return made  # type: ignore[no-any-return]
-
-    return decorate
-
-
-def _getstate(self: Any) -> list[Any]:
-    return [getattr(self, name) for name in self.__match_args__]
-
-
-def _setstate(self: Any, state: list[Any]) -> None:
-    for name, found in zip(self.__match_args__, state, strict=True):
-        object.__setattr__(self, name, found)
-
-
-def _replace(self: Any, /, **changes: Any) -> Any:
-    """Returns a copy with other values in some fields; copy.replace() calls it (Python 3.13)."""
-    return type(self)(**{name: getattr(self, name) for name in self.__match_args__} | changes)
-
-
-def type_name(kind: type) -> str:
-    """Returns the name of a type as error texts have it."""
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def iso(moment: datetime | time) -> str:
-    """Returns a time in ISO 8601, with "Z" for UTC as pydantic writes it."""
-    text = moment.isoformat()
-    return f"{text[:-6]}Z" if text.endswith("+00:00") else text
+def write(value: Any) -> Any:
+    """Return the JSON form of a value."""
+    return _FORMS[type(value)].write(value)
 
 
 # ---------------------------------------------------------------------------------------- pydantic
 
 
 def _core_schema(kind: Any, name: str, is_one: Callable[[Any], bool], ref: str | None) -> Any:
-    """Returns pydantic's schema of a value: it takes the value or its form, and gives the form."""
+    """Return pydantic's schema of a value. It accepts the value or its form, and writes the form."""
     from pydantic_core import PydanticSerializationUnexpectedValue, core_schema
 
     form = _FORMS[kind]
 
-    def validate(found: Any) -> Any:
-        if isinstance(kind, type) and isinstance(found, kind):
-            return found
+    def validate(value: Any) -> Any:
+        if isinstance(kind, type) and isinstance(value, kind):
+            return value
         try:
-            return form.read(found, name)
+            return form.read(value, name)
         except UnsupportedVersionError as error:
-            raise ValueError(str(error)) from error  # of other errors pydantic makes none of its own
+            raise ValueError(str(error)) from error  # pydantic turns only a ValueError into a ValidationError.
 
-    def serialize(found: Any) -> Any:
-        if not is_one(found):
-            # In a union pydantic then asks the next type.
-            raise PydanticSerializationUnexpectedValue(f"expected {name}, not {type(found).__name__}")
-        return form.write(found)
+    def serialize(value: Any) -> Any:
+        if not is_one(value):
+            # In a union, pydantic then tries the next type.
+            raise PydanticSerializationUnexpectedValue(f"expected {name}, not {type(value).__name__}")
+        return form.write(value)
 
     written = core_schema.plain_serializer_function_ser_schema(serialize)
     return core_schema.no_info_plain_validator_function(validate, ref=ref, serialization=written)
@@ -125,31 +75,31 @@ def _json_schema(kind: object) -> dict[str, Any]:
 
 
 class _Serializer:
-    """pydantic's serializer of a value that stands where a model says `Any`. Made when pydantic asks for it."""
+    """pydantic's serializer for a value in a field of type `Any`. It is made when pydantic asks for it."""
 
     def __init__(self) -> None:
         self._made: dict[type, Any] = {}
 
     def __get__(self, instance: object, owner: type) -> Any:
-        found = self._made.get(owner)
-        if found is None:
+        serializer = self._made.get(owner)
+        if serializer is None:
             try:
                 from pydantic_core import SchemaSerializer, core_schema
             except ImportError:
                 raise AttributeError("__pydantic_serializer__") from None
             written = core_schema.plain_serializer_function_ser_schema(_FORMS[owner].write)
-            found = self._made[owner] = SchemaSerializer(core_schema.any_schema(serialization=written))
-        return found
+            serializer = self._made[owner] = SchemaSerializer(core_schema.any_schema(serialization=written))
+        return serializer
 
 
 class Formed:
-    """Base of what has a JSON form."""
+    """Base of everything that has a JSON form."""
 
     __slots__ = ()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
-        return _core_schema(cls, cls.__name__, lambda found: isinstance(found, cls), f"histstore.{cls.__name__}")
+        return _core_schema(cls, cls.__name__, lambda value: isinstance(value, cls), f"histstore.{cls.__name__}")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _core_schema: Any, _handler: Any) -> dict[str, Any]:
@@ -157,7 +107,7 @@ class Formed:
 
 
 class FormedValue(Formed):
-    """Base of values that are no JSON values themselves and have a JSON form."""
+    """Base of values that have a JSON form and are no JSON values themselves."""
 
     __slots__ = ()
 
@@ -166,7 +116,7 @@ class FormedValue(Formed):
 
         @property
         def __dict__(self) -> Any:
-            # What FastAPI's jsonable_encoder falls back to: vars(). It takes any JSON value, so a Revision gives text.
+            # FastAPI's jsonable_encoder falls back to vars(). It takes any JSON value, so a Revision may give text.
             return write(self)
 
 
@@ -177,32 +127,32 @@ class JsonObject(FormedValue):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the value as JSON values: new dicts and lists, bytes as `{"$bytes": base64}`."""
-        found: dict[str, Any] = write(self)
-        return found
+        form: dict[str, Any] = write(self)
+        return form
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Read what `to_dict` wrote; ignore unknown fields.
+        """Return the value that `to_dict` wrote. Ignore unknown fields.
 
         Args:
-            data: The dict that `to_dict` returned, or json.loads() of its JSON text.
+            data: The dict that `to_dict` returned, or the result of json.loads() for its JSON text.
 
         Raises:
             SnapshotError: `data` is not that form. The text names the path.
         """
-        found: Self = _FORMS[cls].read(data, cls.__name__)
-        return found
+        value: Self = _FORMS[cls].read(data, cls.__name__)
+        return value
 
 
 class JSONValueForm:
-    """What pydantic makes of an annotation `JSONValue`, whose recursion it cannot follow by itself.
+    """The form that pydantic uses for the annotation `JSONValue`, whose recursion it cannot follow by itself.
 
-    Bytes are `{"$bytes": base64}` in the form; only an object that could be taken for that gains a "$".
+    The form writes bytes as `{"$bytes": base64}`. Only an object that looks like that gains a "$".
     """
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> Any:
         plain = (dict, list, str, int, float, bool, bytes, type(None))
-        return _core_schema(JSONValueForm, "value", lambda found: isinstance(found, plain), None)
+        return _core_schema(JSONValueForm, "value", lambda value: isinstance(value, plain), None)
 
     def __get_pydantic_json_schema__(self, _core_schema: Any, _handler: Any) -> dict[str, Any]:
         return _json_schema(JSONValueForm)

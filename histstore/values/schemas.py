@@ -1,4 +1,4 @@
-"""JSON schemas of the forms that `to_dict` writes: what OpenAPI documents and their clients see."""
+"""JSON schemas of the forms that `to_dict` writes, for OpenAPI documents and their clients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def array(items: Schema) -> Schema:
 
 
 def record(optional: dict[str, Schema] | None = None, /, **required: Schema) -> Schema:
-    """Return the schema of an object with these fields; those of `optional` may be missing."""
+    """Return the schema of an object with these fields. The fields in `optional` may be missing."""
     return {"type": "object", "properties": required | (optional or {}), "required": list(required)}
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import redis.exceptions as redis_errors
 
-from ..errors import one_line
+from ..values.text import one_line
 
 
 @dataclass(frozen=True, slots=True)

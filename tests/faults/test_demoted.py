@@ -17,7 +17,7 @@ import redis
 
 import histstore.wire.health
 from histstore import ANY, BackendUnavailableError, Durability, LockTimeoutError, RetryPolicy
-from histstore.snapshot import Revision
+from histstore.revision import Revision
 from histstore.wire.sending import SendState
 
 from ..support.history import message

@@ -14,7 +14,7 @@ from histstore import (
     Revision,
     RunId,
 )
-from histstore.snapshot import Attempt
+from histstore.attempt import Attempt
 
 from ..support.history import History, HistoryViolation, message
 

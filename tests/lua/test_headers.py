@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from histstore.attempt import Attempt
 from histstore.log.base import Base
 from histstore.protocol import deletes, leases, saves
 from histstore.protocol.call import Call
@@ -26,7 +27,7 @@ from histstore.protocol.scripts import (
     Script,
     strip,
 )
-from histstore.snapshot import Attempt, RunId
+from histstore.revision import RunId
 
 from .world import World
 

@@ -13,6 +13,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError, ResponseError
 
+from histstore.attempt import Attempt
 from histstore.log.base import Base
 from histstore.log.columns import read_entries
 from histstore.log.head import read_meta
@@ -25,7 +26,7 @@ from histstore.protocol.heads import fold
 from histstore.protocol.keys import run_keys
 from histstore.protocol.leases import Ticket
 from histstore.protocol.run import NO_LEASE, Carried, Where
-from histstore.snapshot import Attempt, RunId
+from histstore.revision import RunId
 
 from .doorbell import Process
 from .sending import SOURCES, Delete, Reply, Save, exchange

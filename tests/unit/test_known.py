@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from histstore import ConversationSnapshot, Revision, RunId
+from histstore.attempt import Attempt
 from histstore.known import Known, Write
 from histstore.log.base import Base
 from histstore.log.changes import Append, Change, Replace, content_of
@@ -19,7 +20,7 @@ from histstore.protocol import deletes, saves
 from histstore.protocol.call import Call
 from histstore.protocol.keys import run_keys
 from histstore.protocol.run import NO_LEASE, Where
-from histstore.snapshot import Attempt, find_origin
+from histstore.snapshot import find_origin
 
 from ..support.interrupts import TimeLimitError, Tripwire
 

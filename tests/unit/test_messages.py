@@ -29,7 +29,8 @@ from histstore import (
     UrlSource,
     UserMessage,
 )
-from histstore.messages import MAX_DEPTH, FrozenDict, FrozenList, freeze_json, freeze_message, freeze_messages
+from histstore.messages import freeze_message, freeze_messages
+from histstore.values.frozen import MAX_DEPTH, FrozenDict, FrozenList, freeze_json
 
 from ..support.ids import stable
 from ..support.samples import PLAIN, TYPED, faithful

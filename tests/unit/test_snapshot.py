@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histstore import ConversationSnapshot, Revision, SnapshotError, UserMessage
-from histstore.snapshot import Origin, add_origin, find_origin
+from histstore.lineage import Origin
+from histstore.snapshot import add_origin, find_origin
 
 from ..support.samples import PLAIN, TYPED, faithful, plain, user
 

@@ -7,11 +7,12 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Final, NoReturn
 
-from ...errors import HistoryStoreError, LeaseLostError, LockError, name_run, quoted
+from ...errors import HistoryStoreError, LeaseLostError, LockError, name_run
 from ...policy import RetryPolicy
 from ...protocol.leases import Loss, read_loss
 from ...protocol.run import NO_LEASE, Carried, Where
-from ...snapshot import RunId
+from ...revision import RunId
+from ...values.text import quoted
 from ..compat import tasks
 from ..compat.scope import Exit, Scope
 from ..transport.runner import Delivery

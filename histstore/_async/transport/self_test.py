@@ -14,7 +14,7 @@ from ...policy import Durability
 from ...protocol.backend import probe
 from ...protocol.call import Command
 from ...protocol.keys import run_keys
-from ...snapshot import RunId
+from ...revision import RunId
 from ...wire.faults import classify, explain
 from ...wire.health import ROLE, Role, eviction_policy, problems_of
 from ...wire.sending import SendState

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histstore.log.cbor import SHORT, UNDEFINED, array_head, load, load_sequence, uint_sizes
-from histstore.messages import OpenDict
+from histstore.values.frozen import OpenDict
 
 COUNTS = st.one_of(st.integers(0, 70_000), st.integers(0, 2**64 - 1))
 

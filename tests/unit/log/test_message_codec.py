@@ -12,10 +12,10 @@ from hypothesis import given
 
 from histstore import AssistantMessage, ToolCall, UserMessage, messages
 from histstore.log.message_codec import decode, decode_meta, encode, encode_meta
-from histstore.messages import FrozenDict, FrozenList
+from histstore.values.frozen import FrozenDict, FrozenList
 
 from ...support.samples import PLAIN, TYPED, faithful
-from ..test_json import JSON
+from ...support.strategies import JSON
 
 
 @pytest.mark.parametrize("message", TYPED + PLAIN, ids=repr)

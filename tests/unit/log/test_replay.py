@@ -22,7 +22,7 @@ from histstore.log.header import ABSENT
 from histstore.log.message_codec import encode, encode_meta
 from histstore.log.replay import replay
 from histstore.log.unreadable import BrokenChainError
-from histstore.messages import FrozenDict
+from histstore.values.frozen import FrozenDict
 
 from ...support.entries import chain, history, item, make_entry, turns
 from ...support.tails import tail

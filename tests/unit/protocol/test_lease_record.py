@@ -9,7 +9,7 @@ from histstore.protocol.keys import run_keys
 from histstore.protocol.lease_record import Acquisition, LeaseRecord
 from histstore.protocol.leases import Loss, Ticket, release
 from histstore.protocol.run import Carried, Where
-from histstore.snapshot import RunId
+from histstore.revision import RunId
 
 WHERE = Where("test", RunId("run"), run_keys("test", RunId("run")))
 

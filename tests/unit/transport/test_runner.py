@@ -11,11 +11,12 @@ from redis.exceptions import ConnectionError, ResponseError
 from histstore import BackendUnavailableError, Durability, OutcomeUnknownError, RetryPolicy
 from histstore._async.transport.runner import Delivery, Runner
 from histstore._async.transport.transport import Listener
+from histstore.attempt import Attempt
 from histstore.protocol.call import Call, Command
 from histstore.protocol.deletes import delete
 from histstore.protocol.keys import run_keys
 from histstore.protocol.run import NO_LEASE, Where
-from histstore.snapshot import Attempt, Revision, RunId
+from histstore.revision import Revision, RunId
 from histstore.wire.sending import SendState
 
 FAST = RetryPolicy(attempts=3, deadline=10.0, base=0.0, cap=0.0)

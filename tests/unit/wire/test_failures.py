@@ -5,10 +5,11 @@ from __future__ import annotations
 from redis.exceptions import ConnectionError, ResponseError
 
 from histstore import BackendConfigError, BackendUnavailableError, OutcomeUnknownError
+from histstore.attempt import Attempt
 from histstore.log.unreadable import BrokenChainError
 from histstore.protocol.call import Call
 from histstore.protocol.scripts import SAVE
-from histstore.snapshot import Attempt, Revision
+from histstore.revision import Revision
 from histstore.wire.failures import failure_of
 
 LOST = ConnectionError("the connection broke")

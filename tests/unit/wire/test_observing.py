@@ -8,9 +8,10 @@ import pytest
 from redis.exceptions import ConnectionError, ResponseError
 
 from histstore import BackendError, BackendUnavailableError, Event, Observer, OutcomeUnknownError
+from histstore.attempt import Attempt
 from histstore.protocol.call import Call
 from histstore.protocol.scripts import SAVE
-from histstore.snapshot import Attempt, Revision
+from histstore.revision import Revision
 from histstore.wire.failures import CLOSED
 from histstore.wire.observing import Observed
 from histstore.wire.retrying import RetryableError

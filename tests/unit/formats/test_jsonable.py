@@ -42,10 +42,10 @@ from histstore import (
     UserMessage,
     jsonable,
 )
-from histstore.messages import MAX_DEPTH
+from histstore.values.frozen import MAX_DEPTH
 
-from ..support.ids import stable
-from ..support.samples import PLAIN, TYPED, faithful
+from ...support.ids import stable
+from ...support.samples import PLAIN, TYPED, faithful
 
 
 class Role(str, enum.Enum):  # noqa: UP042  (what the issue is about)

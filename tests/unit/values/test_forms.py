@@ -50,7 +50,7 @@ from histstore import (
     UserMessage,
 )
 
-from ..support.samples import PLAIN, TYPED, faithful
+from ...support.samples import PLAIN, TYPED, faithful
 
 M = TypeVar("M")
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=dt.UTC)

@@ -31,9 +31,10 @@ from histstore import (
     UserMessage,
 )
 
-from ..support.samples import PLAIN, TYPED, faithful
+from ...support.samples import PLAIN, TYPED, faithful
+from ...support.strategies import JSON
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 Snapshot = ConversationSnapshot[Any]
 
 # tests/data/all_blocks.json, as the seed's own writer made it.
@@ -145,20 +146,6 @@ def test_everything_goes_both_ways() -> None:
         found = Snapshot.from_json(data)
         assert [faithful(message) for message in found.messages] == [faithful(m) for m in snapshot.messages]
         assert (found.pinned, faithful(dict(found.meta))) == (snapshot.pinned, faithful(dict(snapshot.meta)))
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.binary()
-    | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(
-        st.sampled_from(["$bytes", "$$bytes", "$", "$$", "$ref", "a", ""])
-        | st.text(st.characters(exclude_categories=["Cs"])),
-        inner,
-        max_size=3,
-    ),
-    max_leaves=12,
-)  # fmt: skip
 
 
 @given(JSON)

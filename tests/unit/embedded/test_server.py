@@ -20,14 +20,14 @@ from typing import Any
 import pytest
 import redis
 
+import histstore
 from histstore.embedded import EmbeddedServer
-from histstore.embedded import server as embedded
 from histstore.errors import BackendError, BackendUnavailableError
 
 pytestmark = pytest.mark.slow
 
 ORPHAN_SECONDS = 5.0
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(embedded.__file__).parents[1])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(histstore.__file__).parents[1])}
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process when its parent dies")
 
 # Runs what it reads, a line at a time; the folder is not on its command line, where processes() would find it.
@@ -38,7 +38,7 @@ server = EmbeddedServer(os.environ.get("FOLDER"))
 for line in sys.stdin:
     try:
         exec(eval(line))
-        print("ok", flush=True)
+        os.write(1, b"ok\\n")  # in one piece: a forked child may write, too
     except Exception as error:
         print(f"{type(error).__name__}: {error}", flush=True)
 """
@@ -512,9 +512,9 @@ def test_closers_do_not_take_each_other_for_owners(folder: Path) -> None:
     """Two that ask at once whether somebody else owns the folder are both told that nobody does."""
     code = """
 import sys
-from histstore.embedded import server as embedded, watcher as watch
-owners, closers = (watch.open_lock(sys.argv[1], name) for name in (watch.OWNERS_LOCK, watch.CLOSERS_LOCK))
-sys.exit(any(embedded._is_owned(owners, closers) for _ in range(30_000)))
+from histstore.embedded import locks, watcher
+owners, closers = (watcher.open_lock(sys.argv[1], name) for name in (watcher.OWNERS_LOCK, watcher.CLOSERS_LOCK))
+sys.exit(any(locks.is_owned(owners, closers) for _ in range(30_000)))
 """
     folder.mkdir()
     askers = [subprocess.Popen([sys.executable, "-c", code, str(folder)], env=ENVIRONMENT) for _ in range(2)]

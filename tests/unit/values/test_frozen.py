@@ -20,10 +20,10 @@ import pytest
 from typing_extensions import TypedDict
 
 from histstore import AssistantMessage, ConversationSnapshot, Page, Revision, RunId, RunInfo, SnapshotError, ToolCall
-from histstore.messages import MAX_DEPTH, FrozenDict, FrozenList, OpenDict, OpenList
+from histstore.values.frozen import MAX_DEPTH, FrozenDict, FrozenList, OpenDict, OpenList
 
-from ..support.ids import stable
-from ..support.samples import PLAIN, TYPED, faithful
+from ...support.ids import stable
+from ...support.samples import PLAIN, TYPED, faithful
 
 TEXT = r"^a snapshot's messages do not change: copy\.deepcopy\(\) gives one that does, splice\(\) puts it back"
 QUESTION: dict[str, Any] = {"role": "user", "content": "Où est mon colis ?"}
