@@ -890,7 +890,7 @@ async def a_read_only_file_system(world: World) -> None:
     # Mounting one takes rights that a test has not: the error alone is made here.
     with (
         world.tells("choose a file system that can be written to"),
-        _jsonfile._telling(Path("/mnt/a.json"), "cannot be written"),
+        _jsonfile._explained(Path("/mnt/a.json"), "cannot be written"),
     ):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     await world.file().save(ConversationSnapshot(["a"]), expected=ANY)
