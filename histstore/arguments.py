@@ -44,9 +44,10 @@ def check_lock(ttl: float, acquire_timeout: float | None, renew: bool, cancel: b
     Raises:
         SnapshotError: One is out of range, or of the wrong type.
     """
-    for name, value in (("renew", renew), ("cancel", cancel)):
-        if type(value) is not bool:
-            raise SnapshotError(f"{name} is True or False")
+    if type(renew) is not bool:
+        raise SnapshotError("renew is True or False")
+    if type(cancel) is not bool:
+        raise SnapshotError("cancel is True or False")
     if type(ttl) not in (int, float) or not 0.01 <= ttl <= YEAR:
         raise SnapshotError("ttl is a number of seconds, from 0.01 to a year")
     if acquire_timeout is not None and (type(acquire_timeout) not in (int, float) or not 0 <= acquire_timeout <= YEAR):

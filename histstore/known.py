@@ -18,7 +18,7 @@ the same outcome. And each write clears `result` before all else, because a sign
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from .attempt import Attempt
 from .lineage import Origin
@@ -120,7 +120,8 @@ class Known:
     def head_at(self, revision: Revision, descent: Descent) -> Head | None:
         """Return the head at a revision, if this store or the snapshot's origin remembers it."""
         if descent is not None and descent[0].base is not None and descent[0].revision == revision:
-            return cast("Head", descent[0].base.head)
+            found: Head = descent[0].base.head
+            return found
         for head in (self.head, self.base.head if self.base is not None else None):
             if head is not None and head.revision == revision:
                 return head

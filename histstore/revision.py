@@ -7,7 +7,7 @@ import re
 import uuid
 from dataclasses import field
 from datetime import datetime
-from typing import Final, cast
+from typing import Any, Final
 
 from .values.base_errors import SnapshotError
 from .values.build import frozen, open_twin
@@ -114,7 +114,7 @@ def known_revision(
     version: int, etag: bytes, saved_at: datetime | None, fence: int | None, length: int, size: int
 ) -> Revision:
     """Return a revision of values that need no check."""
-    made = _OpenRevision()
+    made: Any = _OpenRevision()
     made.version = version
     made.etag = etag
     made.saved_at = saved_at
@@ -122,7 +122,8 @@ def known_revision(
     made.length = length
     made.size = size
     made.__class__ = Revision
-    return cast("Revision", made)
+    revision: Revision = made
+    return revision
 
 
 class Expect(enum.Enum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Generic, NoReturn, cast, overload
+from typing import Any, ClassVar, Final, Generic, NoReturn, overload
 
 from .attempt import Attempt
 from .formats import json_format
@@ -145,16 +145,20 @@ class ConversationSnapshot(JsonObject, Generic[M_co]):
     @property
     def messages(self) -> tuple[M_co, ...]:
         """The messages, in order. All are read-only, plain ones too."""
-        if self._message_tuple is None:
-            object.__setattr__(self, "_message_tuple", tuple(self._message_list[: self._length]))
-        return cast("tuple[M_co, ...]", self._message_tuple)
+        messages = self._message_tuple
+        if messages is None:
+            messages = tuple(self._message_list[: self._length])
+            object.__setattr__(self, "_message_tuple", messages)
+        return messages
 
     @property
     def pinned(self) -> tuple[bool, ...]:
         """Whether each message is pinned. As long as `messages`."""
-        if self._pin_tuple is None:
-            object.__setattr__(self, "_pin_tuple", tuple(self._pin_list[: self._length]))
-        return cast("tuple[bool, ...]", self._pin_tuple)
+        pins = self._pin_tuple
+        if pins is None:
+            pins = tuple(self._pin_list[: self._length])
+            object.__setattr__(self, "_pin_tuple", pins)
+        return pins
 
     @property
     def meta(self) -> Mapping[str, JSONValue]:
@@ -310,7 +314,7 @@ def _make(
     message_list: list[Any], pin_list: list[bool], length: int, meta: Mapping[str, JSONValue], lineage: Lineage
 ) -> ConversationSnapshot[Any]:
     """Return a snapshot of checked parts."""
-    made = _OpenSnapshot()
+    made: Any = _OpenSnapshot()
     made._message_list = message_list
     made._pin_list = pin_list
     made._length = length
@@ -320,7 +324,8 @@ def _make(
     made._pin_tuple = None
     made._lineage = lineage
     made.__class__ = ConversationSnapshot
-    return cast("ConversationSnapshot[Any]", made)
+    snapshot: ConversationSnapshot[Any] = made
+    return snapshot
 
 
 def _unpickle(

@@ -326,15 +326,7 @@ class RedisHistoryStore(ReadableRun[M]):
         with self._errors:
             check_lock(ttl, acquire_timeout, renew, cancel)
             self._run.policy(retry)  # a wrong one fails before anything is sent
-            return LeaseScope(
-                self._run.here,
-                self._run.where,
-                ttl=ttl,
-                acquire_timeout=acquire_timeout,
-                renew=renew,
-                cancel=cancel,
-                retry=retry,
-            )
+            return LeaseScope(self._run, ttl, acquire_timeout, renew, cancel, retry)
 
     def turn(
         self,

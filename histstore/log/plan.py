@@ -312,7 +312,8 @@ def _entry(
         logged=logged,
         fence=writer.fence,
     )
-    return Entry(version, header, body)
+    # Not `Entry(…)`: that runs Python code, and every save would pay for it.
+    return tuple.__new__(Entry, (version, header, body, b""))
 
 
 # ---------------------------------------------------------------------------------------- checkpoints

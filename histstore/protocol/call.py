@@ -8,7 +8,7 @@ from typing import Final
 
 from ..attempt import Attempt
 from .run import Where
-from .scripts import Script
+from .scripts import Script, sha_of
 
 Command = tuple[bytes | str, ...]
 """A command and its arguments. Never an int: a signal handler that raises while hiredis packs one crashes Python."""
@@ -100,7 +100,8 @@ def script_call(
     """
     if not script.resend_safe:
         raise ValueError(f"{script.name} must not be sent twice, and what goes through the runner may be")
-    batch: list[Command] = [("EVALSHA", script.sha, _COUNTS[len(keys)], *keys, *args)]
+    # `sha_of` is C code once it knows the script; the property would run Python code for each request.
+    batch: list[Command] = [("EVALSHA", sha_of(script.name), _COUNTS[len(keys)], *keys, *args)]
     durable = durable or write is not None
     # By position: a class that is called with keywords takes twice as long, and every request makes a Call.
     return Call(script.name, batch, keys[0], where.key, script, keys, args, resend, write, None, durable, large)

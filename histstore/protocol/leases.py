@@ -38,7 +38,7 @@ def new_channel(namespace: str) -> str:
     return f"{escape(namespace)}:doorbell:{secrets.token_urlsafe(16)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ticket:
     """The name of one acquisition, over all copies of its requests.
 
@@ -58,7 +58,7 @@ class Ticket:
         return f"{self.ttl_ms} {self.channel} {self.holder}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Granted:
     """The caller has the lease."""
 

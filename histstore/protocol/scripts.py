@@ -46,7 +46,7 @@ class Script:
     @property
     def sha(self) -> str:
         """The server's name for the script: the SHA-1 of `source`, in hex."""
-        return _sha(self.name)
+        return sha_of(self.name)
 
 
 @functools.cache
@@ -78,7 +78,8 @@ def load(name: str) -> str:
 
 
 @functools.cache
-def _sha(name: str) -> str:
+def sha_of(name: str) -> str:
+    """Return the server's name for a script: the SHA-1 of its source, in hex."""
     return hashlib.sha1(load(name).encode("utf-8"), usedforsecurity=False).hexdigest()
 
 

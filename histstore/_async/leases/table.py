@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
@@ -106,7 +107,7 @@ class LeaseTable:
             error: The error that ended the body.
         """
         registry = self.registry
-        if registry.inherited:
+        if registry.pid != os.getpid():
             # A forked child leaves the body, but the lease is its parent's. A thread that is gone in the child may
             # hold the locks here.
             lease.released = True

@@ -101,7 +101,7 @@ class Acquirer:
             else:
                 raise BackendUnavailableError("lock: answers take longer than the lease lives: choose a longer ttl")
             token = Carried(granted.fence, acquisition.ticket.holder)
-            lease = HeldLease(where, token, ttl, renews, acquisition.until, scope=scope)
+            lease = HeldLease(where, token, ttl, renews, acquisition.until, scope)
             with self._guard:
                 registry.held[token.holder] = lease
             self._watch(lease.renew_at)

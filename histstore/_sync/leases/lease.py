@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from ...errors import HistoryStoreError, LeaseLostError, LockError, name_run
 from ...policy import RetryPolicy
@@ -174,6 +174,18 @@ def current_lease(table: LeaseTable, where: Where) -> Lease | None:
     return None
 
 
+class LeasedRun(Protocol):
+    """A run, as the scope of its lease sees it."""
+
+    @property
+    def here(self) -> Callable[[], HasLeases]:
+        """Returns the seat of the process and event loop that call it."""
+
+    @property
+    def where(self) -> Where:
+        """The run: its names and keys."""
+
+
 class LeaseScope:
     """Holds a lease while it is entered. Made by `RedisHistoryStore.lock`.
 
@@ -181,8 +193,7 @@ class LeaseScope:
     LeaseLostError instead. A cancellation by somebody else takes precedence; an error of the body gets a note.
 
     Args:
-        here: Returns the seat of the process and event loop that call it.
-        where: The run.
+        run: The run.
         ttl: Seconds that the lease lives after each renewal.
         acquire_timeout: Seconds to wait for it; 0: ask once; None: without a limit.
         renew: Whether to renew it in the background.
@@ -192,18 +203,16 @@ class LeaseScope:
 
     def __init__(
         self,
-        here: Callable[[], HasLeases],
-        where: Where,
-        *,
+        run: LeasedRun,
         ttl: float,
         acquire_timeout: float | None,
         renew: bool,
         cancel: bool,
         retry: RetryPolicy | None,
     ) -> None:
-        self._here = here
-        self._table = here().leases
-        self._where = where
+        self._here = run.here
+        self._table = run.here().leases
+        self._where = run.where
         self._ttl = ttl
         self._timeout = acquire_timeout
         self._renews = renew

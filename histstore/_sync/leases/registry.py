@@ -25,7 +25,7 @@ class HeldLease(LeaseRecord):
         over: Set when the lease is lost or released.
     """
 
-    scope: Scope = field(kw_only=True)
+    scope: Scope
     over: tasks.Event = field(default_factory=tasks.Event, init=False)
 
 

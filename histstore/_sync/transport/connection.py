@@ -8,7 +8,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
@@ -181,7 +181,8 @@ class Connection:
     def descriptor(self) -> int:
         """The socket's file descriptor, negative without a socket."""
         sock = self._socket
-        return -1 if sock is None else cast("int", sock.fileno())
+        number: int = -1 if sock is None else sock.fileno()
+        return number
 
     @property
     def usable(self) -> bool:
@@ -245,9 +246,10 @@ class Connection:
         elif not self._poll.poll(math.ceil(time_left(end) * 1000)):
             raise TimeoutError
         try:
-            return cast("bytes", sock.recv(READ_SIZE))
+            received: bytes = sock.recv(READ_SIZE)
         except BlockingIOError:
             return self._receive(end)
+        return received
 
     def listen(self, command: Command, on_message: Callable[[Any], None]) -> None:
         """Send a command, and pass each message of the server to `on_message` until the connection is lost.
