@@ -23,10 +23,10 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     package.mkdir()
     monkeypatch.setattr(_scripts, "__file__", str(package / "protocol" / "scripts.py"))
     load.cache_clear()
-    _scripts._sha.cache_clear()
+    _scripts.sha_of.cache_clear()
     yield tmp_path
     load.cache_clear()
-    _scripts._sha.cache_clear()
+    _scripts.sha_of.cache_clear()
 
 
 def write(folder: Path, name: str, text: str) -> None:
