@@ -15,7 +15,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy/README.md")
 """The pages whose Python blocks run."""
 DOCUMENTS: Final = (*PAGES, *(ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")),
-                    ROOT / "lua/README.md", ROOT / "tests/faults/README.md")  # fmt: skip
+                    ROOT / "lua/README.md", ROOT / "tests/README.md", ROOT / "tests/faults/README.md")  # fmt: skip
 """The pages whose links are checked."""
 SERVER: Final = "redis://localhost:6379/0"
 """The URL of the server in every block."""

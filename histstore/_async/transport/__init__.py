@@ -1,1 +1,1 @@
-"""Sending requests: tries, connections, sockets."""
+"""Send requests: tries, connections, sockets. A router is another implementation of `transport.Transport`."""

@@ -1,2 +1,2 @@
 # Generated from histstore/_async/transport/__init__.py by tools/unasync.py; do not edit.
-"""Sending requests: tries, connections, sockets."""
+"""Send requests: tries, connections, sockets. A router is another implementation of `transport.Transport`."""
