@@ -370,12 +370,6 @@ def find_origin(snapshot: ConversationSnapshot[Any], key: RunKey) -> tuple[Origi
     return snapshot._lineage.find(key, snapshot._length)
 
 
-def saved_as(snapshot: ConversationSnapshot[Any], key: RunKey) -> Revision | None:
-    """Return the revision that `snapshot` itself was loaded or last saved as in run `key`, not what it grew from."""
-    origin = snapshot._lineage.origins.get(key)
-    return origin.revision if origin is not None else None
-
-
 def add_origin(snapshot: ConversationSnapshot[Any], key: RunKey, origin: Origin) -> None:
     """Record that `snapshot` was loaded from or saved to run `key` as `origin`."""
     snapshot._lineage.add(key, origin)

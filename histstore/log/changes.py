@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from .message_codec import NO_META, encode_meta
 from .plan import Plan, Target, Writer, plan_append, plan_save, worth_a_checkpoint
 
 
-class Change:
+class Change(ABC):
     """What a write does to a run.
 
     Attributes:
@@ -36,6 +37,7 @@ class Change:
     replaces_all = False
     drops_history = False
 
+    @abstractmethod
     def plan(self, parent: Head | None, base: Base | None, shared: int, writer: Writer) -> Plan | None:
         """Plan the change; None if it changes nothing.
 
@@ -49,7 +51,6 @@ class Change:
             SnapshotTooLargeError: The new content would be too large.
             BrokenChainError: The run's meta does not decode.
         """
-        raise NotImplementedError
 
 
 class Replace(Change):
