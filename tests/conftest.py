@@ -14,8 +14,6 @@ import redis
 
 from .support.servers import Server, server, shared_server
 
-TESTS = Path(__file__).parent
-
 WORKERS = int(os.environ.get("HISTSTORE_TEST_WORKERS") or 3 * (os.cpu_count() or 2))
 """Worker processes of `-n auto`. Most tests wait for a server or a clock, so two cores keep six workers busy."""
 
@@ -29,16 +27,6 @@ def pytest_xdist_auto_num_workers() -> int:
     Tests flush scripts and change settings. They can share a server with other tests of the same process only.
     """
     return 1 if os.environ.get("HISTSTORE_TEST_REDIS_URL") else WORKERS
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure coverage in `unit`, `store` and `bench` only: tracing doubles the CPU time of each call of the library.
-
-    `lua` calls the scripts without the library. `faults` would take twice as long, and its faults keep to the clock.
-    """
-    for item in items:
-        if {"faults", "lua"} & set(item.path.relative_to(TESTS).parts):
-            item.add_marker("no_cover")
 
 
 def pytest_collection_finish() -> None:

@@ -20,13 +20,10 @@ import subprocess
 import sys
 import types
 import uuid
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypedDict
 
-import anthropic.types
 import langchain_core.messages
 import numpy
-import openai.types.chat
-import openai.types.responses
 import pydantic
 import pydantic.dataclasses
 import pydantic_core
@@ -46,6 +43,11 @@ from histstore.values.frozen import MAX_DEPTH
 
 from ...support.ids import stable
 from ...support.samples import PLAIN, TYPED, faithful
+
+if TYPE_CHECKING:
+    import openai.types.chat
+
+# The clients of openai and anthropic are imported where they are used: each takes a second, in every worker process.
 
 
 class Role(str, enum.Enum):  # noqa: UP042  (what the issue is about)
@@ -329,6 +331,8 @@ def test_a_models_bytes_stay_bytes(data: bytes) -> None:
 
 
 def openai_completion() -> openai.types.chat.ChatCompletion:
+    import openai.types.chat
+
     return openai.types.chat.ChatCompletion.model_validate({
         "id": "c1", "object": "chat.completion", "created": 1, "model": "m",
         "choices": [{
@@ -343,6 +347,8 @@ def openai_completion() -> openai.types.chat.ChatCompletion:
 
 def test_an_openai_message_goes_back_into_a_request() -> None:
     """What the API sent, and not the fields that it did not: "function_call": null would be refused."""
+    import openai.types.chat
+
     message = openai_completion().choices[0].message
     found: Any = jsonable(message)
     assert found == {
@@ -358,6 +364,8 @@ def test_an_openai_message_goes_back_into_a_request() -> None:
 
 def test_openai_responses_go_back_into_a_request() -> None:
     """Output items of the Responses API, as the client itself would send them back."""
+    import openai.types.responses
+
     call = openai.types.responses.ParsedResponseFunctionToolCall.model_validate(
         {"arguments": '{"a": 1}', "call_id": "c", "name": "f", "type": "function_call", "parsed_arguments": {"a": 1}}
     )
@@ -366,6 +374,8 @@ def test_openai_responses_go_back_into_a_request() -> None:
 
 def test_an_anthropic_message_goes_back_into_a_request() -> None:
     """A message's content blocks are the next request's content."""
+    import anthropic.types
+
     message = anthropic.types.Message.model_validate({
         "id": "m1", "type": "message", "role": "assistant", "model": "claude", "stop_reason": "tool_use",
         "stop_sequence": None, "usage": {"input_tokens": 1, "output_tokens": 2},

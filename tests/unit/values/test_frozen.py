@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
-import anthropic
-import openai
 import orjson
 import pydantic
 import pytest
@@ -440,6 +438,8 @@ ANTHROPIC_TALK = [QUESTION, CALL, RESULT]
 
 async def test_the_clients_of_openai_send_them(model: Model) -> None:
     """Chat completions and responses, blocking and asyncio: the request holds the plain messages."""
+    import openai
+
     messages: Any = ConversationSnapshot(OPENAI_TALK).messages
     with openai.OpenAI(base_url=model.url, api_key="k", max_retries=0) as client:
         assert client.chat.completions.create(model="m", messages=list(messages)).choices[0].message.content == "here"
@@ -453,6 +453,8 @@ async def test_the_clients_of_openai_send_them(model: Model) -> None:
 
 async def test_the_clients_of_anthropic_send_them(model: Model) -> None:
     """Blocking and asyncio: the request holds the plain messages."""
+    import anthropic
+
     messages: Any = ConversationSnapshot(ANTHROPIC_TALK).messages
     with anthropic.Anthropic(base_url=model.url, api_key="k", max_retries=0) as client:
         client.messages.create(model="m", max_tokens=9, messages=messages)
