@@ -6,7 +6,6 @@ import gc
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ import redis
 
 from .support.servers import Server, server, shared_server
 
-WORKERS = int(os.environ.get("HISTSTORE_TEST_WORKERS") or 3 * (os.cpu_count() or 2))
-"""Worker processes of `-n auto`. Most tests wait for a server or a clock, so two cores keep six workers busy."""
+WORKERS = int(os.environ.get("HISTSTORE_TEST_WORKERS") or 2 * (os.cpu_count() or 2))
+"""Worker processes of `-n auto`. `tools/run_tests.sh` sets another number for each of its steps."""
 
 _CHOSEN = pytest.StashKey[str]()
 

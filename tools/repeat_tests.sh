@@ -8,5 +8,5 @@ times=20
 
 for ((run = 1; run <= times; run++)); do
     echo "===== run $run of $times"
-    "$python" -m pytest -q -x -m alone -n 2 --dist worksteal "$@" || exit 1
+    "$python" -m pytest -q -x -m alone -n 3 --dist worksteal "$@" || exit 1
 done

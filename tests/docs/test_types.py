@@ -9,8 +9,6 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from .pages import PAGES, ROOT, blocking, blocks
 
 # Examples show an expression, and give a result a name, to say what it is.
@@ -42,12 +40,13 @@ def sources(*, sync: bool) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("sync", [False, True], ids=["asyncio", "sync"])
-def test_the_code_type_checks(tmp_path: Path, sync: bool) -> None:
+def test_the_code_type_checks(tmp_path: Path) -> None:
     """mypy --strict and pyright's strict mode pass every block, in both shells."""
-    rewrite: Callable[[str], str] = blocking if sync else str
-    for name, source in sources(sync=sync).items():
-        (tmp_path / name).write_text(HEADER + rewrite(source), encoding="utf-8")
+    for sync in (False, True):
+        rewrite: Callable[[str], str] = blocking if sync else str
+        for name, source in sources(sync=sync).items():
+            file = tmp_path / f"{'sync' if sync else 'asyncio'}_{name}"
+            file.write_text(HEADER + rewrite(source), encoding="utf-8")
     tools = Path(sys.executable).parent
     for command in (
         [

@@ -150,6 +150,7 @@ async def test_cancelled_calls_leak_nothing_and_stay_resolvable(
     assert counts["refused"] > 20, f"seed {seed}: {counts}"
 
 
+@pytest.mark.alone
 async def test_cancelled_durable_saves_leak_nothing_and_stay_resolvable(
     private_server: Callable[..., Server],
 ) -> None:

@@ -7,7 +7,7 @@ import os
 from ..support.storm.run import run
 from . import duplicates
 
-SECONDS = float(os.environ.get("HISTSTORE_DUPLICATES_SECONDS", "20"))
+SECONDS = float(os.environ.get("HISTSTORE_DUPLICATES_SECONDS", "12"))
 SEED = int(os.environ.get("HISTSTORE_STORM_SEED", "7"))
 SCRIPTS = ("save", "compare", "delete", "resolve", "acquire", "renew", "release")
 

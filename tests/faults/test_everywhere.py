@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-SECONDS = os.environ.get("HISTSTORE_LOOPS_SECONDS", "10")
+SECONDS = os.environ.get("HISTSTORE_LOOPS_SECONDS", "5")
 SEED = os.environ.get("HISTSTORE_STORM_SEED", "7")
 
 

@@ -28,7 +28,7 @@ from ..support.servers import Server
 from .shells import keys_of, open_backend
 
 COUNT = int(os.environ.get("HISTSTORE_TEST_HANDOFFS") or 0)
-"""Bodies to be entered in each kind of trouble; 0: 200, or 40 where that takes seconds."""
+"""Bodies to be entered in each kind of trouble; 0: 100, or 20 where that takes seconds."""
 SWAPS = 6
 RUNS, WORKERS = 8, 4
 """Runs, and backends each of which has a worker that wants each of them."""
@@ -50,7 +50,7 @@ class Scene:
     """
 
     def __init__(self, servers: list[Server], between: Router, namespace: str, seed: int) -> None:
-        self.count = COUNT or 200
+        self.count = COUNT or 100
         self.swaps: int | None = None
         self.servers, self.between, self.namespace = servers, between, namespace
         self.chance = random.Random(seed)
@@ -134,7 +134,7 @@ def cut_at_random(scene: Scene) -> None:
 
 def rung_late(scene: Scene) -> None:
     """What rings arrives up to two seconds later: often after the claim has gone to somebody else."""
-    scene.count = COUNT or 40
+    scene.count = COUNT or 20
     scene.between.listener_delay = lambda: scene.chance.choice((0.0, scene.chance.uniform(0.0, 2.0)))
 
 

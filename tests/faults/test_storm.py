@@ -8,7 +8,7 @@ import os
 from ..support.storm.run import run
 from . import storm
 
-SECONDS = float(os.environ.get("HISTSTORE_STORM_SECONDS", "25"))
+SECONDS = float(os.environ.get("HISTSTORE_STORM_SECONDS", "15"))
 SEED = int(os.environ.get("HISTSTORE_STORM_SEED", "7"))
 FAULTS = (
     "lose request", "lose reply", "tear request", "tear reply", "hang", "hold", "copies of save, before",
@@ -21,7 +21,8 @@ def test_nothing_is_lost_or_doubled_in_a_storm() -> None:
     # How many calls that makes depends on the machine: it is counted where the command runs for its two minutes.
     plan = dataclasses.replace(storm.plan(SECONDS, SEED), at_least=0.0)
     # In so short a time each fault has to come sooner to come at all.
-    plan = dataclasses.replace(plan, happenings={what: every / 2 for what, every in plan.happenings.items()})
+    sooner = min(1.0, SECONDS / 50)
+    plan = dataclasses.replace(plan, happenings={what: every * sooner for what, every in plan.happenings.items()})
     result = run(plan)
     print(result.text)
     assert not result.verdict.count, result.text

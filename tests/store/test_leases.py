@@ -34,7 +34,7 @@ from histstore import (
     SnapshotError,
 )
 from histstore.protocol.keys import run_keys
-from histstore.protocol.scripts import ALL, RELEASE
+from histstore.protocol.scripts import ALL, RELEASE, RENEW
 
 from ..support.proxy import proxy
 from ..support.samples import user
@@ -789,7 +789,8 @@ async def test_a_renewal_that_is_answered_after_the_loss_changes_nothing(
         store = backend.store("run")
         scope = store.lock(ttl=0.6, renew=False, cancel=False)
         lease = await scope.__aenter__()
-        between.answer_delay = 0.9
+        raw.script_load(RENEW.source)  # else the first answer would be NOSCRIPT
+        between.answer_delay = 0.8  # a request is tried for a second at least
         renewal = shell.apart(lease.renew())
         await until(lambda: lease.remaining() == 0)
         with pytest.raises(LeaseLostError):

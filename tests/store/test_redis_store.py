@@ -308,7 +308,7 @@ async def test_update_gives_up_at_the_deadline_with_the_conflict(store: Any, bac
         return later()
 
     with pytest.raises(ConflictError):
-        await store.update(change, retry=RetryPolicy(deadline=0.2))
+        await store.update(change, retry=RetryPolicy(deadline=0.8))
     assert plain(0) not in (await store.load()).messages
 
 

@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 
 import hiredis
 
+LOSE_AFTER = 0.05
+"""Seconds for the replies to the requests before one whose reply is lost."""
+
 
 def requests_of(data: bytes) -> list[bytes]:
     """Returns the single commands of a write; all of it as one if it does not end with a command's end."""
@@ -262,6 +265,13 @@ class Proxy:
                 return
             if self._lose > 0 and self._lose_if(data):
                 self._lose -= 1
+                requests = requests_of(data)
+                at = next((index for index, request in enumerate(requests) if self._lose_if(request)), 0)
+                if at:
+                    # The requests before it travel in the same write. They are answered.
+                    writer.write(b"".join(requests[:at]))
+                    data = b"".join(requests[at:])
+                    await asyncio.sleep(LOSE_AFTER)
                 doomed.set()
             if self._repeats and self._repeat_if(data):
                 for request in filter(self._repeat_if, requests_of(data)):
