@@ -61,9 +61,10 @@ local function mark(reply)
   return reply
 end
 
--- Returns the reply for a request that may be a copy of an applied save, or nil if the save was not applied.
--- Every refusal calls it first, except a refusal for damage, and so does a first save before it is applied. Any other
--- save that is applied skips it: its parent is still the head, so no copy of it was applied.
+-- Returns the reply for a copy of an applied save, or for a resend whose outcome is not known any more; otherwise nil.
+-- Step 1 calls it whenever the run is absent. Steps 2 and 3 call it before every refusal. The other replies do without:
+-- damage precedes everything else, and from step 4 on the parent is still the head, so no copy was applied. (If the
+-- parent is zeros, step 1 has called it.)
 local function outcome()
   local origin, listed = head[9], true
 -- include touch
@@ -199,7 +200,8 @@ if present and oldest ~= first then write(nil, 'XTRIM', log_key, 'MAXLEN', entri
 write(nil, 'XADD', log_key, '0-' .. version, 'h', header, 't', now, 'b', body)
 if failed then return {'failed', failed} end -- guard: failed
 
--- Nothing below can fail: the server has just allowed every command on the same key.
+-- Nothing below can fail. HSET and PEXPIREAT of the head and XTRIM of the log, where they follow, have just succeeded
+-- above. PEXPIREAT of the log is the same command for a key of any type, and XADD has just written to that key.
 redis.call('HSET', head_key, 'version', version, 'etag', etag, 'length', text(length), 'size', text(size),
   'logged', text(logged), 'check', check, 'saved', now)
 if not present then redis.call('HSET', head_key, 'created', now, 'origin', etag) end -- guard: birth
