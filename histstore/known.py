@@ -27,7 +27,7 @@ from .log.changes import content_of
 from .log.head import Head
 from .log.plan import Plan, grow
 from .protocol.call import Call
-from .protocol.run import Where
+from .protocol.run import RunRef
 from .revision import Revision
 from .snapshot import ConversationSnapshot, add_origin
 
@@ -73,15 +73,15 @@ class Known:
         result: The revision that the last write came to, if it came to one.
     """
 
-    __slots__ = ("_given", "base", "head", "pending", "result", "where")
+    __slots__ = ("_handed_out", "base", "head", "pending", "result", "where")
 
-    def __init__(self, where: Where) -> None:
+    def __init__(self, where: RunRef) -> None:
         self.where = where
         self.head: Head | None = None
         self.base: Base | None = None
         self.pending: Write | None = None
         self.result: Revision | None = None
-        self._given: tuple[Base, ConversationSnapshot[Any]] | None = None
+        self._handed_out: tuple[Base, ConversationSnapshot[Any]] | None = None
 
     # ------------------------------------------------------------------------------------ content
 
@@ -101,10 +101,10 @@ class Known:
         Raises:
             BrokenChainError: The meta does not decode.
         """
-        given = self._given
+        given = self._handed_out
         # A snapshot that was saved to another run since then has that run's revision.
         if given is None or given[0] is not base or given[1].revision != base.head.revision:
-            given = self._given = (base, self.new_snapshot(base))
+            given = self._handed_out = (base, self.new_snapshot(base))
         return given[1]
 
     def new_snapshot(self, base: Base) -> ConversationSnapshot[Any]:

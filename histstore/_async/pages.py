@@ -17,7 +17,7 @@ from ..protocol.call import Call
 from ..protocol.content import check_absent, replayed
 from ..protocol.heads import RawHead, fold
 from ..protocol.reads import Loaded
-from ..protocol.run import Where
+from ..protocol.run import RunRef
 from ..snapshot import slice_bounds
 
 FIRST: Final = 64
@@ -33,7 +33,7 @@ class OvertakenError(Exception):
 
 
 @dataclass(slots=True)
-class Found:
+class Excerpt:
     """A part of a run's content.
 
     Attributes:
@@ -49,10 +49,10 @@ class Found:
     pins: list[bool]
 
 
-def part_of(base: Base, start: int | None, stop: int | None) -> Found:
+def part_of(base: Base, start: int | None, stop: int | None) -> Excerpt:
     """Return a part of content that is known in full."""
     low, high = slice_bounds(start, stop, base.length)
-    return Found(base.head, low, base.messages(low, high), base.pins[low:high])
+    return Excerpt(base.head, low, base.messages(low, high), base.pins[low:high])
 
 
 class PageReader:
@@ -75,7 +75,7 @@ class PageReader:
 
     def __init__(
         self,
-        where: Where,
+        where: RunRef,
         ask: Callable[[Call], Awaitable[Loaded]],
         start: int | None,
         stop: int | None,
@@ -89,7 +89,7 @@ class PageReader:
         # A page from near the beginning to near the end needs what a load needs.
         self._at_once = at_once and 0 <= (self._start or 0) < FIRST and (self._stop is None or self._stop < 0)
 
-    async def read(self) -> Found | None:
+    async def read(self) -> Excerpt | None:
         """Return the page; None if the run is absent.
 
         Raises:
@@ -114,7 +114,7 @@ class PageReader:
             check_absent(loaded)
         return raw
 
-    async def _read_backwards(self) -> Found | None:
+    async def _read_backwards(self) -> Excerpt | None:
         """Read backwards from the newest entry, until the page is complete."""
         loaded = await self._ask(reads.newest_entries(self._where, None, self._first_count()))
         raw = self._begin(loaded)
@@ -123,8 +123,8 @@ class PageReader:
         log, meta = read_log(loaded.items[::-1]), loaded.meta or b""
         low, high = slice_bounds(self._start, self._stop, raw.length)
         # If all entries are here and most messages are wanted, one replay decodes them fastest.
-        most = 2 * (high - low) > raw.length
-        if most and len(log) and log.versions[0] <= raw.checkpoint:
+        mostly_wanted = 2 * (high - low) > raw.length
+        if mostly_wanted and len(log) and log.versions[0] <= raw.checkpoint:
             return part_of(fold(raw, log, None), self._start, self._stop)
         newest = log[-1] if len(log) else None
         if newest is None or (newest.version, newest.etag) != (raw.version, raw.etag):
@@ -135,10 +135,10 @@ class PageReader:
         while True:
             tail.back(log)
             if not tail.missing:
-                return Found(newest.head(newest.revision(), meta), low, *tail.page(raw.version))
+                return Excerpt(newest.head(newest.revision(), meta), low, *tail.page(raw.version))
             log = await self._entries_before(raw, log, tail.reach())
             logs.append(log)
-            if most and log.versions[0] <= raw.checkpoint:
+            if mostly_wanted and log.versions[0] <= raw.checkpoint:
                 return part_of(fold(raw, Log.joined(logs[::-1]), None), self._start, self._stop)
 
     def _first_count(self) -> int:
@@ -156,8 +156,8 @@ class PageReader:
             raise BrokenChainError(raw.version, "a message is missing from the log")
         if 2 * count >= left:
             count = left
-        most = CHUNK * (raw.version - raw.checkpoint + 1) // max(raw.logged, 1)
-        first = oldest.version - max(1, min(count, most))
+        limit = CHUNK * (raw.version - raw.checkpoint + 1) // max(raw.logged, 1)
+        first = oldest.version - max(1, min(count, limit))
         loaded = await self._ask(reads.entries_between(self._where, first, oldest.version))
         older = read_log(loaded.items)
         if not len(older) or (older.versions[-1], older[-1].etag) != (oldest.version - 1, oldest.parent):

@@ -31,7 +31,7 @@ from ..protocol.reads import DELTA
 from ..protocol.replies import VERSIONS
 from ..revision import Revision
 from ..snapshot import ConversationSnapshot, slice_bounds
-from .pages import Found, PageReader, part_of
+from .pages import Excerpt, PageReader, part_of
 from .run import Run
 
 T = TypeVar("T")
@@ -196,12 +196,12 @@ class Reads:
             self._known.see(newest)
         return newest
 
-    async def _find(self, start: int | None, stop: int | None, budget: Budget) -> Found | None:
+    async def _find(self, start: int | None, stop: int | None, budget: Budget) -> Excerpt | None:
         """Read a page from the log."""
         at_once = self._run.options.keep_revisions == 0  # else the log may hold far more than the page needs
         reader = PageReader(self._where, partial(self._run.read_within, budget), start, stop, at_once)
 
-        async def attempt(doubt: Doubt) -> Found | None:
+        async def attempt(doubt: Doubt) -> Excerpt | None:
             try:
                 return await reader.read()
             finally:
@@ -209,10 +209,10 @@ class Reads:
 
         return await _confirmed(attempt, budget.policy)
 
-    def _page_of(self, found: Found) -> Page[Any]:
-        head = self._known.head = found.head
+    def _page_of(self, excerpt: Excerpt) -> Page[Any]:
+        head = self._known.head = excerpt.head
         meta = read_meta(head.meta)
-        return Page(tuple(found.messages), tuple(found.pins), found.start, head.length, meta, head.revision)
+        return Page(tuple(excerpt.messages), tuple(excerpt.pins), excerpt.start, head.length, meta, head.revision)
 
 
 async def _confirmed(attempt: Callable[[Doubt], Awaitable[T]], policy: RetryPolicy) -> T:

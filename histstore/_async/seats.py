@@ -276,15 +276,15 @@ class Seats:
         """
         self._closing = True
         place = os.getpid(), io.here()
-        mine = self._taken.get(place)
+        own = self._taken.get(place)
         # unasync: off
         end = io.monotonic() + drain
-        others = [seat for seat in self.all() if seat is not mine]
+        others = [seat for seat in self.all() if seat is not own]
         elsewhere = [(seat, tasks.Elsewhere(seat.loop, partial(seat.close, drain))) for seat in others]
         # unasync: on
         try:
-            if mine is not None:
-                await mine.leases.drain(drain)
+            if own is not None:
+                await own.leases.drain(drain)
             # unasync: off
             for _, closing in elsewhere:
                 await closing.wait(end)
@@ -299,12 +299,12 @@ class Seats:
                     self._leave_to_loop((seat.pid, seat.loop), seat)
             connection.sever_dead()
             if calls:
-                mine = mine or self._make(place)
-                await mine.leases.requests.send_releases(calls)
+                own = own or self._make(place)
+                await own.leases.requests.send_releases(calls)
             # unasync: on
             try:
-                if mine is not None:
-                    await mine.shut()
+                if own is not None:
+                    await own.shut()
             finally:
                 self._closed = True
                 self._last = _NoSeat

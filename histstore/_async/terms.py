@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..errors import LeaseLostError, SnapshotError
 from ..policy import RetryPolicy
-from ..protocol.run import NO_LEASE, Carried
+from ..protocol.run import NO_LEASE, LeaseToken
 from ..values.text import quoted
 from .leases.lease import HELD, Lease, current_lease, token_of
 from .run import Run
@@ -23,12 +23,12 @@ class Terms:
     Attributes:
         policy: When its requests are tried again.
         lease: The lease that it carries, if any.
-        carried: The same as requests carry it.
+        token: What requests carry of that lease.
     """
 
     policy: RetryPolicy
     lease: Lease | None = None
-    carried: Carried = NO_LEASE
+    token: LeaseToken = NO_LEASE
 
 
 def terms_of(run: Run, given: object, policy: RetryPolicy) -> Terms:

@@ -119,7 +119,7 @@ class Writes:
         base, shared = self._known.base_at(parent, descent)
         if base is None and parent is not None and change.needs_base:
             base = await self.reads.content_at(parent, terms.policy)
-        writer = Writer(os.urandom(16), terms.carried.fence, self.run.options.max_snapshot_bytes)
+        writer = Writer(os.urandom(16), terms.token.fence, self.run.options.max_snapshot_bytes)
         plan = change.plan(parent, base, shared, writer)
         if plan is None:
             await self._confirm(parent, terms)
@@ -132,7 +132,7 @@ class Writes:
         pid = self.run.calls.pid
         expected = parent.revision if parent is not None else None
         keep = 0 if change.drops_history else self.run.options.keep_revisions
-        call = saves.save(self._where, plan, expected, terms.carried, ttl=self.run.ttl_ms, keep=keep, now=time.time())
+        call = saves.save(self._where, plan, expected, terms.token, ttl=self.run.ttl_ms, keep=keep, now=time.time())
         write = Write(call, plan, base, change.snapshot, change.pinned, seen, self._known.revision, pid)
         return await self._commit(write, plan, parent, terms)
 
@@ -141,7 +141,7 @@ class Writes:
         expected = parent.revision if parent is not None else None
         reply, acked = await self.outcomes.deliver(write, terms.policy)
         try:
-            revision = read_reply(terms, saves.read_save, self._where, plan, expected, terms.carried, reply)
+            revision = read_reply(terms, saves.read_save, self._where, plan, expected, terms.token, reply)
         except HistoryStoreError:
             self._known.refuse(write)
             raise
@@ -170,8 +170,8 @@ class Writes:
     async def _confirm(self, parent: Head | None, terms: Terms) -> None:
         """Prove that the run is still at `parent`, or still absent, for a write that changes nothing."""
         expected, ttl = (parent.revision, self.run.ttl_ms) if parent is not None else (None, None)
-        reply, _ = await self.run.send(saves.compare(self._where, expected, terms.carried, ttl), terms.policy)
-        read_reply(terms, saves.read_compare, self._where, expected, terms.carried, reply)
+        reply, _ = await self.run.send(saves.compare(self._where, expected, terms.token, ttl), terms.policy)
+        read_reply(terms, saves.read_compare, self._where, expected, terms.token, reply)
 
     def would_write(self, snapshot: ConversationSnapshot[Any], at: Revision | None) -> bool:
         """Return whether saving a snapshot at a revision that this store has seen would write something. No I/O."""
@@ -271,13 +271,13 @@ class Writes:
             for tries in range(policy.attempts):
                 if tries:
                     await io.sleep(_pause(tries - 1, policy))
-                found = await self._find_to_delete(wanted, policy)
+                peeked = await self._find_to_delete(wanted, policy)
                 # By force an absent run is deleted, too: its lease may have a holder to fence.
-                if found is None and not force:
+                if peeked is None and not force:
                     known.see(None)
                     return False
                 try:
-                    return await self._delete(found, terms, force)
+                    return await self._delete(peeked, terms, force)
                 except ConflictError:
                     if wanted is not ANY or tries + 1 == policy.attempts:
                         raise
@@ -286,32 +286,32 @@ class Writes:
     async def _find_to_delete(self, wanted: Revision | Expect | None, policy: RetryPolicy) -> Peeked | None:
         """Return the state of the run that is to be deleted; None if it is absent."""
         reply, _ = await self.run.send(deletes.peek(self._where), policy)
-        found = deletes.read_peek(reply)
-        if found is None:
+        peeked = deletes.read_peek(reply)
+        if peeked is None:
             if isinstance(wanted, Revision):
                 raise ConflictError(wanted, None)
             return None
         if wanted is not ANY:
-            if found.revision is None:
+            if peeked.revision is None:
                 raise self._where.corrupt(None, "its head is not readable")
-            if found.revision != wanted:
-                raise ConflictError(wanted if isinstance(wanted, Revision) else None, found.revision)
-        return found
+            if peeked.revision != wanted:
+                raise ConflictError(wanted if isinstance(wanted, Revision) else None, peeked.revision)
+        return peeked
 
-    async def _delete(self, found: Peeked | None, terms: Terms, force: bool) -> bool:
+    async def _delete(self, peeked: Peeked | None, terms: Terms, force: bool) -> bool:
         """Send one compare-and-delete, and record what became of it."""
         where, known = self._where, self._known
-        parent, etag = (found.revision, found.etag) if found is not None else (None, b"")
+        parent, etag = (peeked.revision, peeked.etag) if peeked is not None else (None, b"")
         revision = parent or await self.reads.last_logged(terms.policy)
         ticket, now = os.urandom(16), datetime.now(UTC)
         attempt = Attempt("delete", where.namespace, where.run_id, parent, revision, ticket, now)
-        call = deletes.delete(where, attempt, etag, terms.carried, force)
-        if found is None:
+        call = deletes.delete(where, attempt, etag, terms.token, force)
+        if peeked is None:
             call.write = None  # it writes nothing whose outcome matters, and may be repeated as it is
         write = Write(call, None, None, None, False, True, known.revision, self.run.calls.pid)
         reply, _ = await self.outcomes.deliver(write, terms.policy)
         try:
-            deleted = read_reply(terms, deletes.read_delete, where, attempt, terms.carried, reply)
+            deleted = read_reply(terms, deletes.read_delete, where, attempt, terms.token, reply)
         except HistoryStoreError:
             known.refuse(write)
             raise

@@ -13,7 +13,7 @@ from ..policy import Budget, RetryPolicy, policy_of
 from ..protocol.call import Call
 from ..protocol.keys import run_keys
 from ..protocol.reads import Loaded, read_loaded
-from ..protocol.run import Where
+from ..protocol.run import RunRef
 from ..protocol.run_errors import RunErrors
 from ..revision import RunId
 from .call_lock import CallLock
@@ -44,7 +44,7 @@ class Run:
     def __init__(self, here: Callable[[], Seat], options: Options, run_id: RunId) -> None:
         self.here = here
         self.options = options
-        self.where = where = Where(options.namespace, run_id, run_keys(options.namespace, run_id))
+        self.where = where = RunRef(options.namespace, run_id, run_keys(options.namespace, run_id))
         self.ttl_ms = options.ttl_ms
         self.known = Known(where)
         self.errors = RunErrors(where)

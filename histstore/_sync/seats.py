@@ -212,14 +212,14 @@ class Seats:
         """
         self._closing = True
         place = os.getpid(), io.here()
-        mine = self._taken.get(place)
+        own = self._taken.get(place)
         try:
-            if mine is not None:
-                mine.leases.drain(drain)
+            if own is not None:
+                own.leases.drain(drain)
         finally:
             try:
-                if mine is not None:
-                    mine.shut()
+                if own is not None:
+                    own.shut()
             finally:
                 self._closed = True
                 self._last = _NoSeat

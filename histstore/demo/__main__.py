@@ -19,7 +19,7 @@ from . import report
 from .errors import DemoError, UsageError
 from .server import remove, server
 from .supervisor import Script, Supervisor
-from .transcripts import Transcript, carried, load
+from .transcripts import Transcript, bundled, load
 
 RIGHT, WRONG, UNUSABLE = 0, 1, 2
 
@@ -104,7 +104,7 @@ def main() -> int:
     """Runs the demonstration and returns the exit status."""
     arguments = _arguments()
     try:
-        transcripts = carried() if arguments.input is None else load(arguments.input)
+        transcripts = bundled() if arguments.input is None else load(arguments.input)
         turns = [each.turns for each in transcripts]
         seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
         script = Script.write(seed, arguments.workers, turns)

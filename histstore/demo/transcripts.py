@@ -49,7 +49,7 @@ def encode(message: Any) -> bytes:
     return json.dumps(message, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
-def carried() -> list[Transcript]:
+def bundled() -> list[Transcript]:
     """Returns the transcripts that the package carries."""
     file = resources.files(__package__) / "transcripts.jsonl"
     return parse(file.read_text(encoding="utf-8"), "transcripts.jsonl")

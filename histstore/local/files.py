@@ -52,13 +52,13 @@ def read(path: Path) -> bytes | None:
     """
     with _explained(path, "cannot be read"):
         folder, name = _place(path)
-        found = _contents(os.path.join(folder, name))
-        if found is None:
+        contents = _contents(os.path.join(folder, name))
+        if contents is None:
             os.stat(
                 folder
             )  # A missing folder is an error: a conversation may exist where it belongs, on an unmounted disk.
             return None
-        return found[0]
+        return contents[0]
 
 
 def replace(path: Path, data: bytes, check: Callable[[bytes | None], None]) -> OSError | None:
@@ -83,8 +83,8 @@ def replace(path: Path, data: bytes, check: Callable[[bytes | None], None]) -> O
     with _explained(path, "cannot be written, and is as it was"):
         folder, name = _place(path)
         with _locked(folder) as descriptor:
-            found = _contents(name, descriptor)
-            current, mode = found if found is not None else (None, None)
+            contents = _contents(name, descriptor)
+            current, mode = contents if contents is not None else (None, None)
             check(current)
             if current != data:
                 _put(descriptor, name, data, mode)

@@ -160,29 +160,29 @@ def decode_bodies(bodies: Sequence[bytes]) -> Bodies:
 def _split(bodies: Sequence[bytes]) -> tuple[Sequence[Any], list[Any], list[Any]]:
     """Decode plain bodies into their headers, the sizes in each header, and the messages of all."""
     # The separator is a value that no message holds. A body that ends inside an item swallows it, and is noticed.
-    found = load_sequence(bodies, UNDEFINED)
+    items = load_sequence(bodies, UNDEFINED)
     end = cbor2.undefined
     # Most logs consist of turns of equal length. Then everything stands at regular places, and no loop is needed.
-    step = (len(found) - 1) // max(len(bodies), 1)
-    if step > 1 and len(found) == 1 + step * len(bodies) and all(map(is_, found[::step], repeat(end))):
-        headers = found[1::step]
+    step = (len(items) - 1) // max(len(bodies), 1)
+    if step > 1 and len(items) == 1 + step * len(bodies) and all(map(is_, items[::step], repeat(end))):
+        headers = items[1::step]
         lists = list(map(itemgetter(0), headers))
         if set(map(len, lists)) == {step - 2}:
-            del found[::step], found[:: step - 1]
-            return headers, lists, found
+            del items[::step], items[:: step - 1]
+            return headers, lists, items
     headers, lists, messages = [], [], []
     at = 1
     for _ in bodies:
-        header = found[at]
+        header = items[at]
         headers.append(header)
         lists.append(header[0])
         start = at + 1
         at = start + len(header[0])
-        messages += found[start:at]
-        if found[at] is not end:
+        messages += items[start:at]
+        if items[at] is not end:
             raise ValueError("a body that is not what its header says")
         at += 1
-    if at != len(found):
+    if at != len(items):
         raise ValueError("more than bodies")
     return headers, lists, messages
 

@@ -83,5 +83,5 @@ def load_sequence(parts: Sequence[bytes | memoryview], separator: bytes = b"") -
     Raises:
         ValueError: The joined bytes are not a sequence of items.
     """
-    found: list[Any] = load(separator.join((b"\x9f", *parts, b"\xff")), _OPENED)
-    return found
+    items: list[Any] = load(separator.join((b"\x9f", *parts, b"\xff")), _OPENED)
+    return items

@@ -87,7 +87,7 @@ def read_meta(data: bytes) -> Mapping[str, JSONValue]:
         BrokenChainError: The bytes are not a mapping of JSON values.
     """
     try:
-        found: Mapping[str, JSONValue] = message_codec.decode_meta(data)
+        meta: Mapping[str, JSONValue] = message_codec.decode_meta(data)
     except ValueError as error:
         raise BrokenChainError(None, str(error)) from error
-    return found
+    return meta

@@ -65,11 +65,11 @@ def decode(parts: Sequence[bytes | memoryview]) -> list[Any]:
     """
     if not parts:
         return []
-    found = load_sequence(parts)
-    if len(found) != len(parts):
-        raise ValueError(f"{len(parts)} messages decode to {len(found)}")
-    build_messages(found)
-    return found
+    messages = load_sequence(parts)
+    if len(messages) != len(parts):
+        raise ValueError(f"{len(parts)} messages decode to {len(messages)}")
+    build_messages(messages)
+    return messages
 
 
 def encode_meta(meta: Any) -> bytes:
@@ -83,11 +83,11 @@ def decode_meta(data: bytes) -> Any:
     Raises:
         ValueError: The bytes are not a mapping of JSON values.
     """
-    found = load(data)
-    if type(found) is not dict:
+    meta = load(data)
+    if type(meta) is not dict:
         raise ValueError("the meta is not a mapping")
     try:
-        return freeze_json(found, "meta")
+        return freeze_json(meta, "meta")
     except SnapshotError as error:
         raise ValueError(str(error)) from error
 
@@ -120,30 +120,30 @@ def _pack_source(source: m.Source) -> list[Any]:
             return [_FILE, id]
 
 
-def build_messages(found: list[Any]) -> None:
+def build_messages(values: list[Any]) -> None:
     """Turn decoded values into messages, in place. Arrays become typed messages; dicts become frozen ones.
 
     Raises:
         ValueError: A value is not a message.
     """
-    kinds = set(map(type, found))
+    kinds = set(map(type, values))
     if OpenDict in kinds:
-        dicts = found if len(kinds) == 1 else [item for item in found if type(item) is OpenDict]
+        dicts = values if len(kinds) == 1 else [item for item in values if type(item) is OpenDict]
         for start in range(0, len(dicts), _BATCH):
             _freeze(dicts[start : start + _BATCH])
     if list in kinds:
-        _build_typed(found)
-    if not kinds <= _DECODED and not _all_json([item for item in found if type(item) not in m.SETTLED]):
+        _build_typed(values)
+    if not kinds <= _DECODED and not _all_json([item for item in values if type(item) not in m.SETTLED]):
         raise ValueError("a message that is no JSON value")
 
 
-def _build_typed(found: list[Any]) -> None:
+def _build_typed(values: list[Any]) -> None:
     """Replace each array with the typed message that it encodes.
 
     The classes' own checks are skipped. In decoded data only types and shapes can be wrong, and a decoded str is valid.
     """
     block_kind, user, assistant = m.Text, m.UserMessage, m.AssistantMessage
-    for place, item in enumerate(found):
+    for place, item in enumerate(values):
         if type(item) is not list:
             continue
         if len(item) == 2:
@@ -162,9 +162,9 @@ def _build_typed(found: list[Any]) -> None:
                     made = _OpenAssistant()
                     made.blocks = (block,)
                     made.__class__ = assistant
-                found[place] = made
+                values[place] = made
                 continue
-        found[place] = _message(item)
+        values[place] = _message(item)
 
 
 def _message(data: list[Any]) -> Any:

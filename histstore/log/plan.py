@@ -193,9 +193,9 @@ def grow(base: Base | None, plan: Plan, revision: Revision, pins_appended: bool 
     cost = (entry.version, len(entry.body) + ENTRY_OVERHEAD)
     if header.checkpoint == entry.version:
         pins = plan.pins if plan.pins is not None else [pins_appended] * added
-        found = Base(head, plan.items, plan.sizes, [entry.version] * added, pins, [cost])
-        found.mapping = plan.mapping
-        return found
+        grown = Base(head, plan.items, plan.sizes, [entry.version] * added, pins, [cost])
+        grown.mapping = plan.mapping
+        return grown
     if base is None or base.head.etag != header.parent:
         return None
     n, i, j = base.length, header.i, header.j
@@ -214,9 +214,9 @@ def grow(base: Base | None, plan: Plan, revision: Revision, pins_appended: bool 
     costs.append(cost)
     if plan.pins is not None:
         pins = plan.pins
-    found = Base(head, items, sizes, born, pins, costs)
-    found.mapping = base.mapping if plan.mapping is None and not plan.meta_changed else plan.mapping
-    return found
+    grown = Base(head, items, sizes, born, pins, costs)
+    grown.mapping = base.mapping if plan.mapping is None and not plan.meta_changed else plan.mapping
+    return grown
 
 
 # -------------------------------------------------------------------------------------------- changes

@@ -54,8 +54,8 @@ def _decode_bodies(log: Log) -> Bodies:
     # Decode them one by one, to find out which of them is wrong.
     for version, data in zip(log.versions, log.bodies, strict=True):
         try:
-            found = body.decode_body(data)
-            message_codec.decode([*found.added, *(part for _, _, part in found.fills)])
+            decoded = body.decode_body(data)
+            message_codec.decode([*decoded.added, *(part for _, _, part in decoded.fills)])
         except ValueError as error:
             raise unreadable(version, error) from error
     raise unreadable(log.versions[-1], problem) from problem

@@ -90,15 +90,15 @@ class Tail:
             place = places[index - origin] if origin <= index < origin + len(places) else HOLE
             if place != HOLE and index not in fills:
                 self._pins[place] = not self._pins[place]
-        found = 0
+        filled = 0
         for index, (pin, part) in fills.items():
             place = places[index - origin] if origin <= index < origin + len(places) else HOLE
             if place != HOLE:
                 self._pins[place] ^= pin
                 self._parts[place] = part
                 places[index - origin] = HOLE
-                found += 1
-        return found
+                filled += 1
+        return filled
 
     def reach(self) -> int:
         """Estimate how many older entries hold the missing messages, if they add as many as those seen so far.

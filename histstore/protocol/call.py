@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..attempt import Attempt
-from .run import Where
+from .run import RunRef
 from .scripts import Script, sha_of
 
 Command = tuple[bytes | str, ...]
@@ -59,14 +59,14 @@ class Call:
         """The write whose outcome is unknown if the reply is lost; None: no such write."""
         return self.write() if self.write is not None else None
 
-    def commands(self, again: bool, in_full: bool) -> Sequence[Command]:
+    def commands(self, may_be_copy: bool, in_full: bool) -> Sequence[Command]:
         """Return the commands to send.
 
         Args:
-            again: Whether an earlier copy of the request may have been applied.
+            may_be_copy: Whether an earlier copy of the request may have been applied.
             in_full: Whether to send the script's source, because the server does not know its digest.
         """
-        script, resend, args = self.script, self.resend if again else None, self.args
+        script, resend, args = self.script, self.resend if may_be_copy else None, self.args
         if script is None or not (in_full or resend is not None):
             return self.batch
         if resend is not None:
@@ -76,7 +76,7 @@ class Call:
 
 
 def script_call(
-    where: Where,
+    where: RunRef,
     script: Script,
     keys: tuple[bytes, ...],
     args: Command,
@@ -107,7 +107,7 @@ def script_call(
     return Call(script.name, batch, keys[0], where.key, script, keys, args, resend, write, None, durable, large)
 
 
-def read_call(where: Where, name: str, *commands: Command, large: bool = False) -> Call:
+def read_call(where: RunRef, name: str, *commands: Command, large: bool = False) -> Call:
     """Build a call that reads. The server answers all commands at one moment, or none.
 
     Args:

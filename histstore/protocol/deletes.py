@@ -9,7 +9,7 @@ from ..attempt import Attempt
 from ..revision import Revision
 from .call import Call, Command, read_call, script_call
 from .replies import VERSIONS, number, raise_refusal, reply_reader
-from .run import Carried, Where
+from .run import LeaseToken, RunRef
 from .scripts import DELETE
 
 
@@ -26,7 +26,7 @@ class Peeked:
     revision: Revision | None
 
 
-def peek(where: Where) -> Call:
+def peek(where: RunRef) -> Call:
     """Build the look before a delete. It accepts a damaged run, because a delete is what clears the damage."""
     keys = where.keys
     types: list[Command] = [("TYPE", key) for key in (keys.head, keys.log, keys.etags, keys.marks, keys.lease)]
@@ -48,12 +48,12 @@ def read_peek(reply: Any) -> Peeked | None:
     return Peeked(etag or b"", revision)
 
 
-def last_entry(where: Where) -> Call:
+def last_entry(where: RunRef) -> Call:
     """Build the read of the newest entry of a run whose head is not readable."""
     return read_call(where, "delete", ("XREVRANGE", where.keys.log, "+", "-", "COUNT", "1"), large=True)
 
 
-def delete(where: Where, attempt: Attempt, expected: bytes, lease: Carried, force: bool) -> Call:
+def delete(where: RunRef, attempt: Attempt, expected: bytes, lease: LeaseToken, force: bool) -> Call:
     """Build a compare-and-delete.
 
     Args:
@@ -78,7 +78,7 @@ def delete(where: Where, attempt: Attempt, expected: bytes, lease: Carried, forc
 
 
 @reply_reader
-def read_delete(where: Where, attempt: Attempt, lease: Carried, reply: Any) -> bool | None:
+def read_delete(where: RunRef, attempt: Attempt, lease: LeaseToken, reply: Any) -> bool | None:
     """Return whether this call deleted the run. Return None if it was cancelled for good before it did.
 
     Raises:

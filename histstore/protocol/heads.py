@@ -62,9 +62,9 @@ class RawHead:
     def made_by(self, entry: Entry, meta: bytes) -> bool:
         """Return whether this is the head that an entry made, given the run's encoded meta."""
         header = entry.header
-        ours = self.version, self.etag, self.length, self.size, self.checkpoint, self.logged
-        theirs = entry.version, header.etag, header.length, header.size, header.checkpoint, header.logged
-        return ours == theirs and entry.check(meta) == self.check
+        own = self.version, self.etag, self.length, self.size, self.checkpoint, self.logged
+        of_entry = entry.version, header.etag, header.length, header.size, header.checkpoint, header.logged
+        return own == of_entry and entry.check(meta) == self.check
 
 
 def read_raw_head(fields: Sequence[Any]) -> RawHead | None:
@@ -127,8 +127,12 @@ def fold(raw: RawHead, entries: Sequence[Entry], base: Base | None) -> Base:
         entries = [entry for entry in entries if entry.version >= raw.checkpoint]
     if not entries or entries[-1].version != raw.version or entries[-1].etag != raw.etag:
         raise BrokenChainError(raw.version, "the head names an entry that the log does not end with")
-    found = replay(entries, base)
-    if found.head.checkpoint != raw.checkpoint or found.head.length != raw.length or found.head.size != raw.size:
+    base_at_head = replay(entries, base)
+    if (
+        base_at_head.head.checkpoint != raw.checkpoint
+        or base_at_head.head.length != raw.length
+        or base_at_head.head.size != raw.size
+    ):
         raise BrokenChainError(raw.version, "the head does not say what the newest entry says")
-    raw.head(found.head.meta)
-    return found
+    raw.head(base_at_head.head.meta)
+    return base_at_head

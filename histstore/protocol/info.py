@@ -12,12 +12,12 @@ from ..values.frozen import freeze_json
 from .call import Call, read_call
 from .heads import FIELDS, RawHead, read_raw_head
 from .replies import as_text, number_or_none, reply_reader
-from .run import Where
+from .run import RunRef
 
 _INFO: Final = (*FIELDS, "meta", "created")
 
 
-def info(where: Where) -> Call:
+def info(where: RunRef) -> Call:
     """Build the read of a run's head, its lease, and their lifetimes."""
     keys = where.keys
     return read_call(
@@ -33,7 +33,7 @@ def info(where: Where) -> Call:
 
 
 @reply_reader
-def read_info(where: Where, reply: Any) -> RunInfo | None:
+def read_info(where: RunRef, reply: Any) -> RunInfo | None:
     """Read the reply to `info`. Return None if the run is absent and nobody holds it."""
     if any(isinstance(part, Exception) for part in reply):
         raise where.corrupt(None, "a key of the run holds what histstore did not put there")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ..errors import LeaseLostError
 from .call import Call
 from .leases import RELEASED, Loss, Ticket, release, renew
-from .run import Carried, Where
+from .run import LeaseToken, RunRef
 
 
 @dataclass(slots=True, eq=False)
@@ -25,7 +25,7 @@ class Acquisition:
         until: When the lease expires, once it is granted.
     """
 
-    where: Where
+    where: RunRef
     ticket: Ticket
     known: bool = field(default=False, init=False)
     ambiguous: bool = field(default=False, init=False)
@@ -63,8 +63,8 @@ class LeaseRecord:
         released: Whether its holder has released it, or has begun to.
     """
 
-    where: Where
-    token: Carried
+    where: RunRef
+    token: LeaseToken
     ttl: float
     renews: bool
     until: float

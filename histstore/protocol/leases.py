@@ -15,7 +15,7 @@ from ..log.unreadable import FORMAT
 from .call import Call, read_call, script_call
 from .keys import escape, run_keys, run_of_lease
 from .replies import as_text, number, number_or_none, reply_reader, seconds, shown
-from .run import Carried, Where
+from .run import LeaseToken, RunRef
 from .scripts import ACQUIRE, RELEASE, RENEW
 
 LONGEST: Final = 86400 * 365
@@ -80,7 +80,7 @@ class Taken:
     rank: int | None = None
 
 
-def acquire(where: Where, ticket: Ticket, *, queue: bool, uncounted: bool = False) -> Call:
+def acquire(where: RunRef, ticket: Ticket, *, queue: bool, uncounted: bool = False) -> Call:
     """Build the request for a lease.
 
     Args:
@@ -101,7 +101,7 @@ def acquire(where: Where, ticket: Ticket, *, queue: bool, uncounted: bool = Fals
     )
 
 
-def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
+def read_acquire(where: RunRef, reply: Any) -> Granted | Taken | None:
     """Return who has the lease; None: this acquisition was released before."""
     match reply:
         case [b"granted", fence]:
@@ -124,7 +124,7 @@ def read_acquire(where: Where, reply: Any) -> Granted | Taken | None:
     raise where.corrupt(None, "the server answered with what no script of this version says")
 
 
-def renew(where: Where, lease: Carried, ttl_ms: int) -> Call:
+def renew(where: RunRef, lease: LeaseToken, ttl_ms: int) -> Call:
     """Build the request that renews a lease."""
     keys = where.keys
     return script_call(
@@ -155,7 +155,7 @@ class Loss:
     reason: str | None = None
 
 
-def read_loss(where: Where, lease: Carried, reply: Any) -> Loss | None:
+def read_loss(where: RunRef, lease: LeaseToken, reply: Any) -> Loss | None:
     """Read the reply to `renew` or `release`; None: it was done."""
     match reply:
         case [b"renewed"] | [b"released"]:
@@ -166,7 +166,7 @@ def read_loss(where: Where, lease: Carried, reply: Any) -> Loss | None:
     raise where.corrupt(None, "the server answered with what no script of this version says")
 
 
-def release(where: Where, holder: str, place: str = "", *, late: bool = False, force: bool = False) -> Call:
+def release(where: RunRef, holder: str, place: str = "", *, late: bool = False, force: bool = False) -> Call:
     """Build the request that ends a lease, or the wait for one, and serves the next waiter.
 
     Args:
@@ -198,7 +198,7 @@ class Occupancy:
     waiting: int
 
 
-def occupancy(where: Where) -> Call:
+def occupancy(where: RunRef) -> Call:
     """Build the read of a lease's holder and waiters."""
     keys = where.keys
     return read_call(
@@ -207,7 +207,7 @@ def occupancy(where: Where) -> Call:
 
 
 @reply_reader
-def read_occupancy(where: Where, reply: Any) -> Occupancy:
+def read_occupancy(where: RunRef, reply: Any) -> Occupancy:
     """Read the reply to `occupancy`."""
     if any(isinstance(part, Exception) for part in reply):
         raise where.corrupt(None, "a key of the run holds what histstore did not put there")
@@ -215,7 +215,7 @@ def read_occupancy(where: Where, reply: Any) -> Occupancy:
     return Occupancy(as_text(holder or last or b""), int(waiting))
 
 
-def drop_queue(where: Where) -> Call:
+def drop_queue(where: RunRef) -> Call:
     """Build the request that deletes a queue, of whatever type. Its waiters ask again when their time has come."""
     return Call("delete", [("DEL", where.keys.queue)], key=where.keys.queue, run=where.key)
 
@@ -247,7 +247,7 @@ def read_ring(message: Any) -> Ring | None:
         return None
 
 
-def run_of_ring(namespace: str, ring: Ring) -> Where | None:
+def run_of_ring(namespace: str, ring: Ring) -> RunRef | None:
     """Return the run that a doorbell's message is about; None: it is none of this namespace."""
     run_id = run_of_lease(namespace, ring.key)
-    return None if run_id is None else Where(namespace, run_id, run_keys(namespace, run_id))
+    return None if run_id is None else RunRef(namespace, run_id, run_keys(namespace, run_id))

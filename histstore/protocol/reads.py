@@ -14,14 +14,14 @@ from ..log.unreadable import BrokenChainError
 from .call import LARGE, Call, Command, read_call
 from .heads import FIELDS, RawHead, read_raw_head
 from .replies import MALFORMED
-from .run import Where
+from .run import RunRef
 
 DELTA: Final = 32
 """Entries that a reader expects at most when its content is nearly up to date. Its request shares a connection."""
 _DELTA: Final = b"%d" % DELTA
 
 
-def delta(where: Where, base: Base, *, name: str = "load") -> Call:
+def delta(where: RunRef, base: Base, *, name: str = "load") -> Call:
     """Build the read of the first `DELTA` entries after `base`."""
     keys, head = where.keys, base.head
     entries: Command = ("XRANGE", keys.log, f"(0-{head.version}", "+", "COUNT", _DELTA)
@@ -31,32 +31,32 @@ def delta(where: Where, base: Base, *, name: str = "load") -> Call:
     return read_call(where, name, ("HMGET", keys.head, *FIELDS), entries, large=large)
 
 
-def all_entries(where: Where, *, name: str = "load") -> Call:
+def all_entries(where: RunRef, *, name: str = "load") -> Call:
     """Build the read of all entries in the log."""
     return _range(where, "-", "+", name)
 
 
-def entries_after(where: Where, version: int, *, name: str = "load") -> Call:
+def entries_after(where: RunRef, version: int, *, name: str = "load") -> Call:
     """Build the read of the entries after version `version`."""
     return _range(where, f"(0-{version}", "+", name)
 
 
-def entries_from(where: Where, version: int, *, name: str = "load") -> Call:
+def entries_from(where: RunRef, version: int, *, name: str = "load") -> Call:
     """Build the read of the entries from version `version` on."""
     return _range(where, f"0-{version}", "+", name)
 
 
-def entries_up_to(where: Where, version: int, *, name: str = "load") -> Call:
+def entries_up_to(where: RunRef, version: int, *, name: str = "load") -> Call:
     """Build the read of the entries up to version `version`."""
     return _range(where, "-", f"0-{version}", name)
 
 
-def _range(where: Where, start: str, stop: str, name: str) -> Call:
+def _range(where: RunRef, start: str, stop: str, name: str) -> Call:
     keys = where.keys
     return read_call(where, name, ("HMGET", keys.head, *FIELDS), ("XRANGE", keys.log, start, stop), large=True)
 
 
-def entries_between(where: Where, first: int, before: int, *, name: str = "read") -> Call:
+def entries_between(where: RunRef, first: int, before: int, *, name: str = "read") -> Call:
     """Build the read of the entries from version `first` to below `before`."""
     keys = where.keys
     # Streams are faster forwards.
@@ -64,7 +64,7 @@ def entries_between(where: Where, first: int, before: int, *, name: str = "read"
     return read_call(where, name, ("HMGET", keys.head, *FIELDS), entries, large=before - first > DELTA)
 
 
-def newest_entries(where: Where, before: int | None, count: int, *, name: str = "read") -> Call:
+def newest_entries(where: RunRef, before: int | None, count: int, *, name: str = "read") -> Call:
     """Build the read of the head with its meta, and of the newest `count` entries below version `before`.
 
     The entries come newest first.
@@ -75,7 +75,7 @@ def newest_entries(where: Where, before: int | None, count: int, *, name: str = 
     return read_call(where, name, ("HMGET", keys.head, *FIELDS, "meta"), entries, large=count > DELTA)
 
 
-def head_only(where: Where, *, name: str = "load") -> Call:
+def head_only(where: RunRef, *, name: str = "load") -> Call:
     """Build the read of the head with its meta, and of the number of entries in the log."""
     keys = where.keys
     return read_call(where, name, ("HMGET", keys.head, *FIELDS, "meta"), ("XLEN", keys.log))

@@ -16,7 +16,7 @@ from ..errors import (
 )
 from ..log.unreadable import FORMAT, BrokenChainError
 from ..revision import Revision
-from .run import Carried, Where
+from .run import LeaseToken, RunRef
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,7 +40,7 @@ _LONGEST: Final = 20
 def reply_reader(read: Callable[P, T]) -> Callable[P, T]:
     """Decorate a function that reads a reply, so that a malformed reply raises one of histstore's errors.
 
-    The error names the run if the function's first argument is a `Where`.
+    The error names the run if the function's first argument is a `RunRef`.
     """
 
     @wraps(read)
@@ -51,7 +51,7 @@ def reply_reader(read: Callable[P, T]) -> Callable[P, T]:
             raise
         except MALFORMED:
             reason = "the server answered with what no script of this version says"
-            if args and isinstance(args[0], Where):
+            if args and isinstance(args[0], RunRef):
                 raise args[0].corrupt(None, reason) from None
             raise BrokenChainError(None, reason) from None
 
@@ -134,7 +134,7 @@ def requested_or_zero(revision: Revision | None) -> Revision | int:
 
 @reply_reader
 def raise_refusal(
-    where: Where, reply: list[Any], expected: Revision | None, requested: Revision | None, lease: Carried
+    where: RunRef, reply: list[Any], expected: Revision | None, requested: Revision | None, lease: LeaseToken
 ) -> NoReturn:
     """Raise the error that a script's refusal means. In every case the script wrote nothing.
 

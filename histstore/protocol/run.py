@@ -11,7 +11,7 @@ from .keys import Keys
 
 
 @dataclass(slots=True)
-class Where:
+class RunRef:
     """The run that a call is about.
 
     Attributes:
@@ -35,7 +35,7 @@ class Where:
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class LeaseToken:
     """The lease that a write carries. The default is none.
 
     Attributes:
@@ -47,4 +47,4 @@ class Carried:
     holder: str = ""
 
 
-NO_LEASE: Final = Carried()
+NO_LEASE: Final = LeaseToken()

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from ..errors import HistoryStoreError, name_run
 from ..log.unreadable import BrokenChainError
-from .run import Where
+from .run import RunRef
 
 
 class RunErrors:
@@ -21,7 +21,7 @@ class RunErrors:
 
     __slots__ = ("_where",)
 
-    def __init__(self, where: Where) -> None:
+    def __init__(self, where: RunRef) -> None:
         self._where = where
 
     # It does nothing. `int` is C code: calling an empty Python function here would cost each call of a store as much as

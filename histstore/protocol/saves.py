@@ -14,7 +14,7 @@ from ..log.plan import Plan
 from ..revision import Revision
 from .call import LARGE, Call, script_call
 from .replies import raise_refusal, reply_reader, requested_or_zero, revision_or_none
-from .run import NO_LEASE, Carried, Where
+from .run import NO_LEASE, LeaseToken, RunRef
 from .scripts import COMPARE, RESOLVE, SAVE
 
 RELIABLE: Final = 840.0
@@ -26,7 +26,7 @@ clocks differ.
 
 
 def save(
-    where: Where, plan: Plan, parent: Revision | None, lease: Carried, *, ttl: int | None, keep: int, now: float
+    where: RunRef, plan: Plan, parent: Revision | None, lease: LeaseToken, *, ttl: int | None, keep: int, now: float
 ) -> Call:
     """Build the save of a planned entry.
 
@@ -55,12 +55,12 @@ def save(
     )  # fmt: skip
 
 
-def _save_attempt(where: Where, parent: Revision | None, entry: Entry, now: float) -> Attempt:
+def _save_attempt(where: RunRef, parent: Revision | None, entry: Entry, now: float) -> Attempt:
     made_at = datetime.fromtimestamp(now, UTC)
     return Attempt("save", where.namespace, where.run_id, parent, entry.revision(), entry.etag, made_at)
 
 
-def read_save(where: Where, plan: Plan, expected: Revision | None, lease: Carried, reply: Any) -> Revision | None:
+def read_save(where: RunRef, plan: Plan, expected: Revision | None, lease: LeaseToken, reply: Any) -> Revision | None:
     """Return the new revision. Return None if the save was cancelled for good before it was applied.
 
     Raises:
@@ -74,7 +74,7 @@ def read_save(where: Where, plan: Plan, expected: Revision | None, lease: Carrie
     raise_refusal(where, reply, expected, plan.entry.revision(), lease)
 
 
-def compare(where: Where, expected: Revision | None, lease: Carried, ttl: int | None) -> Call:
+def compare(where: RunRef, expected: Revision | None, lease: LeaseToken, ttl: int | None) -> Call:
     """Build the save of content that did not change.
 
     Args:
@@ -94,7 +94,7 @@ def compare(where: Where, expected: Revision | None, lease: Carried, ttl: int | 
 
 
 @reply_reader
-def read_compare(where: Where, expected: Revision | None, lease: Carried, reply: Any) -> None:
+def read_compare(where: RunRef, expected: Revision | None, lease: LeaseToken, reply: Any) -> None:
     """Return if the run is at the expected revision.
 
     Raises:
@@ -108,7 +108,7 @@ def read_compare(where: Where, expected: Revision | None, lease: Carried, reply:
     raise_refusal(where, reply, expected, expected, lease)
 
 
-def resolve(where: Where, attempt: Attempt) -> Call:
+def resolve(where: RunRef, attempt: Attempt) -> Call:
     """Build the request that settles an attempt for good."""
     keys = where.keys
     parent = attempt.parent.etag if attempt.parent is not None else b""
@@ -116,7 +116,7 @@ def resolve(where: Where, attempt: Attempt) -> Call:
 
 
 @reply_reader
-def read_resolve(where: Where, attempt: Attempt, reply: Any, now: datetime, ttl: int | None) -> Revision | None:
+def read_resolve(where: RunRef, attempt: Attempt, reply: Any, now: datetime, ttl: int | None) -> Revision | None:
     """Return the attempt's revision if it was applied. Return None if it never will be.
 
     Args:

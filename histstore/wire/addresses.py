@@ -19,6 +19,6 @@ def numeric_addresses(host: str, port: int, family: int) -> list[Address] | None
     return None
 
 
-def addresses_of(found: Sequence[tuple[Any, ...]]) -> list[Address]:
+def addresses_of(answers: Sequence[tuple[Any, ...]]) -> list[Address]:
     """Return the family and address of each of the resolver's answers."""
-    return [(each[0], each[4]) for each in found]
+    return [(each[0], each[4]) for each in answers]

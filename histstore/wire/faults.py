@@ -204,7 +204,7 @@ SHOWN: Final = 170
 def explain(problems: Sequence[Exception], sent: bool) -> str:
     """Return one text for failures with one cause: the first failure's text, and each piece of advice once."""
     causes = [problem for problem in problems if not _FOLLOWS.match(str(problem))] or problems
-    found = list(dict.fromkeys(describe(problem) for problem in causes))
+    reasons = list(dict.fromkeys(describe(problem) for problem in causes))
     advice = dict.fromkeys(classify(problem, sent=sent).advice for problem in causes)
-    more = f" (and {len(found) - 1} more of this kind)" if len(found) > 1 else ""
-    return ": ".join([one_line(found[0].rstrip("."), SHOWN) + more, *filter(None, advice)])
+    more = f" (and {len(reasons) - 1} more of this kind)" if len(reasons) > 1 else ""
+    return ": ".join([one_line(reasons[0].rstrip("."), SHOWN) + more, *filter(None, advice)])

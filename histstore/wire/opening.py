@@ -98,8 +98,8 @@ class Opening:
 
     def set_address(self, address: str | tuple[str, int]) -> None:
         """Set the address that error texts name."""
-        found = address if isinstance(address, str) else f"{address[0]}:{address[1]}"
-        self.address = found if len(found) <= 60 else f"…{found[-59:]}"
+        text = address if isinstance(address, str) else f"{address[0]}:{address[1]}"
+        self.address = text if len(text) <= 60 else f"…{text[-59:]}"
 
     def timeout_error(self) -> Exception:
         """Return the error of a connection that is not open by now. Each caller gets its own copy."""
@@ -139,10 +139,10 @@ class Opening:
             if not isinstance(reply, Exception):
                 continue
             self.phase = SELECT if command[0] == b"SELECT" else LOG_IN
-            found = self._answer(str(reply))
+            known_error = self._answer(str(reply))
             # Any reply to PING is enough: a loading or full server gives a better reason to the call itself.
-            if command[0] != "PING" or found is not None:
-                return found or OpeningError(self._text(str(reply)), self._named(str(reply)))
+            if command[0] != "PING" or known_error is not None:
+                return known_error or OpeningError(self._text(str(reply)), self._named(str(reply)))
         return None
 
     def needs_plain(self) -> Exception:
@@ -195,9 +195,9 @@ class Opening:
             case PermissionError() if self.phase == CONNECT:
                 return "permission denied", mistake("allow this user to use the socket or the address")
             case redis_errors.ResponseError() | redis_errors.ConnectionError():
-                found = self._answer(text)
-                if isinstance(found, OpeningError):
-                    return text, found.fault
+                known_error = self._answer(text)
+                if isinstance(known_error, OpeningError):
+                    return text, known_error.fault
                 if isinstance(error, redis_errors.ConnectionError) and self.phase in (LOG_IN, SELECT):
                     return self._broken(text)
                 return text, self._named(text)

@@ -114,14 +114,14 @@ class Replies:
     def _rest(self, reply: Any, size: int) -> list[Any]:
         """Return the replies from `reply` on, and count the bytes that belong to an incomplete reply."""
         gets = self._gets
-        found: list[Any] = []
+        replies: list[Any] = []
         while reply is not False:
-            found.append(reply)
+            replies.append(reply)
             reply = gets()
-        self._unread = 0 if found else self._unread + size
+        self._unread = 0 if replies else self._unread + size
         if self._unread > MAX_REPLY:
             raise ValueError(f"its reply is larger than {MAX_REPLY:,} bytes")
-        return found
+        return replies
 
     def _sift(self, data: bytes) -> list[Any]:
         """Parse data that may announce a huge array, in this chunk or together with the next one."""
@@ -134,19 +134,19 @@ class Replies:
         if data:
             self._begins = data[-1] == _NEWLINE
         self._careful = not self._begins or bool(self._held)
-        found: list[Any] = []
+        replies: list[Any] = []
         at = 0
         headers = _HEADER.finditer(data) if _search(data) or _HEADER.match(data) else ()
         for header in headers:
             start = header.start()
             if data[start - 1] == _NEWLINE if start else begins:
-                found += self._parse(data[at:start])
+                replies += self._parse(data[at:start])
                 at = start
                 # Inside a value hiredis still holds earlier bytes. Where it expects a header, it has consumed
                 # everything.
                 if not self._has_data():
                     self._check_header(header[1], header[2])
-        return found + self._parse(data[at:])
+        return replies + self._parse(data[at:])
 
     def _check_header(self, kind: bytes, length: bytes) -> None:
         """Refuse the header of an array that is too long, before hiredis sees it."""

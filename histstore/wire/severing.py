@@ -22,15 +22,15 @@ class Register(Generic[T]):
 
     def __init__(self) -> None:
         # `valuerefs` copies the references in one step, so no other thread can change the dict meanwhile.
-        self._things: weakref.WeakValueDictionary[int, T] = weakref.WeakValueDictionary()
+        self._members: weakref.WeakValueDictionary[int, T] = weakref.WeakValueDictionary()
 
-    def add(self, thing: T) -> None:
+    def add(self, member: T) -> None:
         """Add an object."""
-        self._things[id(thing)] = thing
+        self._members[id(member)] = member
 
     def all(self) -> list[T]:
         """Return all objects that are still in use."""
-        return [thing for reference in self._things.valuerefs() if (thing := reference()) is not None]
+        return [member for reference in self._members.valuerefs() if (member := reference()) is not None]
 
 
 def after_fork(work: Callable[[], object]) -> None:
@@ -45,14 +45,14 @@ def sever(descriptors: Iterable[int]) -> None:
     Args:
         descriptors: File descriptors of sockets. A negative one is a socket that is closed already.
     """
-    found = [descriptor for descriptor in descriptors if descriptor >= 0]
-    if not found or os.name != "posix":
+    open_descriptors = [descriptor for descriptor in descriptors if descriptor >= 0]
+    if not open_descriptors or os.name != "posix":
         return
     # Without a free descriptor, or in a chroot without /dev, they stay open. Nobody reads or writes them any more.
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            for descriptor in found:
+            for descriptor in open_descriptors:
                 os.dup2(null, descriptor, inheritable=False)
         finally:
             os.close(null)

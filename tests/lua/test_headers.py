@@ -13,7 +13,7 @@ from histstore.protocol import deletes, leases, saves
 from histstore.protocol.call import Call
 from histstore.protocol.keys import run_keys
 from histstore.protocol.leases import Ticket
-from histstore.protocol.run import NO_LEASE, Carried, Where
+from histstore.protocol.run import NO_LEASE, LeaseToken, RunRef
 from histstore.protocol.scripts import (
     ACQUIRE,
     ALL,
@@ -31,7 +31,7 @@ from histstore.revision import RunId
 
 from .world import World
 
-LEASE: Final = Carried(77, "the holder")
+LEASE: Final = LeaseToken(77, "the holder")
 
 
 def declared(script: Script, table: str) -> dict[int, str]:
@@ -96,7 +96,7 @@ def test_the_header_declares_what_the_body_uses(script: Script) -> None:
     assert script is not PROBE or (used(script, "KEYS"), used(script, "ARGV")) == ({1: "scratch"}, {})
 
 
-def _where(world: World) -> Where:
+def _where(world: World) -> RunRef:
     return world.where
 
 

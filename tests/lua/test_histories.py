@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from histstore.log.base import Base
-from histstore.protocol.run import NO_LEASE, Carried
+from histstore.protocol.run import NO_LEASE, LeaseToken
 
 from .guards import find_guard
 from .sending import Delete, Save
@@ -58,11 +58,11 @@ class History:
             return self.chance.choice(list(self.contents.values()))
         return self.contents.get(self.head)
 
-    def lease(self) -> Carried:
+    def lease(self) -> LeaseToken:
         fence = self.world.client.hget(self.world.keys.lease, "fence")
         if self.chance.random() < 0.5 or not fence:
             return NO_LEASE
-        return Carried(int(fence) - self.chance.choice((0, 0, 0, 1)), "holder")
+        return LeaseToken(int(fence) - self.chance.choice((0, 0, 0, 1)), "holder")
 
     def start(self) -> None:
         number = len(self.writes)

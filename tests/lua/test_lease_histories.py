@@ -12,7 +12,7 @@ from histstore.log.base import Base
 from histstore.protocol import leases
 from histstore.protocol.call import Call
 from histstore.protocol.leases import Ticket
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from .doorbell import Process
 from .guards import find_guard
@@ -40,7 +40,7 @@ class Acquisition:
     copies: list[Call] = field(default_factory=list)
     over: bool = False
     unknown: int | None = None
-    lease: Carried | None = None
+    lease: LeaseToken | None = None
 
     @property
     def late(self) -> bool:
@@ -63,8 +63,8 @@ class History:
     seed: int
     chance: random.Random = field(init=False)
     acquisitions: dict[str, Acquisition] = field(default_factory=dict)
-    held: Carried | None = None
-    newest: Carried = field(default_factory=Carried)
+    held: LeaseToken | None = None
+    newest: LeaseToken = field(default_factory=LeaseToken)
     named: bool = False
     row: list[str] = field(default_factory=list)
     base: Base | None = None
@@ -89,7 +89,7 @@ class History:
         self.check(label, ends, leaves, acquisition.ticket.holder if call.name == "acquire" else "")
         if call.name == "renew":
             *_, holder, fence, _ = call.commands(False, False)[0]
-            mine = self.held == Carried(int(fence), str(holder))
+            mine = self.held == LeaseToken(int(fence), str(holder))
             assert mine == (reply[0] == "renewed"), self.fail(f"{holder}, {fence}: {reply}; in force: {self.held}")
 
     def check(self, label: str, ends: str = "", leaves: str = "", asks: str = "") -> None:

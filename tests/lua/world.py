@@ -25,7 +25,7 @@ from histstore.protocol.call import Call, Command
 from histstore.protocol.heads import fold
 from histstore.protocol.keys import run_keys
 from histstore.protocol.leases import Ticket
-from histstore.protocol.run import NO_LEASE, Carried, Where
+from histstore.protocol.run import NO_LEASE, LeaseToken, RunRef
 from histstore.revision import RunId
 
 from .doorbell import Process
@@ -57,7 +57,7 @@ class World:
 
     def __post_init__(self) -> None:
         run_id = RunId.new()
-        self.where = Where(self.namespace, run_id, run_keys(self.namespace, run_id))
+        self.where = RunRef(self.namespace, run_id, run_keys(self.namespace, run_id))
         self.keys = self.where.keys
 
     # ------------------------------------------------------------------------------------- sending
@@ -103,7 +103,7 @@ class World:
         self,
         onto: Base | None,
         *messages: str,
-        lease: Carried = NO_LEASE,
+        lease: LeaseToken = NO_LEASE,
         ttl: int | None = None,
         keep: int = 0,
         full: bool = False,
@@ -145,11 +145,11 @@ class World:
         assert what.call.attempt is not None
         return self.send(saves.resolve(self.where, what.call.attempt), by=by)
 
-    def compare(self, at: Base, lease: Carried = NO_LEASE, ttl: int | None = None) -> Reply:
+    def compare(self, at: Base, lease: LeaseToken = NO_LEASE, ttl: int | None = None) -> Reply:
         return self.send(saves.compare(self.where, at.head.revision, lease, ttl))
 
     def deletion(
-        self, at: Base | None, lease: Carried = NO_LEASE, force: bool = False, read: bytes | None = None
+        self, at: Base | None, lease: LeaseToken = NO_LEASE, force: bool = False, read: bytes | None = None
     ) -> Delete:
         """Make a delete, but send no copy of it. `at=None`: of a damaged run, whose head's etag is `read`."""
         revision = at.head.revision if at is not None else None
@@ -174,17 +174,17 @@ class World:
     ) -> Reply:
         return self.send(leases.acquire(self.where, ticket, queue=queue, uncounted=uncounted), by=by)
 
-    def renew(self, lease: Carried, ttl: int = MINUTE_MS, by: redis.Redis | None = None) -> Reply:
+    def renew(self, lease: LeaseToken, ttl: int = MINUTE_MS, by: redis.Redis | None = None) -> Reply:
         return self.send(leases.renew(self.where, lease, ttl), by=by)
 
     def release(self, holder: str, place: str = "", by: redis.Redis | None = None, **options: bool) -> Reply:
         return self.send(leases.release(self.where, holder, place, **options), by=by)
 
-    def grant(self, holder: str, ttl: int = MINUTE_MS) -> Carried:
+    def grant(self, holder: str, ttl: int = MINUTE_MS) -> LeaseToken:
         """Take the lease, which is free."""
         reply = self.acquire(Ticket(holder, ttl, ""), queue=False)
         assert reply[0] == "granted", reply
-        return Carried(int(reply[1]), holder)
+        return LeaseToken(int(reply[1]), holder)
 
     def queue(self, holder: str, channel: str, ttl: int = MINUTE_MS) -> Ticket:
         """Take a place in the queue for the lease, which another holds."""
@@ -193,14 +193,14 @@ class World:
         assert reply[0] == "queued", reply
         return ticket
 
-    def leased(self) -> Carried | None:
+    def leased(self) -> LeaseToken | None:
         """Return the live lease, or None if the run is free. A lease without an expiry is an AssertionError."""
         holder, fence = self.client.hmget(self.keys.lease, "holder", "fence")  # type: ignore[misc]
         if holder is None or fence is None:
             assert not self.client.exists(self.keys.lease), "a lease without holder or fence"
             return None
         assert self.client.pttl(self.keys.lease) != -1, "a lease without an end"
-        return Carried(int(fence), holder.decode())
+        return LeaseToken(int(fence), holder.decode())
 
     def waiting(self) -> list[str]:
         """Return the queue, first come first. A queue without an expiry is an AssertionError."""
@@ -224,13 +224,13 @@ class World:
 
     # ---------------------------------------------------------------------- behind the scripts' back
 
-    def plant(self, holder: str, fence: int, remember: bool = True) -> Carried:
+    def plant(self, holder: str, fence: int, remember: bool = True) -> LeaseToken:
         """Write a lease with a made-up fence; `remember`: write it into the head too."""
         self.client.hset(self.keys.lease, mapping={"holder": holder, "fence": fence, "since": 1})
         self.client.pexpire(self.keys.lease, MINUTE_MS)
         if remember:
             self.client.hset(self.keys.head, mapping={"fence": fence, "holder": holder})
-        return Carried(fence, holder)
+        return LeaseToken(fence, holder)
 
     def lapse(self) -> None:
         """Let the lease expire."""

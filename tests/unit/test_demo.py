@@ -28,7 +28,7 @@ from histstore.demo.checks import Account
 from histstore.demo.errors import UsageError
 from histstore.demo.job import Event
 from histstore.demo.supervisor import Script, Story, Supervisor
-from histstore.demo.transcripts import TURN, Transcript, carried, dump, encode, load, parse
+from histstore.demo.transcripts import TURN, Transcript, bundled, dump, encode, load, parse
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +126,7 @@ def seed_of(sent: bool, workers: int, turns: list[int]) -> int:
 
 def test_carried_conversations(demo: Demo) -> None:
     """Without options, each message of the package's conversations is stored once, in order; the table adds up."""
-    transcripts = carried()
+    transcripts = bundled()
     messages = sum(len(each.messages) for each in transcripts)
     turns = sum(each.turns for each in transcripts)
     status, out, err = finish(demo())
@@ -336,7 +336,7 @@ def test_bad_files(tmp_path: Path) -> None:
 
 def test_carried_conversations_are_worth_replaying() -> None:
     """The package carries a dozen conversations of 10 to 40 messages with tool calls, each result after its call."""
-    transcripts = carried()
+    transcripts = bundled()
     assert len(transcripts) >= 12
     assert sum(len(encode(message)) for each in transcripts for message in each.messages) < 150_000
     calls = 0
@@ -359,7 +359,7 @@ def test_carried_conversations_are_worth_replaying() -> None:
 
 def test_transcripts_survive_the_way_to_a_worker() -> None:
     """What a worker is sent is what was read."""
-    transcripts = carried()
+    transcripts = bundled()
     assert parse(b"".join(dump(transcripts)).decode(), "sent") == transcripts
 
 
@@ -429,7 +429,7 @@ def test_verdict() -> None:
     good.count["saved"] = 1
 
     def told(**changes: Any) -> list[str]:
-        demo = Supervisor(script, carried(), "", "", lambda _: None, lambda *_: None)
+        demo = Supervisor(script, bundled(), "", "", lambda _: None, lambda *_: None)
         demo.story = replace(good, **changes)
         found = report.problems(demo)
         assert ("NOT" in report.table(demo)) is bool(found), found

@@ -19,7 +19,7 @@ from histstore.log.plan import Plan, Writer, grow
 from histstore.protocol import deletes, saves
 from histstore.protocol.call import Call
 from histstore.protocol.keys import run_keys
-from histstore.protocol.run import NO_LEASE, Where
+from histstore.protocol.run import NO_LEASE, RunRef
 from histstore.snapshot import find_origin
 
 from ..support.interrupts import TimeLimitError, Tripwire
@@ -31,12 +31,12 @@ LATER: Final = 1_700_000_000_000
 
 
 @pytest.fixture
-def where() -> Where:
-    return Where("test", RUN, run_keys("test", RUN))
+def where() -> RunRef:
+    return RunRef("test", RUN, run_keys("test", RUN))
 
 
 @pytest.fixture
-def known(where: Where) -> Known:
+def known(where: RunRef) -> Known:
     return Known(where)
 
 
@@ -278,7 +278,7 @@ def test_a_confirmed_absence_forgets_the_run(known: Known) -> None:
 # -------------------------------------------------------------------------------------- interrupts
 
 
-def _interrupted(step: Callable[[Known, Write, Revision], None], after: int, where: Where) -> bool:
+def _interrupted(step: Callable[[Known, Write, Revision], None], after: int, where: RunRef) -> bool:
     """Interrupts a transition before one of its bytecodes, then settles what is pending; returns whether it did."""
     known = Known(where)
     apply(known, append("a"))
@@ -309,7 +309,7 @@ def _interrupted(step: Callable[[Known, Write, Revision], None], after: int, whe
     ids=["apply", "settle"],
 )
 def test_a_signal_at_any_bytecode_loses_no_outcome(
-    step: Callable[[Known, Write, Revision], None], where: Where
+    step: Callable[[Known, Write, Revision], None], where: RunRef
 ) -> None:
     """Either the outcome is recorded, or the write is still pending and is settled once more."""
     before = sys.gettrace()
@@ -338,7 +338,7 @@ def test_a_snapshot_that_became_another_runs_is_made_anew(known: Known) -> None:
     apply(known, append("a"))
     assert known.base is not None
     snapshot = known.snapshot(known.base)
-    other = Known(Where("test", RunId("other"), run_keys("test", RunId("other"))))
+    other = Known(RunRef("test", RunId("other"), run_keys("test", RunId("other"))))
     apply(other, Replace(snapshot))
     again = known.snapshot(known.base)
     assert again is not snapshot

@@ -13,7 +13,7 @@ from ...protocol import leases as protocol
 from ...protocol.call import Call
 from ...protocol.lease_record import Acquisition
 from ...protocol.leases import Loss, Ring
-from ...protocol.run import Carried, Where
+from ...protocol.run import LeaseToken, RunRef
 from ..compat import tasks
 from ..compat.background import Background, Jobs
 from ..transport.runner import Delivery
@@ -76,7 +76,7 @@ class Releaser:
         registry, holder = self._registry, acquisition.ticket.holder
         call = acquisition.release(ambiguous=acquisition.ambiguous)
         within = acquisition.ticket.ttl_ms / 1000
-        work = functools.partial(self._send, acquisition.where, Carried(0, holder), call, within)
+        work = functools.partial(self._send, acquisition.where, LeaseToken(0, holder), call, within)
         with registry.guard:
             known = acquisition.known and not registry.closed  # `close` has released it
             if known:
@@ -97,15 +97,15 @@ class Releaser:
         if where is not None and not wanted:
             self._unclaimed.start(functools.partial(self._refuse, where, holder))
 
-    async def _refuse(self, where: Where, holder: str) -> None:
-        await self._send(where, Carried(0, holder), protocol.release(where, holder, late=True), PATIENCE)
+    async def _refuse(self, where: RunRef, holder: str) -> None:
+        await self._send(where, LeaseToken(0, holder), protocol.release(where, holder, late=True), PATIENCE)
 
     async def repeat(self) -> None:
         """Repeat the releases that were interrupted."""
         for _, work in list(self.unfinished.values()):
             await work()
 
-    async def _send(self, where: Where, token: Carried, call: Call, within: float) -> Loss | None:
+    async def _send(self, where: RunRef, token: LeaseToken, call: Call, within: float) -> Loss | None:
         """Release a lease, or a place in the queue; return the loss, if another holder has it. Does not raise."""
         registry = self._registry
         if not registry.here:

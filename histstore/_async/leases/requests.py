@@ -12,7 +12,7 @@ from ...errors import HistoryStoreError
 from ...log.unreadable import BrokenChainError
 from ...policy import RetryPolicy
 from ...protocol.call import Call
-from ...protocol.run import Where
+from ...protocol.run import RunRef
 from ..transport.runner import Delivery, Runner
 
 PATIENCE: Final = 1.0
@@ -38,7 +38,7 @@ class LeaseRequests:
         self.policy = policy
 
     async def send(
-        self, where: Where, call: Call, within: float, delivery: Delivery, policy: RetryPolicy | None = None
+        self, where: RunRef, call: Call, within: float, delivery: Delivery, policy: RetryPolicy | None = None
     ) -> Any:
         """Return the reply to a request.
 

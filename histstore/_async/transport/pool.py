@@ -151,10 +151,10 @@ class Pool:
 
     def borrow_slot(self) -> bool:
         """Take the place of a connection if one is free, and return whether it was."""
-        found = self._slots.take()
-        if found:
+        borrowed = self._slots.take()
+        if borrowed:
             self._close_surplus()
-        return found
+        return borrowed
 
     def return_slot(self) -> None:
         """Return a borrowed place."""

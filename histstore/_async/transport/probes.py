@@ -19,9 +19,9 @@ async def look_up(opening: Opening, host: str, port: int, family: int, end: floa
     Raises:
         socket.gaierror: The resolver failed, or the name stayed unknown.
     """
-    found = numeric_addresses(host, port, family)
-    if found is not None:
-        return found  # without a thread
+    addresses = numeric_addresses(host, port, family)
+    if addresses is not None:
+        return addresses  # without a thread
     loop = asyncio.get_running_loop()
     while True:
         try:

@@ -17,7 +17,7 @@ from ...policy import RetryPolicy
 from ...protocol import leases as protocol
 from ...protocol.lease_record import Acquisition
 from ...protocol.leases import Granted, Taken, Ticket, new_holder
-from ...protocol.run import Carried, Where
+from ...protocol.run import LeaseToken, RunRef
 from ..compat import io, tasks
 from ..compat.scope import Scope
 from ..transport.runner import Delivery
@@ -70,7 +70,14 @@ class Acquirer:
         self._lines: dict[bytes, _Line] = {}
 
     def acquire(
-        self, where: Where, scope: Scope, policy: RetryPolicy | None, *, ttl: float, timeout: float | None, renews: bool
+        self,
+        where: RunRef,
+        scope: Scope,
+        policy: RetryPolicy | None,
+        *,
+        ttl: float,
+        timeout: float | None,
+        renews: bool,
     ) -> HeldLease:
         """Return a run's lease. A caller that fails or is cancelled leaves neither lease nor place in the queue behind.
 
@@ -100,7 +107,7 @@ class Acquirer:
                     break
             else:
                 raise BackendUnavailableError("lock: answers take longer than the lease lives: choose a longer ttl")
-            token = Carried(granted.fence, acquisition.ticket.holder)
+            token = LeaseToken(granted.fence, acquisition.ticket.holder)
             lease = HeldLease(where, token, ttl, renews, acquisition.until, scope)
             with self._guard:
                 registry.held[token.holder] = lease

@@ -11,7 +11,7 @@ from typing import Final, NoReturn, Protocol
 from ...errors import HistoryStoreError, LeaseLostError, LockError, name_run
 from ...policy import RetryPolicy
 from ...protocol.leases import Loss, read_loss
-from ...protocol.run import NO_LEASE, Carried, Where
+from ...protocol.run import NO_LEASE, LeaseToken, RunRef
 from ...revision import RunId
 from ...values.text import quoted
 from ..compat import tasks
@@ -146,12 +146,12 @@ class Lease:
         return f"<Lease of run {quoted(self.run_id)} with fence {self.fence}: {state}>"
 
 
-def token_of(lease: Lease | None) -> Carried:
+def token_of(lease: Lease | None) -> LeaseToken:
     """Return what a write under a lease carries."""
     return lease._record.token if lease is not None else NO_LEASE
 
 
-def current_lease(table: LeaseTable, where: Where) -> Lease | None:
+def current_lease(table: LeaseTable, where: RunRef) -> Lease | None:
     """Return the lease of a run that this task is in; None: it is in none.
 
     Args:
@@ -182,7 +182,7 @@ class LeasedRun(Protocol):
         """Returns the seat of the process and event loop that call it."""
 
     @property
-    def where(self) -> Where:
+    def where(self) -> RunRef:
         """The run: its names and keys."""
 
 

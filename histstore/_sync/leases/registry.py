@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import LockError, name_run
 from ...protocol.lease_record import Acquisition, LeaseRecord
 from ...protocol.leases import Loss
-from ...protocol.run import Where
+from ...protocol.run import RunRef
 from ..compat import io, tasks
 from ..compat.scope import Scope
 
@@ -77,7 +77,7 @@ class Registry:
         """Leave the leases to the parent, in a forked child, even if the child has the parent's id one day."""
         self.pid = -abs(self.pid)
 
-    def elsewhere(self, where: Where) -> LockError:
+    def elsewhere(self, where: RunRef) -> LockError:
         """Return the error for a use of these leases in another process or event loop."""
         place = f"process {abs(self.pid)}, of which this is a fork" if self.inherited else "another event loop"
         error = LockError(
@@ -87,7 +87,7 @@ class Registry:
         name_run(error, where.run_id)
         return error
 
-    def active(self, where: Where | None = None) -> list[HeldLease]:
+    def active(self, where: RunRef | None = None) -> list[HeldLease]:
         """Return the leases that are neither lost nor released: those of one run, or all."""
         with self.guard:
             return [

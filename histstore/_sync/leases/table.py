@@ -15,7 +15,7 @@ from ...policy import RetryPolicy
 from ...protocol import leases as protocol
 from ...protocol.call import Call
 from ...protocol.leases import BROKEN, CLOSED, DELETED, Loss, Occupancy
-from ...protocol.run import Where
+from ...protocol.run import RunRef
 from ..compat import io, tasks
 from ..compat.scope import AbandonedBodies
 from ..transport.runner import Delivery, Runner
@@ -125,26 +125,26 @@ class LeaseTable:
 
     # ------------------------------------------------------------------------- without their holders
 
-    def break_lease(self, where: Where, policy: RetryPolicy | None) -> bool:
+    def break_lease(self, where: RunRef, policy: RetryPolicy | None) -> bool:
         """Fence the holder of a run, or the last one, and serve the next waiter; return whether there was a holder."""
-        found = self._occupancy(where, policy)
+        occupancy = self._occupancy(where, policy)
         # The release names the holder, so that a late copy does not break the lease of the next one. It is sent even if
         # there seems to be no holder: a server that may not be written to, a replica say, does not know the holder.
-        call = protocol.release(where, found.holder, force=True)
+        call = protocol.release(where, occupancy.holder, force=True)
         self.requests.send(where, call, math.inf, Delivery(), policy)
         for table in self.tables.leases():
-            lease = table.registry.held.get(found.holder)
+            lease = table.registry.held.get(occupancy.holder)
             if lease is not None:
                 # Otherwise the body would learn of it only from the next renewal.
                 table.registry.lose(lease, Loss(None, BROKEN))
-        return bool(found.holder)
+        return bool(occupancy.holder)
 
     def revoke(self, leases: Sequence[HeldLease]) -> None:
         """Interrupt the bodies of leases whose run was deleted; otherwise they would learn of it from a renewal."""
         for lease in leases:
             self.registry.lose(lease, Loss(None, DELETED))
 
-    def serve(self, where: Where, policy: RetryPolicy | None) -> None:
+    def serve(self, where: RunRef, policy: RetryPolicy | None) -> None:
         """Serve the next waiter of a run that was deleted. Does not raise, because waiters come without it too."""
         try:
             try:
@@ -158,7 +158,7 @@ class LeaseTable:
         except HistoryStoreError as error:
             log.warning("whoever waits for run %r comes later: %s", str(where.run_id), error)
 
-    def _occupancy(self, where: Where, policy: RetryPolicy | None) -> Occupancy:
+    def _occupancy(self, where: RunRef, policy: RetryPolicy | None) -> Occupancy:
         reply = self.requests.send(where, protocol.occupancy(where), math.inf, Delivery(), policy)
         return protocol.read_occupancy(where, reply)
 

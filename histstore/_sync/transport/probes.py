@@ -39,9 +39,9 @@ def look_up(opening: Opening, host: str, port: int, family: int, end: float) -> 
         socket.gaierror: The resolver failed, or the name stayed unknown.
         TimeoutError: The resolver did not answer in time.
     """
-    found = numeric_addresses(host, port, family)
-    if found is not None:
-        return found  # without a thread
+    addresses = numeric_addresses(host, port, family)
+    if addresses is not None:
+        return addresses  # without a thread
     while True:
         try:
             return addresses_of(_resolve_until(end, (host, port, family, socket.SOCK_STREAM)))
@@ -54,25 +54,25 @@ def look_up(opening: Opening, host: str, port: int, family: int, end: float) -> 
 
 def _resolve_until(end: float, question: tuple[Any, ...]) -> Any:
     """Look a name up in a thread of its own. The resolver has no timeout, and a signal does not end its wait."""
-    found: list[Any] = []
+    addresses: list[Any] = []
     done = threading.Lock()
     done.acquire()
     try:
-        _thread.start_new_thread(_resolve, (question, found, done))
+        _thread.start_new_thread(_resolve, (question, addresses, done))
     except RuntimeError:  # no more threads may be started
         return socket.getaddrinfo(*question)
     if not done.acquire(timeout=time_left(end)):
         raise TimeoutError
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
+    if isinstance(addresses[0], Exception):
+        raise addresses[0]
+    return addresses[0]
 
 
-def _resolve(question: tuple[Any, ...], found: list[Any], done: Any) -> None:
+def _resolve(question: tuple[Any, ...], addresses: list[Any], done: Any) -> None:
     try:
-        found.append(socket.getaddrinfo(*question))
+        addresses.append(socket.getaddrinfo(*question))
     except Exception as error:
-        found.append(error)
+        addresses.append(error)
     finally:
         done.release()
 

@@ -6,7 +6,7 @@ import redis
 
 from histstore.protocol import leases
 from histstore.protocol.leases import Ticket
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..sending import Reply, exchange
 from ..world import MINUTE_MS, QUARTER_MS, World
@@ -89,23 +89,23 @@ def a_resent_acquire_is_the_same_lease(world: World) -> None:
 def fences_rise(world: World) -> None:
     """Each fence is above the one before, however that lease ended or was forgotten, and the earlier lease has lost."""
 
-    def by_release(lease: Carried) -> None:
+    def by_release(lease: LeaseToken) -> None:
         expect(world.release(lease.holder), "released")
 
-    def by_lapse(lease: Carried) -> None:
+    def by_lapse(lease: LeaseToken) -> None:
         world.lapse()
 
-    def by_delete(lease: Carried) -> None:
+    def by_delete(lease: LeaseToken) -> None:
         world.delete(world.save(None, "a", lease=lease), lease=lease)
         by_release(lease)
 
-    def by_forced_delete(lease: Carried) -> None:
+    def by_forced_delete(lease: LeaseToken) -> None:
         expect(world.send(world.deletion(None, force=True)), "absent")
 
-    def by_breaking(lease: Carried) -> None:
+    def by_breaking(lease: LeaseToken) -> None:
         expect(world.release(lease.holder, force=True), "released")
 
-    def by_losing_all_keys(lease: Carried) -> None:
+    def by_losing_all_keys(lease: LeaseToken) -> None:
         world.client.delete(*world.all_keys)
         wait_past(world, lease.fence)
 
@@ -141,7 +141,7 @@ def two_grants_in_one_millisecond_differ_by_their_holder(world: World) -> None:
             break  # else a millisecond ended between the two: it has to be one and the same
         world.client.delete(*world.all_keys)
     assert one == two
-    lease, late = Carried(int(two), "second"), Carried(int(one), "first")
+    lease, late = LeaseToken(int(two), "second"), LeaseToken(int(one), "first")
     assert expect_held_by(world, "second") == lease
     expect(world.send(world.plan(None, "late", lease=late)), "lost", two)
     expect(world.renew(late), "lost", two)

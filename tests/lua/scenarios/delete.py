@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..world import MINUTE_MS, QUARTER_MS, World
 from .expectations import expect, pttl
@@ -31,7 +31,7 @@ def a_delete_of_an_absent_run_writes_nothing(world: World) -> None:
     """It writes nothing on an empty run, and leaves a remembered fence and its expiry alone."""
     expect(world.send(world.deletion(None)), "absent")
     assert not world.client.exists(*world.all_keys)
-    lease = Carried(9, "me")
+    lease = LeaseToken(9, "me")
     world.delete(world.save(None, "a"), lease=lease)
     with world.watching(*world.data_keys) as written:
         expect(world.send(world.deletion(None)), "absent")
@@ -98,18 +98,18 @@ def fences_survive_a_delete(world: World) -> None:
     world.delete(base)
     assert (world.head("fence"), world.head("holder")) == (found, b"next")
     assert 0 < world.client.pttl(world.keys.head) <= QUARTER_MS
-    expect(world.send(world.plan(None, "late", lease=Carried(fence - 1, "me"))), "lost", found)
-    expect(world.send(world.plan(None, "late", lease=Carried(fence, "me"))), "lost", found)
+    expect(world.send(world.plan(None, "late", lease=LeaseToken(fence - 1, "me"))), "lost", found)
+    expect(world.send(world.plan(None, "late", lease=LeaseToken(fence, "me"))), "lost", found)
     base = world.save(None, "new")
-    expect(world.send(world.plan(base, "late", lease=Carried(fence - 1, "me"))), "lost", found)
+    expect(world.send(world.plan(base, "late", lease=LeaseToken(fence - 1, "me"))), "lost", found)
 
 
 @scenario
 def a_delete_with_a_lease_leaves_its_fence(world: World) -> None:
     """The fence stays even if the head did not know that lease."""
     base = world.save(None, "a")
-    world.delete(base, lease=Carried(9, "next"))
-    expect(world.send(world.plan(None, "late", lease=Carried(8, "me"))), "lost", b"9")
+    world.delete(base, lease=LeaseToken(9, "next"))
+    expect(world.send(world.plan(None, "late", lease=LeaseToken(8, "me"))), "lost", b"9")
 
 
 @scenario

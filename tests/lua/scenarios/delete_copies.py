@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..sending import few
 from ..world import QUARTER_MS, World
@@ -212,13 +212,13 @@ def a_late_copy_of_a_refused_delete_is_not_applied(world: World) -> None:
     base = world.save(None, "a")
     mine = world.deletion(base)
     world.plant("other", 9, remember=False)
-    lost_to_lease = world.deletion(base, Carried(10, "me"))
+    lost_to_lease = world.deletion(base, LeaseToken(10, "me"))
     expect(world.send(mine, resend=True), "locked")
     expect(world.send(lost_to_lease, resend=True), "lost")
     world.lapse()
     before = world.dump()
     world.client.hset(world.keys.head, mapping={"fence": 9, "holder": "other"})
-    lost_to_fence = world.deletion(base, Carried(8, "me"))
+    lost_to_fence = world.deletion(base, LeaseToken(8, "me"))
     expect(world.send(lost_to_fence, resend=True), "lost")
     world.restore(before)
     stale = world.deletion(base)

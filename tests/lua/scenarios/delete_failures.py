@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..sending import few
 from ..world import World
@@ -25,7 +25,7 @@ def a_delete_that_fails_half_way_deletes_nothing(world: World) -> None:
                 world.client.delete(*world.data_keys, world.keys.marks, world.keys.lease)
                 base = world.saves(None, 2)
                 lease = world.grant("me")
-                mine = world.deletion(base, lease=Carried() if force else lease, force=force)
+                mine = world.deletion(base, lease=LeaseToken() if force else lease, force=force)
                 before = contents(world)
                 reply = world.try_(mine, by=without(denied))
                 assert not isinstance(reply, Exception), f"without {denied}, force={force}: {reply}"

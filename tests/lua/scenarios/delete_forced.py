@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..sending import commands
 from ..world import MINUTE_MS, QUARTER_MS, World
@@ -114,7 +114,7 @@ def a_forced_delete_with_a_lease_does_not_lower_the_fence(world: World) -> None:
     base = world.save(None, "a")
     world.plant("next", far)
     world.lapse()
-    world.delete(base, lease=Carried(8, "me"), force=True)
+    world.delete(base, lease=LeaseToken(8, "me"), force=True)
     assert int(world.head("fence") or 0) == far + 1
 
 

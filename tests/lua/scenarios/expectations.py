@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 
 from histstore.log.base import Base
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..sending import Delete, Reply, Save
 from ..world import MINUTE_MS, World
@@ -16,7 +16,7 @@ def expect(reply: Reply, *wanted: object) -> None:
     assert reply[: len(wanted)] == list(wanted), f"{reply}, not {list(wanted)}"
 
 
-def expect_lost(world: World, base: Base, lease: Carried, fence: int) -> None:
+def expect_lost(world: World, base: Base, lease: LeaseToken, fence: int) -> None:
     """Check that save, compare and delete all answer "lost" to a lease, and name the fence that refuses it."""
     found = str(fence).encode()
     expect(world.send(world.plan(base, "by a zombie", lease=lease)), "lost", found)
@@ -37,7 +37,7 @@ def pttl(world: World, key: bytes | None = None) -> int:
     return int(world.client.pttl(key or world.keys.lease))
 
 
-def expect_held_by(world: World, holder: str, most: int = MINUTE_MS) -> Carried:
+def expect_held_by(world: World, holder: str, most: int = MINUTE_MS) -> LeaseToken:
     """Check that the live lease is `holder`'s, for at most `most` ms from now, and that the head knows it."""
     lease = world.leased()
     assert lease is not None, f"the run is free, not {holder}'s"

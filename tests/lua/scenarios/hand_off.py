@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from histstore.protocol.leases import Ticket
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..world import MINUTE_MS, World
 from .expectations import digits, expect, expect_free, expect_held_by, pttl
@@ -255,7 +255,7 @@ def a_claim_notifies_the_neighbours(world: World) -> None:
 def a_renewal_notifies_all_waiters(world: World) -> None:
     """Each process is notified once, with the rank of its first waiter."""
     with queue_of(world, "a at w", "b at x", "c at x", "d at y", "e at z") as (processes, _):
-        expect(world.renew(Carried(expect_held_by(world, "holder").fence, "holder"), 70_000), "renewed")
+        expect(world.renew(LeaseToken(expect_held_by(world, "holder").fence, "holder"), 70_000), "renewed")
         assert processes.messages() == [
             (channel, b"70000 %d - " % rank + world.keys.lease)
             for channel, rank in zip(processes.channels, (0, 1, 3, 4), strict=True)
@@ -283,7 +283,7 @@ def neighbours_are_looked_for_nearby(world: World) -> None:
                 world.client.rpush(world.keys.queue, *dead(count), f"60000 {processes.channel} b")
                 if renews:
                     world.client.lpop(world.keys.queue)
-                    world.renew(Carried(expect_held_by(world, "holder").fence, "holder"))
+                    world.renew(LeaseToken(expect_held_by(world, "holder").fence, "holder"))
                 else:
                     world.release("holder")
                 ranks = [rank for _, rank, holder in processes.rings() if holder is None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from histstore.protocol import leases
 from histstore.protocol.call import Call
 from histstore.protocol.leases import Ticket
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..world import MINUTE_MS, QUARTER_MS, World
 from .expectations import digits, expect, expect_free, expect_held_by, expect_lost, expect_unchanged, lease_ends, pttl
@@ -66,8 +66,8 @@ def late_copies_do_nothing_to_the_successor(world: World) -> None:
                 again(leases.release(world.where, "me"), "lost", "released")
                 again(leases.release(world.where, "me", ticket.place, late=False, force=True), "lost")
                 again(leases.renew(world.where, lease, 3 * MINUTE_MS), "lost")
-                again(leases.renew(world.where, Carried(lease.fence, "next"), 3 * MINUTE_MS), "lost")
-                again(leases.renew(world.where, Carried(new.fence, "me"), 3 * MINUTE_MS), "lost")
+                again(leases.renew(world.where, LeaseToken(lease.fence, "next"), 3 * MINUTE_MS), "lost")
+                again(leases.renew(world.where, LeaseToken(new.fence, "me"), 3 * MINUTE_MS), "lost")
                 again(leases.acquire(world.where, ticket, queue=True), "held", "cancelled")
                 again(leases.release(world.where, "me", late=True), "lost", "released")
                 assert expect_held_by(world, "next", most=2 * MINUTE_MS) == new

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from histstore.protocol.leases import Ticket
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..world import MINUTE_MS, QUARTER_MS, World
 from .expectations import digits, expect, expect_held_by, lease_ends, pttl
@@ -43,24 +43,24 @@ def a_lapsed_lease_is_renewed_while_nobody_was_granted_the_run(world: World) -> 
 def a_lapsed_lease_is_not_renewed_once_the_run_may_be_anothers(world: World) -> None:
     """A lapsed lease is lost if another was granted the run or waits for it, or if the head names nobody."""
 
-    def granted_since(lease: Carried) -> bytes:
+    def granted_since(lease: LeaseToken) -> bytes:
         fence = world.grant("other").fence
         world.lapse()
         return digits(fence)
 
-    def anothers_by_name(lease: Carried) -> bytes:
+    def anothers_by_name(lease: LeaseToken) -> bytes:
         world.client.hset(world.keys.head, "holder", "other")
         return digits(lease.fence)
 
-    def anothers_by_fence(lease: Carried) -> bytes:
+    def anothers_by_fence(lease: LeaseToken) -> bytes:
         world.client.hset(world.keys.head, "fence", lease.fence + 1)
         return digits(lease.fence + 1)
 
-    def awaited(lease: Carried) -> bytes:
+    def awaited(lease: LeaseToken) -> bytes:
         world.client.rpush(world.keys.queue, Ticket("other", MINUTE_MS, NOBODY).place)
         return digits(lease.fence)
 
-    def forgotten(lease: Carried) -> bytes:
+    def forgotten(lease: LeaseToken) -> bytes:
         world.client.delete(*world.all_keys)
         return b"0"
 
@@ -74,23 +74,23 @@ def a_lapsed_lease_is_not_renewed_once_the_run_may_be_anothers(world: World) -> 
         world.client.delete(*world.all_keys)
 
 
-def granted(world: World, ttl: int) -> Carried:
+def granted(world: World, ttl: int) -> LeaseToken:
     return world.grant("me", ttl)
 
 
-def claimed(world: World, ttl: int) -> Carried:
+def claimed(world: World, ttl: int) -> LeaseToken:
     lease = world.grant("me", 1000)
     assert world.grant("me", ttl) == lease
     return lease
 
 
-def renewed(world: World, ttl: int) -> Carried:
+def renewed(world: World, ttl: int) -> LeaseToken:
     lease = world.grant("me", 1000)
     expect(world.renew(lease, ttl), "renewed")
     return lease
 
 
-def revived(world: World, ttl: int) -> Carried:
+def revived(world: World, ttl: int) -> LeaseToken:
     lease = world.grant("me", 1000)
     world.lapse()
     expect(world.renew(lease, ttl), "renewed")

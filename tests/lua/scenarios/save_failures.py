@@ -8,7 +8,7 @@ from typing import Final
 
 import redis
 
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..sending import Save, commands, few
 from ..world import MINUTE_MS, QUARTER_MS, World
@@ -23,13 +23,13 @@ SAVE_WRITES: Final = (
 
 def save_situations(world: World) -> list[tuple[str, Save]]:
     """Return saves by the path that they take through the script, each with its label."""
-    old = world.save(None, "old", lease=Carried(5, "me"))
+    old = world.save(None, "old", lease=LeaseToken(5, "me"))
     base = world.saves(old, 2)
     return [
         ("a later save", world.plan(base, "b")),
         ("with a lifetime", world.plan(base, "b", ttl=QUARTER_MS)),
         ("with trimming", world.plan(base, "b", full=True)),
-        ("with everything", world.plan(base, "b", full=True, ttl=QUARTER_MS, lease=Carried(6, "me"), meta={"a": 1})),
+        ("with everything", world.plan(base, "b", full=True, ttl=QUARTER_MS, lease=LeaseToken(6, "me"), meta={"a": 1})),
     ]
 
 
@@ -74,7 +74,7 @@ def a_first_save_that_fails_half_way_changes_nothing(world: World) -> None:
                 for denied in few(SAVE_WRITES):
                     world.client.delete(*world.data_keys, world.keys.marks)
                     if deleted:
-                        world.delete(world.save(None, "old"), lease=Carried(5, "me"))
+                        world.delete(world.save(None, "old"), lease=LeaseToken(5, "me"))
                     mine = world.plan(None, "b", ttl=ttl)
                     label = f"ttl={ttl}, deleted={deleted}, without {denied}"
                     if fails_half_way(world, mine, without(denied), ["b"], label):
@@ -91,7 +91,7 @@ def a_first_save_that_fails_leaves_no_key_and_no_immortal_one(world: World) -> N
     with world.limited() as without:
         expect(world.send(world.plan(None, "a"), by=without(["XADD"])), "failed")
         assert not world.client.exists(*world.data_keys)
-        world.delete(world.save(None, "old"), lease=Carried(5, "me"))
+        world.delete(world.save(None, "old"), lease=LeaseToken(5, "me"))
         expect(world.send(world.plan(None, "a"), by=without(["XADD"])), "failed")
         left = [world.client.pttl(world.keys.head), world.client.pttl(world.keys.etags)]
         assert all(0 < ttl <= QUARTER_MS for ttl in left), left
@@ -120,7 +120,7 @@ def save_paths(world: World) -> list[tuple[str, Callable[[], Save]]]:
         return world.plan(None, "x", ttl=ttl)
 
     def deleted(ttl: int | None) -> Save:
-        world.delete(world.save(None, "old"), lease=Carried(5, "me"))
+        world.delete(world.save(None, "old"), lease=LeaseToken(5, "me"))
         return world.plan(None, "x", ttl=ttl)
 
     def lasting(ttl: int | None) -> Save:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..world import MINUTE_MS, QUARTER_MS, World
 from .expectations import expect, expect_lost, expect_unchanged, lease_ends, pttl
@@ -39,7 +39,7 @@ def a_live_lease_fences_another_holder(world: World) -> None:
     world.plant("other", 9, remember=False)
     before = world.dump()
     for fence in (8, 9, 10):
-        expect_lost(world, base, Carried(fence, "me"), 9)
+        expect_lost(world, base, LeaseToken(fence, "me"), 9)
     expect_unchanged(world, before)
 
 
@@ -50,7 +50,7 @@ def a_live_lease_fences_its_holders_older_one(world: World) -> None:
     world.plant("me", 9, remember=False)
     before = world.dump()
     for fence in (8, 10):
-        expect_lost(world, base, Carried(fence, "me"), 9)
+        expect_lost(world, base, LeaseToken(fence, "me"), 9)
     expect_unchanged(world, before)
 
 
@@ -75,7 +75,7 @@ def a_fence_below_the_heads_has_lost(world: World) -> None:
     world.lapse()
     before = world.dump()
     for holder in ("me", "next"):
-        expect_lost(world, base, Carried(fence - 1, holder), fence)
+        expect_lost(world, base, LeaseToken(fence - 1, holder), fence)
     expect_unchanged(world, before)
 
 
@@ -86,7 +86,7 @@ def an_equal_fence_of_another_holder_has_lost(world: World) -> None:
     fence = world.grant("next").fence
     world.lapse()
     before = world.dump()
-    expect_lost(world, base, Carried(fence, "me"), fence)
+    expect_lost(world, base, LeaseToken(fence, "me"), fence)
     expect_unchanged(world, before)
 
 
@@ -109,7 +109,7 @@ def a_released_lease_has_lost(world: World) -> None:
     world.client.hset(world.keys.head, "holder", "")
     world.lapse()
     before = world.dump()
-    expect_lost(world, base, Carried(9, "me"), 9)
+    expect_lost(world, base, LeaseToken(9, "me"), 9)
     expect_unchanged(world, before)
 
 
@@ -117,7 +117,7 @@ def a_released_lease_has_lost(world: World) -> None:
 def a_head_that_names_no_holder_accepts_an_equal_fence(world: World) -> None:
     """A head that names no holder refuses nobody with an equal fence."""
     base = world.save(None, "a")
-    lease = Carried(9, "me")
+    lease = LeaseToken(9, "me")
     world.client.hset(world.keys.head, "fence", "9")
     expect(world.compare(base, lease), "same")
     base = world.save(base, "b", lease=lease)
@@ -141,18 +141,18 @@ def without_a_lease_a_lapsed_one_is_no_hindrance(world: World) -> None:
 def an_accepted_save_raises_the_fence(world: World) -> None:
     """A save with a fence above the head's fences every lower one, even if no grant wrote it there."""
     base = world.save(None, "a")
-    base = world.save(base, "b", lease=Carried(9, "next"))
-    expect(world.send(world.plan(base, "c", lease=Carried(8, "me"))), "lost", b"9")
-    expect(world.send(world.plan(base, "c", lease=Carried(9, "me"))), "lost", b"9")
+    base = world.save(base, "b", lease=LeaseToken(9, "next"))
+    expect(world.send(world.plan(base, "c", lease=LeaseToken(8, "me"))), "lost", b"9")
+    expect(world.send(world.plan(base, "c", lease=LeaseToken(9, "me"))), "lost", b"9")
 
 
 @scenario
 def a_holders_later_lease_raises_the_fence(world: World) -> None:
     """A holder that holds a run twice is fenced out of the first time."""
-    base = world.save(None, "a", lease=Carried(5, "me"))
-    base = world.save(base, "b", lease=Carried(9, "me"))
-    expect_lost(world, base, Carried(8, "me"), 9)
-    world.save(base, "c", lease=Carried(9, "me"))
+    base = world.save(None, "a", lease=LeaseToken(5, "me"))
+    base = world.save(base, "b", lease=LeaseToken(9, "me"))
+    expect_lost(world, base, LeaseToken(8, "me"), 9)
+    world.save(base, "c", lease=LeaseToken(9, "me"))
 
 
 @scenario
@@ -160,8 +160,8 @@ def a_save_names_its_holder_where_the_head_names_none(world: World) -> None:
     """If two grants have one fence, the first that saves is the holder."""
     base = world.save(None, "a")
     world.client.hset(world.keys.head, "fence", "9")
-    base = world.save(base, "b", lease=Carried(9, "me"))
-    expect_lost(world, base, Carried(9, "other"), 9)
+    base = world.save(base, "b", lease=LeaseToken(9, "me"))
+    expect_lost(world, base, LeaseToken(9, "other"), 9)
 
 
 @scenario

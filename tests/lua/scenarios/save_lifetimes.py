@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..world import MINUTE_MS, QUARTER_MS, World
 from .expectations import expect, expect_confirmed
@@ -32,8 +32,8 @@ def one_deadline_for_all_keys(world: World) -> None:
 @scenario
 def without_a_lifetime_a_run_is_for_ever(world: World) -> None:
     """The remains of a deleted run expire, but a run that is created on top of them does not."""
-    old = world.save(None, "old", lease=Carried(5, "me"))
-    world.delete(old, lease=Carried(5, "me"))
+    old = world.save(None, "old", lease=LeaseToken(5, "me"))
+    world.delete(old, lease=LeaseToken(5, "me"))
     left = [world.client.pttl(world.keys.head), world.client.pttl(world.keys.etags)]
     assert all(0 < ttl <= QUARTER_MS for ttl in left), left
     base = world.save(None, "new")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..sending import Save
 from ..world import QUARTER_MS, World
@@ -38,7 +38,7 @@ def a_late_copy_after_lost_to_a_live_lease_is_not_applied(world: World) -> None:
     """A resend lost to a live lease. The lease lapses, and the first copy arrives."""
     base = world.save(None, "a")
     world.plant("other", 9, remember=False)
-    refuse_then_deliver(world, world.plan(base, "b", lease=Carried(10, "me")), "lost", world.lapse)
+    refuse_then_deliver(world, world.plan(base, "b", lease=LeaseToken(10, "me")), "lost", world.lapse)
 
 
 @scenario
@@ -47,7 +47,7 @@ def a_late_copy_after_lost_to_a_fence_is_not_applied(world: World) -> None:
     base = world.save(None, "a")
     before = world.dump()
     world.client.hset(world.keys.head, mapping={"fence": 9, "holder": "other"})
-    mine = world.plan(base, "b", lease=Carried(8, "me"))
+    mine = world.plan(base, "b", lease=LeaseToken(8, "me"))
     refuse_then_deliver(world, mine, "lost", lambda: world.restore(before))
 
 

@@ -11,14 +11,14 @@ from histstore.log.base import Base
 from histstore.protocol import leases, saves
 from histstore.protocol.call import Call
 from histstore.protocol.leases import Ticket
-from histstore.protocol.run import Carried
+from histstore.protocol.run import LeaseToken
 
 from ..doorbell import Process
 from ..sending import Delete, Save
 from ..world import MINUTE_MS, QUARTER_MS, World
 from .expectations import expect
 
-MADE_UP: Final = Carried(7, "made-up")
+MADE_UP: Final = LeaseToken(7, "made-up")
 
 
 CLAIM_MS: Final = 1000

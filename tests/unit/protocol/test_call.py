@@ -11,10 +11,10 @@ from histstore import Attempt, RunId
 from histstore.protocol import backend, deletes, info, leases, reads, saves
 from histstore.protocol.call import Call, script_call
 from histstore.protocol.keys import run_keys
-from histstore.protocol.run import NO_LEASE, Where
+from histstore.protocol.run import NO_LEASE, RunRef
 from histstore.protocol.scripts import COMPARE, PROBE
 
-WHERE = Where("ns", RunId("run"), run_keys("ns", "run"))
+WHERE = RunRef("ns", RunId("run"), run_keys("ns", "run"))
 ATTEMPT = Attempt("delete", "ns", RunId("run"), None, None, b"t" * 16)
 TICKET = leases.Ticket("me", 1000, "channel")
 

@@ -8,14 +8,14 @@ from histstore.errors import LeaseLostError
 from histstore.protocol.keys import run_keys
 from histstore.protocol.lease_record import Acquisition, LeaseRecord
 from histstore.protocol.leases import Loss, Ticket, release
-from histstore.protocol.run import Carried, Where
+from histstore.protocol.run import LeaseToken, RunRef
 from histstore.revision import RunId
 
-WHERE = Where("test", RunId("run"), run_keys("test", RunId("run")))
+WHERE = RunRef("test", RunId("run"), run_keys("test", RunId("run")))
 
 
 def record(ttl: float = 30.0, renews: bool = True, until: float = 130.0) -> LeaseRecord:
-    return LeaseRecord(WHERE, Carried(7, "me"), ttl, renews, until)
+    return LeaseRecord(WHERE, LeaseToken(7, "me"), ttl, renews, until)
 
 
 def test_a_lease_is_renewed_after_a_third_of_its_time() -> None:

@@ -7,13 +7,13 @@ import pytest
 from histstore import BackendError, ConflictError, CorruptSnapshotError, RunId
 from histstore.log.unreadable import BrokenChainError
 from histstore.protocol.keys import run_keys
-from histstore.protocol.run import Where
+from histstore.protocol.run import RunRef
 from histstore.protocol.run_errors import RunErrors
 
 
 @pytest.fixture
 def errors() -> RunErrors:
-    return RunErrors(Where("test", RunId("run"), run_keys("test", RunId("run"))))
+    return RunErrors(RunRef("test", RunId("run"), run_keys("test", RunId("run"))))
 
 
 def test_an_error_learns_its_run(errors: RunErrors) -> None:

@@ -15,7 +15,7 @@ from histstore.attempt import Attempt
 from histstore.protocol.call import Call, Command
 from histstore.protocol.deletes import delete
 from histstore.protocol.keys import run_keys
-from histstore.protocol.run import NO_LEASE, Where
+from histstore.protocol.run import NO_LEASE, RunRef
 from histstore.revision import Revision, RunId
 from histstore.wire.sending import SendState
 
@@ -74,7 +74,7 @@ class Scripted:
 def write() -> Call:
     """Returns a call whose outcome matters."""
     revision = Revision(1, b"e" * 16)
-    where = Where("n", RunId("run"), run_keys("n", RunId("run")))
+    where = RunRef("n", RunId("run"), run_keys("n", RunId("run")))
     attempt = Attempt("delete", "n", "run", revision, revision, b"t" * 16)
     return delete(where, attempt, revision.etag, NO_LEASE, False)
 

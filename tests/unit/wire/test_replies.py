@@ -10,10 +10,10 @@ from redis.exceptions import ConnectionError, ResponseError
 from histstore import RunId
 from histstore.protocol.call import read_call
 from histstore.protocol.keys import run_keys
-from histstore.protocol.run import Where
+from histstore.protocol.run import RunRef
 from histstore.wire.replies import check_transaction, is_complete, is_error, last_reply
 
-WHERE = Where("ns", RunId("run"), run_keys("ns", "run"))
+WHERE = RunRef("ns", RunId("run"), run_keys("ns", "run"))
 ABORTED = ResponseError("EXECABORT Transaction discarded because of previous errors.")
 CAUSE = ResponseError("OOM command not allowed")
 
