@@ -7,10 +7,11 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Final, NoReturn, Protocol
 
-from ...errors import HistoryStoreError, LeaseLostError, LockError, name_run
+from ...errors import LeaseLostError, LockError
 from ...policy import RetryPolicy
 from ...protocol.leases import Loss, read_loss
 from ...protocol.run import NO_LEASE, LeaseToken, RunRef
+from ...protocol.run_errors import RunErrors
 from ...revision import RunId
 from ...values.text import quoted
 from ..compat import tasks
@@ -101,7 +102,7 @@ class Lease:
             BackendUnavailableError: The server could not be used; the lease may still be held, see `remaining`.
         """
         record, table = self._record, self._table
-        try:
+        with RunErrors(record.where):
             self._refuse_elsewhere()
             self._refuse_if_over()
             delivery = Delivery()
@@ -112,9 +113,6 @@ class Lease:
                 raise record.error()
             table.registry.extend(record, delivery.began)
             self._refuse_if_over()
-        except HistoryStoreError as error:
-            name_run(error, self.run_id)
-            raise
 
     @property
     def _is_here(self) -> bool:
@@ -184,6 +182,10 @@ class LeasedRun(Protocol):
     def where(self) -> RunRef:
         """The run: its names and keys."""
 
+    @property
+    def errors(self) -> RunErrors:
+        """Context manager that makes errors name the run."""
+
 
 class LeaseScope:
     """Holds a lease while it is entered. Made by `RedisHistoryStore.lock`.
@@ -209,9 +211,8 @@ class LeaseScope:
         cancel: bool,
         retry: RetryPolicy | None,
     ) -> None:
-        self._here = run.here
+        self._run = run
         self._table = run.here().leases
-        self._where = run.where
         self._ttl = ttl
         self._timeout = acquire_timeout
         self._renews = renew
@@ -220,17 +221,17 @@ class LeaseScope:
         self._lease: Lease | None = None
 
     async def __aenter__(self) -> Lease:
-        try:
+        with self._run.errors:
             if self._lease is not None:
                 raise LockError("this lock() was entered before: call lock() anew each time")
             table = self._table
-            if table is not self._here().leases:
+            if table is not self._run.here().leases:
                 raise LockError("this lock() was called in another process or event loop: call it where it is entered")
-            if current_lease(table, self._where) is not None:
+            if current_lease(table, self._run.where) is not None:
                 raise LockError("the run is already leased here: use that lease, or leave it")
             self._scope.begin(self)
             record = await table.acquirer.acquire(
-                self._where, self._scope, self._retry, ttl=self._ttl, timeout=self._timeout, renews=self._renews
+                self._run.where, self._scope, self._retry, ttl=self._ttl, timeout=self._timeout, renews=self._renews
             )
             self._lease = lease = Lease(table, record)
             self._scope.enter()
@@ -241,9 +242,6 @@ class LeaseScope:
                 await self.release(lost)
                 raise lost
             return lease
-        except HistoryStoreError as error:
-            name_run(error, self._where.run_id)
-            raise
 
     def leave(self) -> None:
         """End the body: a loss cancels nothing any more."""

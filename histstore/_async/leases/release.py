@@ -33,7 +33,6 @@ class Releaser:
         registry: The leases.
         requests: Sends the releases.
         namespace: The keys' namespace.
-        release_here: Has requests sent from the event loop that runs, if that of the leases has ended.
 
     Attributes:
         jobs: Sends the releases that no holder waits for.
@@ -41,20 +40,17 @@ class Releaser:
             repeated.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        requests: LeaseRequests,
-        namespace: str,
-        release_here: Callable[[Sequence[Call]], None],
-    ) -> None:
+    def __init__(self, registry: Registry, requests: LeaseRequests, namespace: str) -> None:
         self.jobs = Jobs()
         self.unfinished: dict[str, tuple[Call, Work]] = {}
         self._registry = registry
         self._requests = requests
         self._namespace = namespace
-        self._release_here = release_here
         self._unclaimed = Background("histstore-turn-away")
+        # unasync: off
+        # Sends requests from the event loop that runs, if that of the leases has ended. The table sets it.
+        self.release_here: Callable[[Sequence[Call]], None]
+        # unasync: on
 
     def begin(self, lease: HeldLease, within: float) -> Work:
         """Mark a lease as released in this process; return the work that releases it on the server.
@@ -109,7 +105,9 @@ class Releaser:
         """Release a lease, or a place in the queue; return the loss, if another holder has it. Does not raise."""
         registry = self._registry
         if not registry.here:
+            # unasync: off
             self._send_from_there(token.holder)
+            # unasync: on
             return None
         delivery = Delivery()
         loss: Loss | None = None
@@ -126,19 +124,19 @@ class Releaser:
         # may have it since.
         return None if delivery.ambiguous else loss
 
+    # unasync: off
     def _send_from_there(self, holder: str) -> None:
         """Have a lease released where it was entered: a generator may be closed, and its body left, elsewhere."""
-        # unasync: off
         registry = self._registry
         # If the backend is closed, or this was abandoned with its loop, everything is released already.
         if holder in self.unfinished and not registry.closed and registry.pid == os.getpid():
             call, work = self.unfinished[holder]
             if registry.loop_ended:
-                self._release_here([call])
+                self.release_here([call])
             else:
                 tasks.run_in(registry.loop, functools.partial(self.jobs.start, work))
-        # unasync: on
 
+    # unasync: on
     async def close(self) -> None:
         """Wait for all releases that `jobs` sends."""
         await self.jobs.close()

@@ -72,7 +72,10 @@ class LeaseTable:
         self.tables = tables
         self.registry = Registry(place)
         self.requests = LeaseRequests(runner, policy)
-        self.releaser = Releaser(self.registry, self.requests, namespace, self._release_in_this_loop)
+        self.releaser = Releaser(self.registry, self.requests, namespace)
+        # unasync: off
+        self.releaser.release_here = self._release_in_this_loop
+        # unasync: on
         self.doorbell = Doorbell(runner, namespace, self.releaser.refuse)
         self.abandoned = AbandonedBodies(self._release_abandoned)
         self.renewer = Renewer(self.registry, runner, self.abandoned)
@@ -265,9 +268,8 @@ class LeaseTable:
         if calls:
             self.releaser.jobs.start(functools.partial(self.requests.send_releases, calls))
 
-    # unasync: on
     def _release_in_this_loop(self, calls: Sequence[Call]) -> None:
         """Release leases in the event loop that runs here, because their own has ended."""
-        # unasync: off
         self.tables.here().leases.release_in_background(calls)
-        # unasync: on
+
+    # unasync: on

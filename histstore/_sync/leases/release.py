@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ...errors import HistoryStoreError
 from ...protocol import leases as protocol
@@ -31,7 +31,6 @@ class Releaser:
         registry: The leases.
         requests: Sends the releases.
         namespace: The keys' namespace.
-        release_here: Has requests sent from the event loop that runs, if that of the leases has ended.
 
     Attributes:
         jobs: Sends the releases that no holder waits for.
@@ -39,19 +38,12 @@ class Releaser:
             repeated.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        requests: LeaseRequests,
-        namespace: str,
-        release_here: Callable[[Sequence[Call]], None],
-    ) -> None:
+    def __init__(self, registry: Registry, requests: LeaseRequests, namespace: str) -> None:
         self.jobs = Jobs()
         self.unfinished: dict[str, tuple[Call, Work]] = {}
         self._registry = registry
         self._requests = requests
         self._namespace = namespace
-        self._release_here = release_here
         self._unclaimed = Background("histstore-turn-away")
 
     def begin(self, lease: HeldLease, within: float) -> Work:
@@ -107,7 +99,6 @@ class Releaser:
         """Release a lease, or a place in the queue; return the loss, if another holder has it. Does not raise."""
         registry = self._registry
         if not registry.here:
-            self._send_from_there(token.holder)
             return None
         delivery = Delivery()
         loss: Loss | None = None
@@ -123,9 +114,6 @@ class Releaser:
         # After a lost reply the loss proves nothing: an earlier copy may have released the lease, and another holder
         # may have it since.
         return None if delivery.ambiguous else loss
-
-    def _send_from_there(self, holder: str) -> None:
-        """Have a lease released where it was entered: a generator may be closed, and its body left, elsewhere."""
 
     def close(self) -> None:
         """Wait for all releases that `jobs` sends."""

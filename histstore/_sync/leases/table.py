@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from ...errors import CorruptSnapshotError, HistoryStoreError
 from ...policy import RetryPolicy
 from ...protocol import leases as protocol
-from ...protocol.call import Call
 from ...protocol.leases import BROKEN, CLOSED, DELETED, Loss, Occupancy
 from ...protocol.run import RunRef
 from ..compat import io, tasks
@@ -72,7 +71,7 @@ class LeaseTable:
         self.tables = tables
         self.registry = Registry(place)
         self.requests = LeaseRequests(runner, policy)
-        self.releaser = Releaser(self.registry, self.requests, namespace, self._release_in_this_loop)
+        self.releaser = Releaser(self.registry, self.requests, namespace)
         self.doorbell = Doorbell(runner, namespace, self.releaser.refuse)
         self.abandoned = AbandonedBodies(self._release_abandoned)
         self.renewer = Renewer(self.registry, runner, self.abandoned)
@@ -226,6 +225,3 @@ class LeaseTable:
     def disown(self) -> None:
         """Leave all leases to the parent process: this one was forked from it."""
         self.registry.disown()
-
-    def _release_in_this_loop(self, calls: Sequence[Call]) -> None:
-        """Release leases in the event loop that runs here, because their own has ended."""
