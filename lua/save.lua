@@ -142,7 +142,7 @@ end
 
 -- Read everything before the first write. A read that raises between two writes would leave half a save.
 local time = redis.call('TIME') -- guard: clock-first
-local now = time[1] .. string.sub('00000' .. time[2], -6, -4)
+local now = time[1] .. string.sub('00000' .. time[2], -6, -4) -- guard: padded-milliseconds
 local head_left, etags_left
 local lasts = tonumber(ttl) -- guard: no-lifetime
 if lasts then -- guard: lifetimes-first

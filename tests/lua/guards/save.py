@@ -192,6 +192,13 @@ GUARDS: Final[tuple[Guard, ...]] = of_file(
         "a_first_save_that_fails_half_way_changes_nothing",
     ),
     later("clock-first", "{'1', '1'}", "no_forbidden_command_leaves_half_a_save", after="etag-listed"),
+    swap("padded-milliseconds", "'00000' .. time", "time", "a_save_early_in_a_second_has_its_time"),
+    swap(
+        "padded-milliseconds",
+        "string.sub('00000' .. time[2], -6, -4)",
+        "string.sub(time[2], 1, 3)",
+        "a_save_early_in_a_second_has_its_time",
+    ),
     swap(
         "no-lifetime",
         "(ttl)",

@@ -19,7 +19,7 @@ def a_live_lease_locks_out_who_does_not_carry_it(world: World) -> None:
     before = world.dump()
     for reply in (world.send(mine), world.compare(base), world.send(world.deletion(base))):
         expect(reply, "locked", b"other")
-        assert 0 < reply[2] <= 60_000
+        assert 50_000 < reply[2] <= 60_000
     expect_unchanged(world, before)
 
 

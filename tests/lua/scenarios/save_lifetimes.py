@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from histstore.protocol.run import LeaseToken
 
 from ..world import MINUTE_MS, QUARTER_MS, World
@@ -27,6 +29,20 @@ def one_deadline_for_all_keys(world: World) -> None:
     for found, ttl in zip(deadlines, (500_000, 700_000, 800_000, 900_000, 900_000), strict=True):
         assert len(set(found)) == 1, f"deadlines differ: {found}"
         assert now + ttl - 60_000 < found[0] <= now + ttl, f"{found[0] - now} ms from now, not {ttl}"
+
+
+@scenario
+def a_save_early_in_a_second_has_its_time(world: World) -> None:
+    """The server gives microseconds without leading zeros. The time of the save has all of its digits."""
+    base, micros = None, 100_000
+    while micros >= 100_000:  # a busy machine comes late
+        _, micros = world.client.time()
+        time.sleep(max(0.0, 1.001 - micros / 1e6))
+        save = world.plan(base, "a")
+        reply, base = world.send(save), save.after
+        seconds, micros = world.client.time()
+    expect(reply, "saved")
+    assert 0 <= seconds * 1000 + micros // 1000 - int(reply[1]) < 500, reply
 
 
 @scenario
