@@ -16,7 +16,10 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import httpx
 import pytest
+
+from histstore import Attempt, RunId, UserMessage
 
 from ..support.servers import Server, server
 from .pages import PAGES, ROOT, SERVER, Block, blocking, blocks, name
@@ -54,9 +57,8 @@ def check_output(block: Block, printed: str) -> None:
     assert re.fullmatch(pattern, printed), f"{name(block.page)}:{block.line} prints\n{printed}\nnot\n{block.output}"
 
 
-@pytest.mark.parametrize("page", PROGRAMS, ids=name)
-async def test_the_blocks_of_a_page_run(page: Path, url: str) -> None:
-    """A page is one program: its blocks run in order, in one event loop, and share their names."""
+async def run_page(page: Path, url: str) -> dict[str, Any]:
+    """Run the blocks of a page, compare what they print, and return the names that they define."""
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         if block.whole:
@@ -67,8 +69,38 @@ async def test_the_blocks_of_a_page_run(page: Path, url: str) -> None:
             if inspect.iscoroutine(done):
                 await done
         check_output(block, printed.getvalue())
+    return names
+
+
+@pytest.mark.parametrize("page", PROGRAMS, ids=name)
+async def test_the_blocks_of_a_page_run(page: Path, url: str) -> None:
+    """A page is one program: its blocks run in order, in one event loop, and share their names."""
+    names = await run_page(page, url)
     if "backend" in names:
         await names["backend"].aclose()
+
+
+async def test_the_service_of_the_page_about_the_web_answers(url: str) -> None:
+    """Its blocks only define the service. A request runs them: the answer is streamed, and the turn is saved."""
+    names = await run_page(ROOT / "docs/web.md", url)
+    transport = httpx.ASGITransport(names["app"])
+    async with names["backend"] as backend, httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+        answer = await client.post("/chats/run/messages", json=vars(UserMessage("Where is my parcel?")))
+        assert answer.status_code == 200, answer.text
+        assert answer.text == "data: It\n\ndata: left\n\ndata: Oslo.\n\nevent: saved\ndata:\n\n"
+        snapshot = await backend.store("run").load()
+        assert snapshot is not None
+        assert len(snapshot.messages) == 2
+
+
+async def test_the_page_about_errors_settles_a_write_of_another_process(url: str) -> None:
+    """Its `settle` reads a line, and says what became of the write."""
+    names = await run_page(ROOT / "docs/errors.md", url)
+    backend = names["backend"]
+    async with backend:
+        parent = names["store"].revision
+        never = Attempt("save", backend.namespace, RunId("order-4711"), parent, None, b"never sent, 16 b")
+        assert await names["settle"](str(never)) == "never applied"
 
 
 @pytest.mark.parametrize("page", PROGRAMS, ids=name)
@@ -109,5 +141,16 @@ def test_blocks_are_found_where_they_are() -> None:
         text = page.read_text(encoding="utf-8")
         assert len(re.findall(r"^ *[`~]{3,} *(?:python|py)", text, re.MULTILINE)) == len(blocks(page)), name(page)
     assert {name(block.page) for block in WHOLE} == {"README.md"}
+
+
+def test_every_output_is_compared() -> None:
+    """No text block stands apart from the Python block that prints it: it would not be compared."""
+    for page in PAGES:
+        shown = len(re.findall(r"^```text$", page.read_text(encoding="utf-8"), re.MULTILINE))
+        assert shown == sum(block.output is not None for block in blocks(page)), name(page)
+
+
+def test_the_pages_with_code_are_known() -> None:
+    """A page that loses its code, or a new one, is noticed."""
     with_code = {"store", "leases", "messages", "backends", "concurrency", "web", "files", "errors"}
     assert with_code == {page.stem for page in PROGRAMS}
