@@ -92,9 +92,9 @@ class Attempt(JsonObject):
                 check_name(unquote(namespace, errors="strict"), "namespace"),
                 RunId(unquote(run_id, errors="strict")),
                 Revision.parse(parent) if parent else None,
-                made,
-                bytes.fromhex(ticket),
-                datetime.fromisoformat(made_at) if made_at else None,
+                revision=made,
+                ticket=bytes.fromhex(ticket),
+                made_at=datetime.fromisoformat(made_at) if made_at else None,
             )
         except ValueError:
             raise SnapshotError(
@@ -150,9 +150,9 @@ def _attempt_from_json(data: Any, path: str) -> Attempt:
         fields.read("namespace", str, convert=lambda text: check_name(text, "namespace")),
         fields.read("run_id", str, RunId, convert=RunId),
         fields.read("parent", str, NULL, convert=Revision.parse),
-        revision,
-        fields.read("ticket", str, convert=_ticket),
-        fields.time("made_at", NULL),
+        revision=revision,
+        ticket=fields.read("ticket", str, convert=_ticket),
+        made_at=fields.time("made_at", NULL),
     )
 
 

@@ -159,11 +159,11 @@ def _info_from_json(data: Any, path: str) -> RunInfo:
         fields.read("revision", str, NULL, convert=Revision.parse),
         fields.count("length"),
         fields.count("size"),
-        fields.meta(),
-        fields.time("created_at", NULL),
-        fields.time("saved_at", NULL),
-        fields.time("expires_at", NULL),
-        optional(fields.read("lease", dict, NULL), lambda lease: _lease_from_json(lease, f"{path}.lease")),
+        meta=fields.meta(),
+        created_at=fields.time("created_at", NULL),
+        saved_at=fields.time("saved_at", NULL),
+        expires_at=fields.time("expires_at", NULL),
+        lease=optional(fields.read("lease", dict, NULL), lambda lease: _lease_from_json(lease, f"{path}.lease")),
     )
 
 

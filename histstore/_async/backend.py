@@ -103,9 +103,9 @@ class RedisBackend:
             run_ttl,
             keep_revisions,
             DEFAULTS.retry if retry is None else retry,
-            DEFAULTS.durability if durability is None else durability,
-            max_snapshot_bytes,
-            observer,
+            durability=DEFAULTS.durability if durability is None else durability,
+            max_snapshot_bytes=max_snapshot_bytes,
+            observer=observer,
         )
         self._options = options
         self.namespace = options.namespace

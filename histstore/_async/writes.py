@@ -304,7 +304,9 @@ class Writes:
         parent, etag = (peeked.revision, peeked.etag) if peeked is not None else (None, b"")
         revision = parent or await self.reads.last_logged(terms.policy)
         ticket, now = os.urandom(16), datetime.now(UTC)
-        attempt = Attempt("delete", where.namespace, where.run_id, parent, revision, ticket, now)
+        attempt = Attempt(
+            "delete", where.namespace, where.run_id, parent, revision=revision, ticket=ticket, made_at=now
+        )
         call = deletes.delete(where, attempt, etag, terms.token, force)
         if peeked is None:
             call.write = None  # it writes nothing whose outcome matters, and may be repeated as it is

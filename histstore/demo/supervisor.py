@@ -230,7 +230,15 @@ class Supervisor:
     # ---------------------------------------------------------------------------------- processes
 
     async def _start(self, worker: int, hold: Hold | None) -> None:
-        job = Job(self.url, self.namespace, worker, self.script.seed, self.script.pace, self.script.leased, hold)
+        job = Job(
+            self.url,
+            self.namespace,
+            worker,
+            self.script.seed,
+            pace=self.script.pace,
+            leased=self.script.leased,
+            hold=hold,
+        )
         paths = os.pathsep.join(filter(None, [PACKAGES, os.environ.get("PYTHONPATH")]))
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "histstore.demo.worker",

@@ -50,7 +50,17 @@ def read_info(where: RunRef, reply: Any) -> RunInfo | None:
                 raise BrokenChainError(None, "there is a log, but no head")
             if lease is None:
                 return None  # an expired lease, a queue or a fence alone is no run
-            return RunInfo(where.run_id, None, 0, 0, freeze_json({}, "meta"), None, None, expires_at, lease)
+            return RunInfo(
+                where.run_id,
+                None,
+                0,
+                0,
+                meta=freeze_json({}, "meta"),
+                created_at=None,
+                saved_at=None,
+                expires_at=expires_at,
+                lease=lease,
+            )
         if entries != raw.version - raw.first + 1:
             raise BrokenChainError(raw.version, "the log does not hold what the head says")
         meta = fields[10] or b""
@@ -63,11 +73,11 @@ def read_info(where: RunRef, reply: Any) -> RunInfo | None:
             head.revision,
             head.length,
             head.size,
-            read_meta(meta),
-            created_at,
-            saved_at,
-            expires_at,
-            lease,
+            meta=read_meta(meta),
+            created_at=created_at,
+            saved_at=saved_at,
+            expires_at=expires_at,
+            lease=lease,
         )
     except BrokenChainError as error:
         raise where.corrupt(error.version, error.reason) from error

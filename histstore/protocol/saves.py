@@ -57,7 +57,9 @@ def save(
 
 def _save_attempt(where: RunRef, parent: Revision | None, entry: Entry, now: float) -> Attempt:
     made_at = datetime.fromtimestamp(now, UTC)
-    return Attempt("save", where.namespace, where.run_id, parent, entry.revision(), entry.etag, made_at)
+    return Attempt(
+        "save", where.namespace, where.run_id, parent, revision=entry.revision(), ticket=entry.etag, made_at=made_at
+    )
 
 
 def read_save(where: RunRef, plan: Plan, expected: Revision | None, lease: LeaseToken, reply: Any) -> Revision | None:
