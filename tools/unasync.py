@@ -32,7 +32,7 @@ TARGET = "histstore/_sync"
 # Pairs written by hand: the primitives that the two worlds do not share (sleep, locks, tasks, cancellation).
 # Both files exist, with the same names inside; mypy and the tests, which run over both shells, hold them together.
 HANDWRITTEN = frozenset({
-    "compat/background.py", "compat/io.py", "compat/scope.py", "compat/tasks.py",
+    "compat/background.py", "compat/io.py", "compat/scope.py", "compat/tasks.py", "compat/together.py",
     "transport/commit.py", "transport/connection.py", "transport/connections.py", "transport/probes.py",
 })  # fmt: skip
 # What only asyncio needs: a blocking call has its connection to itself.

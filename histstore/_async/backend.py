@@ -15,7 +15,6 @@ from redis import exceptions as redis_errors
 from ..arguments import check_drain
 from ..errors import (
     BackendError,
-    BackendUnavailableError,
     ConnectionOptionError,
     CorruptSnapshotError,
     SnapshotError,
@@ -25,10 +24,10 @@ from ..messages import M
 from ..observe import Observer
 from ..options import DEFAULTS, Options, check_picklable
 from ..policy import Durability, RetryPolicy, policy_of
-from ..protocol.backend import scan
-from ..protocol.keys import run_of_head
 from ..revision import ANY, RunId, check_name
-from ..wire.settings import check_url, connection_settings
+from ..wire.settings import ClusterSettings, check_url, connection_settings
+from ..wire.slots import HostMap
+from ..wire.urls import parse_url
 from .compat import clients, io
 from .leases.table import LeaseTable
 from .reads import Reads
@@ -38,6 +37,7 @@ from .store import RedisHistoryStore
 from .terms import Terms
 from .transport.runner import Runner
 from .transport.single_server import SingleServer
+from .walk import Walk
 from .writes import Writes
 
 if TYPE_CHECKING:
@@ -136,13 +136,14 @@ class RedisBackend:
         namespace: str = DEFAULTS.namespace, run_ttl: float | None = DEFAULTS.run_ttl,
         keep_revisions: int = DEFAULTS.keep_revisions, retry: RetryPolicy | None = None,
         durability: Durability | None = None, max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
-        observer: Observer | None = None,
+        observer: Observer | None = None, host_map: HostMap | None = None,
     ) -> Self:  # fmt: skip
-        """Make a backend for the server at a URL. This does no I/O.
+        """Make a backend for the server or the cluster at a URL. This does no I/O.
 
         Args:
-            url: `redis://`, `rediss://` or `unix://`, with redis-py's query options. `max_connections` bounds the
-                backend's open connections, `socket_connect_timeout` the time to connect, in seconds.
+            url: `redis://`, `rediss://`, `unix://`, or for a cluster `redis+cluster://host:port,host:port` (with TLS
+                `rediss+cluster://`), with redis-py's query options. `max_connections` bounds the backend's open
+                connections to each server, `socket_connect_timeout` the time to connect, in seconds.
             namespace: Prefix of all keys, which separates applications that share the server. Default: "histstore".
             run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which leaves lifetimes alone.
             keep_revisions: Number of past revisions that `load(at=)` can always reach. Default: 0.
@@ -150,6 +151,8 @@ class RedisBackend:
             durability: The confirmations that a save waits for. Default: None, which is `Durability()`.
             max_snapshot_bytes: Size limit of a snapshot, in bytes of its encoded messages. Default: 64 MiB.
             observer: Receives an event for each call to the server and each of its tries. Default: None.
+            host_map: Returns where a server of a cluster is reached, by the host and port that the cluster knows it by.
+                Default: None, which is there.
 
         Raises:
             BackendConfigError: The URL cannot be used. The text does not quote it. It is a SnapshotError as well.
@@ -157,13 +160,10 @@ class RedisBackend:
         """
         if not isinstance(url, str):
             raise SnapshotError(f"a URL is a str, not a {type(url).__name__}")
-        scheme = url.partition("://")[0].lower()
-        if scheme not in ("redis", "rediss", "unix"):
-            known = scheme[:20] if "://" in url else "none"
-            raise ConnectionOptionError(f"the URL's scheme is {known!r}: redis://, rediss:// and unix:// are supported")
-        check_url(url)
+        parsed = parse_url(url)
+        check_url(parsed.url)
         try:
-            pool = clients.ConnectionPool.from_url(url)
+            pool = clients.ConnectionPool.from_url(parsed.url)
         except (ValueError, TypeError, UnicodeError, redis_errors.RedisError):
             # The error may quote the URL, and the URL may hold a password.
             raise ConnectionOptionError(
@@ -174,6 +174,8 @@ class RedisBackend:
             namespace=namespace, run_ttl=run_ttl, keep_revisions=keep_revisions, retry=retry,
             durability=durability, max_snapshot_bytes=max_snapshot_bytes, observer=observer,
         )  # fmt: skip
+        if parsed.seeds:
+            backend._seats.settings = replace(backend._seats.settings, cluster=ClusterSettings(parsed.seeds, host_map))
         backend._source = _Source("from_url", url)
         return backend
 
@@ -323,7 +325,8 @@ class RedisBackend:
         """Yield every run whose id starts with `prefix`: each once, unordered, without its messages.
 
         A run that is leased and was never saved is yielded too, with the revision None. This is for maintenance, since
-        it scans all keys of the server. A run that is written or deleted meanwhile may be yielded or not.
+        it scans all keys of the server, or twice those of a cluster. A run that is written or deleted meanwhile may be
+        yielded or not.
 
         Raises:
             CorruptSnapshotError: The head of a run is damaged; the error names the run. It is raised last, after all
@@ -331,34 +334,18 @@ class RedisBackend:
         """
         if prefix != "":
             check_name(prefix, "prefix")
-        policy = policy_of(retry, self.retry)
-        seen: set[RunId] = set()
         damaged: CorruptSnapshotError | None = None
-        cursor = 0
-        while True:
-            reply, _ = await self._runner.run(scan(self.namespace, prefix, cursor), policy)
+        async for run_id in Walk(self._runner, self.namespace, prefix, policy_of(retry, self.retry)).run_ids():
             try:
-                cursor, keys = int(reply[0]), list(reply[1])
-            except (TypeError, ValueError, LookupError):
-                raise BackendUnavailableError("runs: what answers there is no Redis server") from None
-            for key in keys:
-                run_id = run_of_head(self.namespace, key)
-                # Glob characters are escaped in keys, so the match is exact; SCAN may repeat a key.
-                if run_id is None or run_id in seen:
-                    continue
-                seen.add(run_id)
-                try:
-                    info = await self.store(run_id).info(retry=retry)
-                except CorruptSnapshotError as error:
-                    if damaged is None:
-                        damaged = error
-                    else:
-                        damaged.add_note(str(error))
-                    continue
-                if info is not None:
-                    yield info
-            if cursor == 0:
-                break
+                info = await self.store(run_id).info(retry=retry)
+            except CorruptSnapshotError as error:
+                if damaged is None:
+                    damaged = error
+                else:
+                    damaged.add_note(str(error))
+                continue
+            if info is not None:
+                yield info
         if damaged is not None:
             raise damaged
 

@@ -22,6 +22,7 @@ from ..wire.severing import Register, after_fork
 from .compat import io, tasks
 from .leases.table import LeaseTable
 from .transport import connection
+from .transport.cluster import make_transport
 from .transport.observed import make_runner
 from .transport.runner import Runner
 from .transport.single_server import SingleServer
@@ -152,13 +153,16 @@ class Seats:
         return seat
 
     def _make(self, place: tuple[int, Any]) -> Seat:
-        transport = SingleServer(self.settings, durable=self._durability.wanted > 0)
+        transport = make_transport(self.settings, durable=self._durability.wanted > 0)
+        prepare = None
+        if self.prepare is not None and isinstance(transport, SingleServer):
+            prepare = partial(self.prepare, transport)
         runner = make_runner(
             transport,
             self._durability,
             self._namespace,
             observer=self._observer,
-            prepare=None if self.prepare is None else partial(self.prepare, transport),
+            prepare=prepare,
             warned=self._warned,
         )
         made = Seat(*place, runner, LeaseTable(runner, self._namespace, self._policy, self, place))

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from .call import Call, Command
+from .call import Call, Command, Route
 from .keys import Keys, head_pattern
 from .scripts import PROBE
 
 
-def scan(namespace: str, prefix: str, cursor: int) -> Call:
+def ping() -> Call:
+    """Build a request that any server answers."""
+    return Call("runs", [("PING",)])
+
+
+def scan(namespace: str, prefix: str, cursor: int, server: Route) -> Call:
     """Build one step of a walk over the heads of all runs.
 
     Args:
         namespace: The namespace.
         prefix: What the runs' ids start with.
         cursor: Where the step before it ended; 0: the first step.
+        server: The server.
     """
     command: Command = ("SCAN", b"%d" % cursor, "MATCH", head_pattern(namespace, prefix), "COUNT", "500")
-    return Call("runs", [command])
+    return Call("runs", [command], server)
 
 
 def probe(keys: Keys) -> Call:

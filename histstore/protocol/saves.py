@@ -39,12 +39,12 @@ def save(
         keep: Number of past revisions to keep.
         now: The client's time, in seconds since 1970.
     """
-    entry = plan.entry
+    entry, keys = plan.entry, where.keys
     meta = plan.meta if plan.meta_changed else b""
     return script_call(
         where,
         SAVE,
-        (where.keys.head,),
+        (keys.head,),
         (
             b"%d" % entry.version, entry.header.pack(), entry.body, entry.check(plan.meta), meta,
             "0", lease.holder, "" if ttl is None else b"%d" % ttl, b"%d" % keep,
@@ -52,6 +52,7 @@ def save(
         resend=5,
         write=partial(_save_attempt, where, parent, entry, now),
         large=len(entry.body) + len(meta) > LARGE,
+        implied=(keys.log, keys.etags, keys.marks, keys.lease),
     )  # fmt: skip
 
 

@@ -25,12 +25,18 @@ class Role:
         due: When to ask the server next; infinite if the user may not ask it.
     """
 
-    __slots__ = ("_was_primary", "due")
+    __slots__ = ("_was_primary", "_watched", "due")
 
     def __init__(self) -> None:
         # A client that was connected to a replica from the beginning is meant to read from it.
         self._was_primary = False
+        self._watched = True
         self.due = -math.inf
+
+    def ignore(self) -> None:
+        """Ask no more. In a cluster, a server that is a replica sends requests elsewhere by itself."""
+        self._watched = False
+        self.due = math.inf
 
     def ask_again(self, now: float) -> None:
         """Ask the server with the next read, if it may be asked."""
@@ -43,6 +49,8 @@ class Role:
         Raises:
             redis.exceptions.ReadOnlyError: The server was the primary once and is a replica now. Its data may be old.
         """
+        if not self._watched:
+            return
         if isinstance(reply, bytes):
             replica = b"role:slave" in reply
             if replica and self._was_primary:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from ..errors import ConnectionOptionError
+from .slots import HostMap, ServerAddress
 
 TRY_TIMEOUT: Final = 5.0
 """Seconds that one try waits for its answer when the settings do not say (`socket_timeout`)."""
@@ -41,6 +42,19 @@ _CERT_REQS: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "requ
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """How a cluster is found.
+
+    Attributes:
+        seeds: Addresses of servers to ask for the cluster's map of slots. One that answers is enough.
+        host_map: Returns where a server is reached that the cluster knows by another address; None: by its own.
+    """
+
+    seeds: tuple[ServerAddress, ...]
+    host_map: HostMap | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionSettings:
     """The options of every connection of a backend.
 
@@ -51,6 +65,7 @@ class ConnectionSettings:
         connect_timeout: Timeout of opening a connection in seconds, authentication included.
         max_connections: Limit of open connections.
         keepalive: The TCP keepalive options by number, or None without keepalive.
+        cluster: How the cluster is found; None: a single server.
     """
 
     kind: str
@@ -59,6 +74,7 @@ class ConnectionSettings:
     connect_timeout: float
     max_connections: int
     keepalive: Mapping[int, Any] | None = None
+    cluster: ClusterSettings | None = None
 
     @property
     def path(self) -> str | None:
@@ -79,6 +95,13 @@ class ConnectionSettings:
     def sentinels(self) -> Any:
         """redis-py's pool that asks Sentinels for the primary's address, or None."""
         return self.kwargs.get("connection_pool")
+
+    def at(self, address: ServerAddress) -> ConnectionSettings:
+        """Return the same settings for one server of the cluster."""
+        host, port = address
+        kept = {name: value for name, value in self.kwargs.items() if name != "path"}
+        kind = "tcp" if self.kind == "unix" else self.kind
+        return replace(self, kind=kind, kwargs={**kept, "host": host, "port": port}, cluster=None)
 
     def set_up(self, sock: socket.socket) -> None:
         """Set the options of a new TCP socket, as redis-py does."""

@@ -11,7 +11,7 @@ from redis import exceptions as redis_errors
 
 from ...errors import BackendError, OutcomeUnknownError
 from ...policy import Durability, RetryPolicy
-from ...protocol.call import Call, Command
+from ...protocol.call import Call, Route
 from ...protocol.replies import in_script_failure
 from ...wire.failures import CLOSED, failure_of
 from ...wire.faults import UndoneError, classify, describe
@@ -71,14 +71,18 @@ class Runner:
         *, prepare: Callable[[], Awaitable[None]] | None = None, warned: set[str] | None = None,
     ) -> None:  # fmt: skip
         self.transport = transport
-        # Every call uses these two.
+        # Every call uses these.
         self._exchange = transport.exchange
+        self._declare = transport.declares_keys
         self.try_timeout = transport.try_timeout
         self._durability = durability
         self._waits = durability.wanted > 0
         self._role = Role()
         self.warned: set[str] = set() if warned is None else warned
         self.self_test = SelfTest(transport, durability, namespace, self._role, prepare=prepare, warned=self.warned)
+        if transport.examines(self.self_test.examine):
+            self.self_test.passed = True
+            self._role.ignore()
         self._closed = False
         self._dropped = -math.inf
 
@@ -148,13 +152,15 @@ class Runner:
                 again = await self._send_batch([calls[at] for at in unknown], end, in_full=True)
                 for at, reply in zip(unknown, again, strict=True):
                     replies[at] = reply
-        if any(isinstance(reply, Exception) and classify(reply, sent=True).elsewhere for reply in replies):
-            await self._leave_server(began)
+        for call, reply in zip(calls, replies, strict=True):
+            if isinstance(reply, Exception) and classify(reply, sent=True).elsewhere:
+                await self._leave_server(began, call.key)
         return replies
 
     async def _send_batch(self, calls: Sequence[Call], end: float, *, in_full: bool) -> list[Any]:
-        commands: list[Command] = [command for call in calls for command in call.commands(False, in_full)]
-        return await self._exchange(calls[0].key if calls else None, commands, end, SendState())
+        batch = [(call.keys[0], call.commands(False, in_full, self._declare)) for call in calls]
+        parts = await self.transport.exchange_batch(batch, end, SendState())
+        return [part if isinstance(part, Exception) else last_reply(part) for part in parts]
 
     async def subscribe(self) -> Listener:
         """Return a connection to listen on, for the caller alone.
@@ -167,20 +173,21 @@ class Runner:
         async with self._noticing_loss():
             return await self.transport.subscribe(end)
 
-    async def _leave_server(self, began: float) -> None:
-        """Drop all connections, because their server refuses and its name may stand for another server by now.
+    async def _leave_server(self, began: float, key: Route) -> None:
+        """Drop the connections to a server, because it refuses and its name may stand for another server by now.
 
         Requests that are pending over them are still answered.
 
         Args:
             began: When the refused request was sent.
+            key: Where it was sent to.
         """
         now = io.monotonic()
         if began < self._dropped or now < self._dropped + DROP_EVERY:
             return  # the connection that it was refused over has been dropped since, or is new
         self._dropped = now
         self._role.ask_again(now)
-        await self.drop()
+        await self.transport.leave(key)
 
     @asynccontextmanager
     async def _noticing_loss(self) -> AsyncIterator[None]:
@@ -234,7 +241,8 @@ class Runner:
             elif relaxed is None and (state.ambiguous or (call.durable and self._waits)):
                 reply, acked = await self._send(call, state, this_try, end)
             else:
-                replies = await self._exchange(call.key, call.batch, end, this_try, call.large)
+                batch = call.commands(False, False, True) if self._declare else call.batch
+                replies = await self._exchange(call.key, batch, end, this_try, call.large)
                 reply, acked = replies[-1] if type(replies[-1]) is list else last_reply(replies), None
             # A script's answer begins with a word. Nearly all replies end here.
             if (
@@ -296,7 +304,7 @@ class Runner:
                 self.self_test.forget()
         fault = classify(error, sent=sent)
         if fault.elsewhere:
-            await self._leave_server(state.began)
+            await self._leave_server(state.began, call.key)
         if not fault.definite:
             state.ambiguous = True
         state.error = error
@@ -307,7 +315,7 @@ class Runner:
     async def _send(
         self, call: Call, state: Delivery, this_try: SendState, end: float, *, in_full: bool = False
     ) -> tuple[Any, int | None]:
-        commands = call.commands(state.ambiguous, in_full)
+        commands = call.commands(state.ambiguous, in_full, self._declare)
         if not call.durable or not self._waits:
             return last_reply(await self._exchange(call.key, commands, end, this_try, call.large)), None
         durability = self._durability

@@ -13,13 +13,13 @@ from ...errors import BackendConfigError
 from ...policy import Durability
 from ...protocol.backend import probe
 from ...protocol.call import Command
-from ...protocol.keys import run_keys
+from ...protocol.keys import Keys, run_keys
 from ...revision import RunId
 from ...wire.faults import classify, explain
 from ...wire.health import ROLE, Role, eviction_policy, problems_of
 from ...wire.sending import SendState
 from ..compat import io
-from .transport import Transport
+from .transport import Exchange, Transport
 
 TEST_EVERY: Final = 1.0
 """Seconds between two self-tests of a server that is loading, full or read-only."""
@@ -84,23 +84,48 @@ class SelfTest:
                 await self.prepare()
             if io.monotonic() < self._next:
                 return
-            call = probe(run_keys(self._namespace, f"probe-{RunId.new()}"))
-            commands: Sequence[Command] = call.commands(False, False)
-            if self._durability.fsync:
-                commands = [*commands, ("WAITAOF", "1", "0", "1")]
-            replies = await self._transport.exchange(call.key, commands, end, SendState())
-            problems = problems_of(commands, replies)
-            faults = [classify(problem, sent=False) for problem in problems]
-            if any(not fault.retry for fault in faults):
-                reasons = explain(problems, sent=False)
-                raise BackendConfigError(f"the server refuses what histstore needs: {reasons}") from problems[0]
-            self._role.record(replies[list(commands).index(ROLE)], io.monotonic())
-            if problems:
+            self.passed = await self.examine(self._transport.exchange, lambda _key: True, end)
+            if not self.passed:
                 # The server is loading, full or read-only. The call itself may still succeed.
                 self._next = io.monotonic() + TEST_EVERY
-                return
-            self._warn_of_eviction(eviction_policy(replies))
-            self.passed = True
+
+    async def examine(self, exchange: Exchange, owns: Callable[[bytes], bool], end: float) -> bool:
+        """Examine one server.
+
+        Args:
+            exchange: Sends commands to it.
+            owns: Whether it owns a key.
+            end: When to stop waiting, by `monotonic`.
+
+        Returns:
+            Whether it does all that is needed, now.
+
+        Raises:
+            BackendConfigError: It lacks a command or a permission, or cannot be as durable as asked.
+            redis.exceptions.RedisError: It could not be asked.
+        """
+        call = probe(self._scratch(owns))
+        commands: Sequence[Command] = call.batch
+        if self._durability.fsync:
+            commands = [*commands, ("WAITAOF", "1", "0", "1")]
+        replies = await exchange(call.key, commands, end, SendState())
+        problems = problems_of(commands, replies)
+        faults = [classify(problem, sent=False) for problem in problems]
+        if any(not fault.retry for fault in faults):
+            reasons = explain(problems, sent=False)
+            raise BackendConfigError(f"the server refuses what histstore needs: {reasons}") from problems[0]
+        self._role.record(replies[list(commands).index(ROLE)], io.monotonic())
+        if problems:
+            return False
+        self._warn_of_eviction(eviction_policy(replies))
+        return True
+
+    def _scratch(self, owns: Callable[[bytes], bool]) -> Keys:
+        """Return keys of a run that does not exist, and that the server would own."""
+        while True:
+            keys = run_keys(self._namespace, f"probe-{RunId.new()}")
+            if owns(keys.head):
+                return keys
 
     def _warn_of_eviction(self, policy: str | None) -> None:
         if policy not in (None, "noeviction") and policy not in self._warned:

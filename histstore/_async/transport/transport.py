@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from ...protocol.call import Command
+from ...protocol.call import Command, Route
 from ...wire.sending import SendState
+
+Exchange = Callable[[Route, Sequence[Command], float, SendState], Awaitable[list[Any]]]
+"""The `exchange` of a transport."""
+
+Examine = Callable[[Exchange, Callable[[bytes], bool], float], Awaitable[bool]]
+"""Examines a server: by its exchange, what says whether it owns a key, and until when. Returns whether it passed."""
 
 
 class Listener(Protocol):
@@ -34,6 +40,10 @@ class Transport(Protocol):
     """
 
     @property
+    def declares_keys(self) -> bool:
+        """Whether scripts have to declare every key that they use."""
+
+    @property
     def address(self) -> str:
         """The server's address, for people. It holds no password."""
 
@@ -49,13 +59,20 @@ class Transport(Protocol):
     def count(self) -> tuple[int, int]:
         """The number of connections in use, and of idle ones."""
 
+    def examines(self, examine: Examine) -> bool:
+        """Have each server examined before its first request.
+
+        Returns:
+            Whether the transport does so; otherwise the runner does it for its only server.
+        """
+
     def exchange(
-        self, key: bytes | None, commands: Sequence[Command], end: float, state: SendState, large: bool = False
+        self, key: Route, commands: Sequence[Command], end: float, state: SendState, large: bool = False
     ) -> Awaitable[list[Any]]:
         """Send commands and return their replies. An error reply is returned, not raised.
 
         Args:
-            key: The key whose server gets the commands, or None for any server.
+            key: Where the commands go.
             commands: The commands.
             end: When to stop waiting, by `monotonic`.
             state: Records whether a byte may have been sent.
@@ -65,14 +82,30 @@ class Transport(Protocol):
             redis.exceptions.RedisError: There is no connection, it broke, or no complete answer came in time.
         """
 
+    async def exchange_batch(
+        self, batch: Sequence[tuple[bytes, Sequence[Command]]], end: float, state: SendState
+    ) -> list[list[Any] | Exception]:
+        """Send requests together, each to the server that owns its key, and return the replies to each.
+
+        Where one of several servers fails, its error stands in place of the replies.
+
+        Args:
+            batch: The key and the commands of each request.
+            end: When to stop waiting, by `monotonic`.
+            state: Records whether a byte may have been sent.
+
+        Raises:
+            redis.exceptions.RedisError: None could be sent, or was answered in time.
+        """
+
     async def commit(
-        self, key: bytes | None, commands: Sequence[Command], end: float, state: SendState,
+        self, key: Route, commands: Sequence[Command], end: float, state: SendState,
         *, wait: Command, patience: float, large: bool,
     ) -> tuple[list[Any], Any]:  # fmt: skip
         """Send a durable write and the WAIT that covers it.
 
         Args:
-            key: The key whose server gets the commands.
+            key: Where the commands go.
             commands: The write.
             end: When to stop waiting for the replies to the write, by `monotonic`.
             state: Records whether a byte may have been sent.
@@ -96,6 +129,12 @@ class Transport(Protocol):
 
     def opening_error(self, now: float) -> Exception | None:
         """Return why a connection could not be opened a short time ago, or None. Each caller gets its own error."""
+
+    def servers(self) -> list[Route]:
+        """Return the servers that together hold all runs; empty: not known before the first request."""
+
+    async def leave(self, key: Route) -> None:
+        """Look for another server: that of the key refuses, and its place may be another's by now."""
 
     async def drop(self) -> None:
         """Close all connections, each after its pending requests are answered. Others are opened when needed.

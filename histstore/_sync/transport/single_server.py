@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
-from ...protocol.call import Command
+from ...protocol.call import Command, Route
 from ...wire.opening import FRESH
 from ...wire.sending import SendState
 from ...wire.settings import ConnectionSettings
@@ -15,6 +16,7 @@ from ..compat import io
 from .commit import GroupCommit
 from .connection import Connection
 from .connections import Connections
+from .transport import Examine
 
 
 class SingleServer:
@@ -23,11 +25,14 @@ class SingleServer:
     Attributes:
         settings: How new connections are opened.
         try_timeout: Timeout of one try in seconds.
+        declares_keys: Scripts derive most of their keys, which saves bytes.
 
     Args:
         settings: How to connect.
         durable: Whether writes wait for confirmations.
     """
+
+    declares_keys: Final = False
 
     def __init__(self, settings: ConnectionSettings, *, durable: bool) -> None:
         self.settings = settings
@@ -64,15 +69,27 @@ class SingleServer:
         old_commits.close()
         old_connections.close()
 
+    def examines(self, examine: Examine) -> bool:
+        """Leave the examination to the runner."""
+        return False
+
     def exchange(
-        self, key: bytes | None, commands: Sequence[Command], end: float, state: SendState, large: bool = False
+        self, key: Route, commands: Sequence[Command], end: float, state: SendState, large: bool = False
     ) -> list[Any]:
         """Send commands and return their replies, as `Transport.exchange` says."""
         # No coroutine of its own: every call comes through here.
         return self._connections.exchange(commands, end, state, large)
 
+    def exchange_batch(
+        self, batch: Sequence[tuple[bytes, Sequence[Command]]], end: float, state: SendState
+    ) -> list[list[Any] | Exception]:
+        """Send requests together and return the replies to each, as `Transport.exchange_batch` says."""
+        commands = [command for _, part in batch for command in part]
+        replies = iter(self._connections.exchange(commands, end, state))
+        return [list(islice(replies, len(part))) for _, part in batch]
+
     def commit(
-        self, key: bytes | None, commands: Sequence[Command], end: float, state: SendState,
+        self, key: Route, commands: Sequence[Command], end: float, state: SendState,
         *, wait: Command, patience: float, large: bool,
     ) -> tuple[list[Any], Any]:  # fmt: skip
         """Send a durable write and the WAIT that covers it, as `Transport.commit` says."""
@@ -107,6 +124,14 @@ class SingleServer:
             if latest is not None and latest.opening.ended > now - FRESH:
                 return latest.opening.timeout_error()
         return None
+
+    def servers(self) -> list[Route]:
+        """Return the only server."""
+        return [None]
+
+    def leave(self, key: Route) -> None:
+        """Drop all connections: the server's name may stand for another one by now."""
+        self.drop()
 
     def drop(self) -> None:
         """Close all connections, each after its pending requests are answered. Others are opened when needed."""

@@ -1,0 +1,166 @@
+"""A real cluster for the tests: primaries and replicas as processes on the loopback interface, and its slots."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+from redis.crc import key_slot
+
+from .servers import Server, server
+
+SLOTS = 16384
+READY = 30.0
+"""Seconds after which a cluster that is not ready fails the test."""
+
+
+@dataclass
+class Cluster:
+    """Servers of one cluster. The first `primaries` of them were made primaries, and the others their replicas."""
+
+    servers: list[Server]
+    primaries: int
+    clients: dict[int, redis.Redis] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """A URL that names all servers."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{each.port}" for each in self.servers)
+
+    def client(self, each: Server) -> redis.Redis:
+        """A plain client of one server."""
+        return self.clients.setdefault(each.port, each.client(socket_timeout=5))
+
+    def ids(self) -> dict[int, str]:
+        """The id of each server, by its port."""
+        return {each.port: self.client(each).execute_command("CLUSTER", "MYID").decode() for each in self.running()}
+
+    def running(self) -> list[Server]:
+        return [each for each in self.servers if each.process is not None]
+
+    def owner(self, key: bytes | str) -> Server:
+        """The server that owns a key's slot, by what the first server that runs says."""
+        slot = key_slot(key.encode() if isinstance(key, str) else key)
+        for low, high, (_, port, *_), *_ in self.client(self.running()[0]).execute_command("CLUSTER", "SLOTS"):
+            if low <= slot <= high:
+                return next(each for each in self.servers if each.port == port)
+        raise AssertionError(f"nobody owns slot {slot}")
+
+    def replica_of(self, primary: Server) -> Server:
+        """A replica of a primary."""
+        ids = self.ids()
+        for each in self.running():
+            role = self.client(each).execute_command("ROLE")
+            if role[0] == b"slave" and int(role[2]) == primary.port and each.port in ids:
+                return each
+        raise AssertionError("it has no replica")
+
+    def move_slot(self, slot: int, target: Server, *, hold: Callable[[], None] | None = None, step: int = 10) -> None:
+        """Moves a slot as resharding tools do, key by key.
+
+        Args:
+            slot: The slot.
+            target: The server that gets it.
+            hold: Called when half of the keys have moved.
+            step: Keys that move at once.
+        """
+        ids = self.ids()
+        source = self.owner_of_slot(slot)
+        if source is target:
+            return
+        old, new = self.client(source), self.client(target)
+        new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
+        old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
+        count = old.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot)
+        if hold is not None:
+            self._move_keys(slot, old, target, max(1, count // 2))
+            hold()
+        while old.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot):
+            self._move_keys(slot, old, target, step)
+        for each in (new, old, *[self.client(other) for other in self.running()]):
+            with contextlib.suppress(redis.ResponseError):  # replicas may not be told
+                each.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
+
+    def _move_keys(self, slot: int, old: redis.Redis, target: Server, count: int) -> None:
+        keys = old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, count)
+        if keys:
+            old.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+
+    def owner_of_slot(self, slot: int) -> Server:
+        """The server that owns a slot, by what it says itself."""
+        for each in self.running():
+            for low, high, (_, port, *_), *_ in self.client(each).execute_command("CLUSTER", "SLOTS"):
+                if low <= slot <= high and port == each.port:
+                    return each
+        raise AssertionError(f"nobody owns slot {slot}")
+
+    def wait(self, condition: Callable[[], Any], what: str) -> None:
+        """Waits until a condition holds."""
+        end = time.monotonic() + READY
+        while not condition():
+            assert time.monotonic() < end, f"the cluster is not ready: {what}"
+            time.sleep(0.02)
+
+    def is_ok(self) -> bool:
+        """Whether each server that runs says that the cluster serves all slots, and knows all others."""
+        for each in self.running():
+            info = self.client(each).execute_command("CLUSTER", "INFO")
+            if not isinstance(info, bytes):
+                info = str(info).encode()
+            nodes = self.client(each).execute_command("CLUSTER", "SLOTS")
+            covered = sum(high - low + 1 for low, high, *_ in nodes)
+            if b"cluster_state:ok" not in info and "'cluster_state': 'ok'" not in str(info):
+                return False
+            if covered != SLOTS:
+                return False
+        return True
+
+
+@contextlib.contextmanager
+def cluster(primaries: int = 3, replicas: int = 0, **options: str) -> Iterator[Cluster]:
+    """Runs a cluster.
+
+    Args:
+        primaries: Number of primaries, which share the slots.
+        replicas: Number of replicas of each.
+        **options: Options of each server, with "_" for "-".
+    """
+    settings = {"cluster_enabled": "yes", "cluster_node_timeout": "1000", "cluster_replica_validity_factor": "0"}
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(server(**settings | options)) for _ in range(primaries * (1 + replicas))]
+        made = Cluster(servers, primaries)
+        stack.callback(lambda: [client.close() for client in made.clients.values()])
+        heads = servers[:primaries]
+        for place, each in enumerate(heads):
+            low, high = place * SLOTS // primaries, (place + 1) * SLOTS // primaries
+            client = made.client(each)
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(low, high))
+        for each in servers[1:]:
+            made.client(servers[0]).execute_command("CLUSTER", "MEET", "127.0.0.1", each.port)
+        made.wait(made.is_ok, "the primaries do not find each other")
+        ids = made.ids()
+        for place, each in enumerate(servers[primaries:]):
+            head = heads[place % primaries]
+
+            def replicate(each: Server = each, head: Server = head) -> bool:
+                with contextlib.suppress(redis.ResponseError):  # it does not know the primary yet
+                    made.client(each).execute_command("CLUSTER", "REPLICATE", ids[head.port])
+                    return True
+                return False
+
+            made.wait(replicate, "a replica does not know its primary")
+        if replicas:
+            made.wait(lambda: _replicas_follow(made, heads, replicas), "the replicas do not follow")
+        yield made
+
+
+def _replicas_follow(made: Cluster, heads: list[Server], replicas: int) -> bool:
+    known = made.client(heads[0]).execute_command("CLUSTER", "SLOTS")
+    return all(made.client(head).execute_command("ROLE")[2].__len__() == replicas for head in heads) and all(
+        len(entry) == 3 + replicas for entry in known
+    )
