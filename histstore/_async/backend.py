@@ -25,7 +25,7 @@ from ..observe import Observer
 from ..options import DEFAULTS, Options, check_picklable
 from ..policy import Durability, RetryPolicy, policy_of
 from ..revision import ANY, RunId, check_name
-from ..wire.settings import ClusterSettings, check_url, connection_settings
+from ..wire.settings import ClusterSettings, ConnectionSettings, check_url, connection_settings
 from ..wire.slots import HostMap
 from ..wire.urls import parse_url
 from .compat import clients, io
@@ -63,8 +63,8 @@ class RedisBackend:
     example, must be safe for that.
 
     Args:
-        client: A `redis.asyncio.Redis` whose settings are copied. The client is neither changed nor closed. Its own
-            retries do not apply: only `retry` decides.
+        client: A `redis.asyncio.Redis` or `redis.asyncio.RedisCluster` whose settings are copied. The client is neither
+            changed nor closed. Its own retries do not apply: only `retry` decides.
         namespace: Prefix of all keys, which separates the runs of several backends. Default: "histstore".
         run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which leaves lifetimes alone.
         keep_revisions: Number of past revisions that `load(at=)` can always reach. Default: 0.
@@ -79,7 +79,7 @@ class RedisBackend:
 
     def __init__(
         self,
-        client: clients.Redis,
+        client: clients.Redis | clients.RedisCluster,
         *,
         namespace: str = DEFAULTS.namespace,
         run_ttl: float | None = DEFAULTS.run_ttl,
@@ -89,15 +89,7 @@ class RedisBackend:
         max_snapshot_bytes: int = DEFAULTS.max_snapshot_bytes,
         observer: Observer | None = None,
     ) -> None:
-        given: object = client
-        if isinstance(given, clients.RedisCluster):
-            raise SnapshotError("Redis Cluster is not supported yet: give a client of a single server")
-        if not isinstance(given, clients.Redis):
-            raise SnapshotError(
-                f"RedisBackend takes a {clients.Redis.__module__}.{clients.Redis.__qualname__}, "
-                f"not a {type(given).__name__}: use from_url, or the client of the same flavour "
-                "(histstore.sync has the blocking one)"
-            )
+        settings = _settings_of(client)
         options = Options(
             namespace,
             run_ttl,
@@ -116,13 +108,6 @@ class RedisBackend:
         self.retry = options.retry
         self.durability = options.durability
         self.observer = options.observer
-        pool = client.connection_pool
-        settings = connection_settings(
-            pool.connection_class,
-            # A single URL's pool keeps its limit beside the other settings.
-            {**pool.connection_kwargs, **_sentinels(pool), "max_connections": _pool_limit(pool)},
-            clients.KINDS,
-        )
         self._seats = Seats(settings, self.durability, self.namespace, self.retry, self.observer)
         # The bound method itself, because every call looks its seat up.
         self._here = self._seats.here
@@ -176,7 +161,7 @@ class RedisBackend:
         )  # fmt: skip
         if parsed.seeds:
             backend._seats.settings = replace(backend._seats.settings, cluster=ClusterSettings(parsed.seeds, host_map))
-        backend._source = _Source("from_url", url)
+        backend._source = _Source("from_url", url, more={} if host_map is None else {"host_map": host_map})
         return backend
 
     @classmethod
@@ -387,6 +372,26 @@ class RedisBackend:
             return await self._leases.break_lease(run.where, run.policy(retry))
 
 
+def _settings_of(client: object) -> ConnectionSettings:
+    """Copy the settings of a client.
+
+    Raises:
+        SnapshotError: It is no client of redis-py of this shell, or has an option of no use here.
+    """
+    if isinstance(client, clients.RedisCluster):
+        return clients.cluster_settings(client)
+    if not isinstance(client, clients.Redis):
+        raise SnapshotError(
+            f"RedisBackend takes a {clients.Redis.__module__}.{clients.Redis.__qualname__} or RedisCluster, "
+            f"not a {type(client).__name__}: use from_url, or the client of the same flavour "
+            "(histstore.sync has the blocking one)"
+        )
+    pool = client.connection_pool
+    # A single URL's pool keeps its limit beside the other settings.
+    given = {**pool.connection_kwargs, **_sentinels(pool), "max_connections": _pool_limit(pool)}
+    return connection_settings(pool.connection_class, given, clients.KINDS)
+
+
 def _sentinels(pool: Any) -> dict[str, Any]:
     """Return the option by which a pool asks Sentinels for the primary. redis-py's own ends with the client."""
     return {"connection_pool": pool} if "connection_pool" in pool.connection_kwargs else {}
@@ -399,12 +404,14 @@ class _Source:
         how: The name of the constructor.
         where: Its first argument.
         machine: The only machine where that argument is valid; empty: any.
+        more: Arguments of that constructor alone.
     """
 
-    def __init__(self, how: str, where: str | None, machine: str = "") -> None:
+    def __init__(self, how: str, where: str | None, machine: str = "", more: dict[str, Any] | None = None) -> None:
         self.how = how
         self.where = where
         self.machine = machine
+        self.more = more or {}
 
     def __repr__(self) -> str:
         return f"<made by {self.how}>"
@@ -417,7 +424,7 @@ def _remake(cls: type[RedisBackend], source: _Source, options: dict[str, Any]) -
             f"this backend was pickled on {source.machine}, where its embedded server has its data: run a server that "
             "both machines reach, and use from_url()"
         )
-    made: RedisBackend = getattr(cls, source.how)(source.where, **options)
+    made: RedisBackend = getattr(cls, source.how)(source.where, **options, **source.more)
     return made
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from ..errors import BackendUnavailableError
 from ..policy import RetryPolicy
-from ..protocol.backend import ping, scan
+from ..protocol.backend import scan, time
 from ..protocol.call import Route
 from ..protocol.keys import run_of_head
 from ..revision import RunId
@@ -41,7 +41,7 @@ class Walk:
         seen: set[RunId] = set()
         servers = self._runner.transport.servers()
         if not servers:
-            await self._runner.run(ping(), self._policy)  # it finds the servers
+            await self._runner.run(time(), self._policy)  # it finds the servers
             servers = self._runner.transport.servers()
         for _ in range(1 if len(servers) == 1 else 2):
             for server in servers:

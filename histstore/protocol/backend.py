@@ -7,9 +7,9 @@ from .keys import Keys, head_pattern
 from .scripts import PROBE
 
 
-def ping() -> Call:
-    """Build a request that any server answers."""
-    return Call("runs", [("PING",)])
+def time() -> Call:
+    """Build a request that any server answers, with its time."""
+    return Call("runs", [("TIME",)])
 
 
 def scan(namespace: str, prefix: str, cursor: int, server: Route) -> Call:
