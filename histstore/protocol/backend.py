@@ -42,6 +42,7 @@ def probe(keys: Keys) -> Call:
         ("UNSUBSCRIBE", scratch),
         ("INFO", "memory"),
         ("INFO", "replication"),
+        ("INFO", "cluster"),
         ("EVAL", PROBE.source, "1", scratch),
     ]
     return Call("probe", reads, key=scratch)

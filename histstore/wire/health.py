@@ -86,6 +86,11 @@ def problems_of(commands: Sequence[Command], replies: Sequence[Any]) -> list[Exc
     return problems
 
 
+def is_cluster_node(replies: Sequence[Any]) -> bool:
+    """Return whether the replies to the self-test are those of a server of a cluster."""
+    return any(isinstance(reply, bytes) and b"cluster_enabled:1" in reply for reply in replies)
+
+
 def eviction_policy(replies: Sequence[Any]) -> str | None:
     """Return the server's maxmemory-policy, or None if no reply names it."""
     for reply in replies:

@@ -382,3 +382,9 @@ def make_transport(settings: ConnectionSettings, *, durable: bool) -> ClusterTra
     if settings.cluster is not None:
         return ClusterTransport(settings, settings.cluster, durable=durable)
     return SingleServer(settings, durable=durable)
+
+
+def cluster_of(server: SingleServer) -> ClusterTransport:
+    """Make the transport to the cluster that a server belongs to."""
+    settings = server.settings
+    return ClusterTransport(settings, ClusterSettings((settings.address,)), durable=server.durable)

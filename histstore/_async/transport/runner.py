@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,8 +22,12 @@ from ...wire.replies import check_transaction, is_complete, is_error, last_reply
 from ...wire.retrying import RetryableError, tenacity_options
 from ...wire.sending import SendState
 from ..compat import io
+from .cluster import cluster_of
 from .self_test import SelfTest
+from .single_server import SingleServer
 from .transport import Listener, Transport
+
+log = logging.getLogger("histstore")
 
 DROP_EVERY: Final = 0.1
 """Seconds between two drops of all connections. Without it, a lone replica would be reconnected to continuously."""
@@ -70,10 +75,7 @@ class Runner:
         self, transport: Transport, durability: Durability, namespace: str,
         *, prepare: Callable[[], Awaitable[None]] | None = None, warned: set[str] | None = None,
     ) -> None:  # fmt: skip
-        self.transport = transport
-        # Every call uses these.
-        self._exchange = transport.exchange
-        self._declare = transport.declares_keys
+        self._use(transport)
         self.try_timeout = transport.try_timeout
         self._durability = durability
         self._waits = durability.wanted > 0
@@ -83,8 +85,29 @@ class Runner:
         if transport.examines(self.self_test.examine):
             self.self_test.passed = True
             self._role.ignore()
+        else:
+            self.self_test.on_cluster = self._become_cluster
         self._closed = False
         self._dropped = -math.inf
+
+    def _use(self, transport: Transport) -> None:
+        self.transport = transport
+        # Every call uses these.
+        self._exchange = transport.exchange
+        self._declare = transport.declares_keys
+
+    async def _become_cluster(self) -> None:
+        """Use the server as the seed of the cluster that it belongs to."""
+        single = self.transport
+        assert isinstance(single, SingleServer)
+        if single.address not in self.warned:
+            self.warned.add(single.address)
+            log.info("%s is a server of a cluster: it is used as a seed, like redis+cluster://", single.address)
+        self.self_test.on_cluster = None
+        self._role.ignore()
+        self._use(cluster_of(single))
+        self.transport.examines(self.self_test.examine)
+        await single.close()
 
     @property
     def may_listen(self) -> bool:

@@ -16,7 +16,7 @@ from ...protocol.call import Command
 from ...protocol.keys import Keys, run_keys
 from ...revision import RunId
 from ...wire.faults import classify, explain
-from ...wire.health import ROLE, Role, eviction_policy, problems_of
+from ...wire.health import ROLE, Role, eviction_policy, is_cluster_node, problems_of
 from ...wire.sending import SendState
 from ..compat import io
 from .transport import Exchange, Transport
@@ -33,6 +33,7 @@ class SelfTest:
     Attributes:
         passed: Whether the server has passed. False again after an embedded server may have died.
         prepare: Called before the test, until it succeeds: starts the embedded server. None: nothing to start.
+        on_cluster: Called if the server turns out to be one of a cluster; None: that is known.
         lock: Held while a test runs.
 
     Args:
@@ -55,6 +56,7 @@ class SelfTest:
         self._warned = warned
         self._next = -math.inf
         self.prepare = prepare
+        self.on_cluster: Callable[[], Awaitable[None]] | None = None
         self.passed = False
         self.lock = io.Lock()
 
@@ -109,6 +111,9 @@ class SelfTest:
         if self._durability.fsync:
             commands = [*commands, ("WAITAOF", "1", "0", "1")]
         replies = await exchange(call.key, commands, end, SendState())
+        if self.on_cluster is not None and is_cluster_node(replies):
+            await self.on_cluster()
+            return True
         problems = problems_of(commands, replies)
         faults = [classify(problem, sent=False) for problem in problems]
         if any(not fault.retry for fault in faults):

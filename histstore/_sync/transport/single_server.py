@@ -25,6 +25,7 @@ class SingleServer:
     Attributes:
         settings: How new connections are opened.
         try_timeout: Timeout of one try in seconds.
+        durable: Whether writes wait for confirmations.
         declares_keys: Scripts derive most of their keys, which saves bytes.
 
     Args:
@@ -39,6 +40,7 @@ class SingleServer:
         self.try_timeout = settings.try_timeout
         # One connection for requests, one to listen, one for the group commit. With fewer, durable writes use the
         # first.
+        self.durable = durable
         self._grouped = durable and settings.max_connections >= 3
         self._connections = Connections(settings, int(self._grouped))
         self._commits = GroupCommit(settings)
