@@ -1,0 +1,109 @@
+"""Writers and lockers on a cluster, and what they were told: nothing may be lost, doubled or held twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from histstore import ANY, ConflictError, HistoryStoreError, OutcomeUnknownError
+
+
+@dataclass
+class Load:
+    """What runs against a backend, and what was told.
+
+    Attributes:
+        acked: Number of the messages that were acknowledged, by run.
+        unknown: Messages whose outcome is unknown, by run.
+        errors: Errors that reached a caller, by the phase in which they did.
+        inside: Holders that are inside a run's lock now.
+        twice: Runs that had two holders inside at a time.
+        slowest: The longest call in seconds, by phase.
+    """
+
+    backend: Any
+    writers: int = 16
+    lockers: int = 16
+    runs: int = 8
+    phase: str = "calm"
+    acked: dict[str, list[str]] = field(default_factory=dict)
+    unknown: dict[str, list[str]] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+    inside: Counter[str] = field(default_factory=Counter)
+    twice: list[str] = field(default_factory=list)
+    slowest: dict[str, float] = field(default_factory=dict)
+    entered: int = 0
+    over: bool = False
+
+    def _note(self, began: float, error: Exception | None = None) -> None:
+        self.slowest[self.phase] = max(self.slowest.get(self.phase, 0.0), time.monotonic() - began)
+        if error is not None:
+            self.errors[f"{self.phase}: {type(error).__name__}: {error}"] += 1
+
+    async def write(self, number: int) -> None:
+        """Append to a run of one's own, one message after the other."""
+        run = f"writer {number}"
+        store = self.backend.store(run)
+        acked, unknown = self.acked.setdefault(run, []), self.unknown.setdefault(run, [])
+        count = 0
+        while not self.over:
+            count += 1
+            text, began = f"{run} {count}", time.monotonic()
+            try:
+                await store.append({"role": "user", "content": text}, expected=ANY)
+                acked.append(text)
+            except OutcomeUnknownError as error:
+                unknown.append(text)
+                self._note(began, error)
+            except HistoryStoreError as error:
+                self._note(began, error)
+            self._note(began)
+            await asyncio.sleep(0.001)
+
+    async def lock(self, number: int) -> None:
+        """Take a lease of a run that others want, too, and write under it."""
+        run = f"locked {number % self.runs}"
+        store = self.backend.store(run)
+        acked, unknown = self.acked.setdefault(run, []), self.unknown.setdefault(run, [])
+        count = 0
+        while not self.over:
+            count += 1
+            text, began = f"{run} of {number}: {count}", time.monotonic()
+            try:
+                async with store.lock(ttl=10.0, acquire_timeout=30.0):
+                    self.entered += 1
+                    self.inside[run] += 1
+                    if self.inside[run] > 1:
+                        self.twice.append(run)
+                    try:
+                        await store.append({"role": "user", "content": text}, expected=ANY)
+                        acked.append(text)
+                    finally:
+                        self.inside[run] -= 1
+            except OutcomeUnknownError as error:
+                unknown.append(text)
+                self._note(began, error)
+            except (ConflictError, HistoryStoreError) as error:
+                self._note(began, error)
+            self._note(began)
+            await asyncio.sleep(0.002)
+
+    async def verify(self) -> None:
+        """Compare what is stored with what was told."""
+        for run, acked in self.acked.items():
+            snapshot = await self.backend.store(run).load()
+            stored = [] if snapshot is None else [message["content"] for message in snapshot.messages]
+            counts = Counter(stored)
+            assert not [text for text, count in counts.items() if count > 1], f"{run}: doubled"
+            lost = [text for text in acked if text not in counts]
+            assert not lost, f"{run}: lost {lost[:3]}"
+            alien = set(stored) - set(acked) - set(self.unknown[run])
+            assert not alien, f"{run}: refused, and there: {list(alien)[:3]}"
+        assert not self.twice, f"two holders inside: {self.twice[:3]}"
+
+    @property
+    def total(self) -> int:
+        return sum(len(acked) for acked in self.acked.values())
