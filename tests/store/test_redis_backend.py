@@ -429,16 +429,6 @@ async def test_a_client_of_the_other_flavour_is_refused(shell: Shell) -> None:
         shell.backend(other)
 
 
-async def test_a_cluster_client_is_refused(shell: Shell) -> None:
-    """Redis Cluster is for a later version, and says so instead of failing later."""
-    if shell.name == "async":
-        client: Any = redis.asyncio.RedisCluster(host="127.0.0.1", port=1)
-    else:
-        client = redis.RedisCluster.__new__(redis.RedisCluster)  # its constructor connects
-    with pytest.raises(SnapshotError, match="Cluster"):
-        shell.backend(client)
-
-
 async def test_an_embedded_server(shell: Shell) -> None:
     """A server of one's own, with nothing to set up; all of the API works on it."""
     backend = shell.dress(shell.module.RedisBackend.embedded(run_ttl=60))

@@ -34,7 +34,7 @@ def test_every_option_is_named_typed_and_has_the_one_default(maker: Any) -> None
     """A constructor has each option as a keyword of its own, with the default and the type of `Options`."""
     parameters = inspect.signature(maker).parameters
     options = [name for name in parameters if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY]
-    assert options == NAMES
+    assert options == NAMES + ["host_map"] * (maker.__name__ == "from_url")
     assert inspect.Parameter.VAR_KEYWORD not in {each.kind for each in parameters.values()}
     types = get_type_hints(Options)
     for field in dataclasses.fields(Options):

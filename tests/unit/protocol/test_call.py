@@ -54,7 +54,8 @@ def vars_of(keys: Any) -> list[bytes]:
 
 def test_calls_about_no_single_run() -> None:
     """A walk over all runs goes to every server; a self-test has a scratch key."""
-    assert (backend.scan("ns", "", 0).key, backend.scan("ns", "", 0).run) == (None, None)
+    scan = backend.scan("ns", "", 0, ("host", 1))
+    assert (scan.key, scan.run) == (("host", 1), None)
     keys = run_keys("ns", "probe-1")
     assert (backend.probe(keys).key, backend.probe(keys).run) == (keys.head, None)
 

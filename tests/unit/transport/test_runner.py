@@ -10,9 +10,9 @@ from redis.exceptions import ConnectionError, ResponseError
 
 from histstore import BackendUnavailableError, Durability, OutcomeUnknownError, RetryPolicy
 from histstore._async.transport.runner import Delivery, Runner
-from histstore._async.transport.transport import Listener
+from histstore._async.transport.transport import Examine, Listener
 from histstore.attempt import Attempt
-from histstore.protocol.call import Call, Command
+from histstore.protocol.call import Call, Command, Route
 from histstore.protocol.deletes import delete
 from histstore.protocol.keys import run_keys
 from histstore.protocol.run import NO_LEASE, RunRef
@@ -30,6 +30,7 @@ class Scripted:
         answers: For each request: whether it left, and the reply or the error of the connection.
     """
 
+    declares_keys = False
     address = "nowhere:0"
     try_timeout = 5.0
     may_listen = False
@@ -37,12 +38,28 @@ class Scripted:
 
     def __init__(self, *answers: tuple[bool, Any]) -> None:
         self.answers = list(answers)
-        self.sent: list[tuple[bytes | None, Sequence[Command]]] = []
+        self.sent: list[tuple[Route, Sequence[Command]]] = []
         self.waits: list[Command] = []
         self.drops = 0
 
+    def examines(self, examine: Examine) -> bool:
+        return False
+
+    def servers(self) -> list[Route]:
+        return [None]
+
+    async def exchange_batch(
+        self, batch: Sequence[tuple[bytes, Sequence[Command]]], end: float, state: SendState
+    ) -> list[list[Any] | Exception]:
+        commands = [command for _, part in batch for command in part]
+        (replies,) = await self.exchange(batch[0][0], commands, end, state)
+        return [[reply] for reply in replies]
+
+    async def leave(self, key: Route) -> None:
+        await self.drop()
+
     async def exchange(
-        self, key: bytes | None, commands: Sequence[Command], end: float, state: SendState, large: bool = False
+        self, key: Route, commands: Sequence[Command], end: float, state: SendState, large: bool = False
     ) -> list[Any]:
         self.sent.append((key, commands))
         left, answer = self.answers.pop(0)
@@ -52,7 +69,7 @@ class Scripted:
         return [answer]
 
     async def commit(
-        self, key: bytes | None, commands: Sequence[Command], end: float, state: SendState,
+        self, key: Route, commands: Sequence[Command], end: float, state: SendState,
         *, wait: Command, patience: float, large: bool,
     ) -> tuple[list[Any], Any]:  # fmt: skip
         self.waits.append(wait)
@@ -152,12 +169,6 @@ async def test_a_batch_is_one_request() -> None:
     """Scripts that the server lacks are sent again in full, and only those; an error is a value."""
     refused, unknown = ResponseError("ERR no"), ResponseError("NOSCRIPT No matching script")
 
-    class Batch(Scripted):
-        async def exchange(self, *args: Any, **options: Any) -> list[Any]:
-            (replies,) = await super().exchange(*args, **options)
-            found: list[Any] = replies
-            return found
-
-    transport = Batch((True, [GONE, unknown, refused]), (True, [GONE]))
+    transport = Scripted((True, [GONE, unknown, refused]), (True, [GONE]))
     assert await runner(transport).run_batch([write(), write(), write()], 5.0) == [GONE, GONE, refused]
     assert [len(commands) for _, commands in transport.sent] == [3, 1]
