@@ -45,8 +45,8 @@ FAULTS: Final[dict[str, Fault]] = {
     # The server refused before it ran anything. It, or another server, may accept the request later.
     "NOSCRIPT": Fault(True, True),
     "READONLY": Fault(True, True, True, "the server is a replica: connect to the primary"),
-    "MOVED": Fault(True, True, advice="Redis Cluster is not supported: connect to a single server"),
-    "ASK": Fault(True, True, advice="Redis Cluster is not supported: connect to a single server"),
+    "MOVED": Fault(True, True, advice="the servers of the cluster contradict each other: look at CLUSTER NODES"),
+    "ASK": Fault(True, True, advice="the servers of the cluster contradict each other: look at CLUSTER NODES"),
     "LOADING": Fault(True, True, True, "wait until the server has loaded its data"),
     "MASTERDOWN": Fault(True, True, True, "the server is a replica without a primary: connect to the primary"),
     "CLUSTERDOWN": Fault(True, True, True, "look at CLUSTER INFO: the cluster serves no keys"),

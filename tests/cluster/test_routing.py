@@ -20,9 +20,7 @@ from histstore import (
     ANY,
     BackendConfigError,
     BackendUnavailableError,
-    Durability,
     Event,
-    NotReplicatedError,
     Observer,
     RetryPolicy,
 )
@@ -236,17 +234,6 @@ async def test_leases_of_all_servers_are_renewed_together(three: Cluster, backen
     assert not [lease for lease in leases if lease.lost]
     for scope in scopes:
         await scope.__aexit__(None, None, None)
-
-
-async def test_a_durable_save_waits_at_its_own_server(six: Cluster, backends: Make) -> None:
-    backend = backends(six.url, durability=Durability(replicas=1, timeout=5.0))
-    for run in RUNS[:9]:
-        await backend.store(run).append(plain(1))
-    lonely = backends(six.url, durability=Durability(replicas=2, timeout=0.2))
-    for run in RUNS[:9]:
-        with pytest.raises(NotReplicatedError) as caught:
-            await lonely.store(run).append(plain(1), expected=ANY)
-        assert caught.value.acked == 1, "each primary has one replica"
 
 
 async def test_a_hand_off_is_heard_at_once(three: Cluster, backends: Make, namespace: str) -> None:

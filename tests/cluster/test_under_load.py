@@ -9,15 +9,19 @@ import pytest
 from redis.crc import key_slot
 
 import histstore
+from histstore import ANY, Durability, NotReplicatedError
 from histstore.protocol.keys import run_keys
 
 from ..support.cluster import Cluster
+from ..support.samples import plain
+from .conftest import Make
 from .load import Load
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 HELD = 4.0
 """Seconds for which a slot is held open."""
 MOVES = 60
+RUNS = [f"run {number}" for number in range(9)]
 
 
 async def test_reshard_held_open_and_kill(six: Cluster, namespace: str) -> None:
@@ -54,6 +58,17 @@ async def test_reshard_held_open_and_kill(six: Cluster, namespace: str) -> None:
     assert went_on < 2.0
     assert not load.errors
     assert load.entered > 100
+
+
+async def test_a_durable_save_waits_at_its_own_server(six: Cluster, backends: Make) -> None:
+    backend = backends(six.url, durability=Durability(replicas=1, timeout=5.0))
+    for run in RUNS:
+        await backend.store(run).append(plain(1))
+    lonely = backends(six.url, durability=Durability(replicas=2, timeout=0.2))
+    for run in RUNS:
+        with pytest.raises(NotReplicatedError) as caught:
+            await lonely.store(run).append(plain(1), expected=ANY)
+        assert caught.value.acked == 1, "each primary has one replica"
 
 
 def _reshard(six: Cluster, slots: list[int]) -> None:
