@@ -24,6 +24,17 @@ MOVES = 60
 RUNS = [f"run {number}" for number in range(9)]
 
 
+async def test_a_durable_save_waits_at_its_own_server(six: Cluster, backends: Make) -> None:
+    backend = backends(six.url, durability=Durability(replicas=1, timeout=5.0))
+    for run in RUNS:
+        await backend.store(run).append(plain(1))
+    lonely = backends(six.url, durability=Durability(replicas=2, timeout=0.2))
+    for run in RUNS:
+        with pytest.raises(NotReplicatedError) as caught:
+            await lonely.store(run).append(plain(1), expected=ANY)
+        assert caught.value.acked == 1, "each primary has one replica"
+
+
 async def test_reshard_held_open_and_kill(six: Cluster, namespace: str) -> None:
     """16 writers and 16 lockers, with the default policy."""
     async with histstore.RedisBackend.from_url(six.url, namespace=namespace) as backend:
@@ -58,17 +69,6 @@ async def test_reshard_held_open_and_kill(six: Cluster, namespace: str) -> None:
     assert went_on < 2.0
     assert not load.errors
     assert load.entered > 100
-
-
-async def test_a_durable_save_waits_at_its_own_server(six: Cluster, backends: Make) -> None:
-    backend = backends(six.url, durability=Durability(replicas=1, timeout=5.0))
-    for run in RUNS:
-        await backend.store(run).append(plain(1))
-    lonely = backends(six.url, durability=Durability(replicas=2, timeout=0.2))
-    for run in RUNS:
-        with pytest.raises(NotReplicatedError) as caught:
-            await lonely.store(run).append(plain(1), expected=ANY)
-        assert caught.value.acked == 1, "each primary has one replica"
 
 
 def _reshard(six: Cluster, slots: list[int]) -> None:
