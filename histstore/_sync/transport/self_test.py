@@ -118,8 +118,8 @@ class SelfTest:
         problems = problems_of(commands, replies)
         faults = [classify(problem, sent=False) for problem in problems]
         if any(not fault.retry for fault in faults):
-            found = explain(problems, sent=False)
-            raise BackendConfigError(f"the server refuses what histstore needs: {found}") from problems[0]
+            reasons = explain(problems, sent=False)
+            raise BackendConfigError(f"the server refuses what histstore needs: {reasons}") from problems[0]
         self._role.record(replies[list(commands).index(ROLE)], io.monotonic())
         if problems:
             return False
