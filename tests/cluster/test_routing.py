@@ -20,7 +20,9 @@ from histstore import (
     ANY,
     BackendConfigError,
     BackendUnavailableError,
+    ConversationSnapshot,
     Event,
+    HistoryStoreError,
     Observer,
     RetryPolicy,
 )
@@ -186,6 +188,58 @@ async def test_calls_on_a_slot_that_is_held_open(three: Cluster, backends: Make,
         await moving
         await store.append(plain(2))
     assert len((await backend.store("run").load()).messages) == 3
+
+
+async def test_a_refusal_of_a_slot_on_the_move_is_definite(three: Cluster, backends: Make, namespace: str) -> None:
+    """One try of each kind of call: what failed did not happen. An undeclared key would leave the outcome open."""
+    backend = backends(three.url, retry=RetryPolicy(attempts=1, deadline=1.0))
+    store, held = backend.store("run"), backend.store("run")
+    await store.append(plain(0))
+    slot = slot_of_run(namespace, "run")
+    errors: list[BaseException] = []
+
+    async def attempt() -> None:
+        for call in (
+            store.append(plain(1)), store.load(), held.delete(), store.info(), backend.break_lease("run"),
+            held.resolve(), store.save(ConversationSnapshot([plain(9)]), expected=ANY),
+        ):  # fmt: skip
+            try:
+                await call
+            except HistoryStoreError as error:
+                errors.append(error)
+
+    half_open = threading.Event()
+    over = threading.Event()
+
+    def hold() -> None:
+        half_open.set()
+        over.wait(20.0)
+
+    moving = asyncio.create_task(asyncio.to_thread(three.move_slot, slot, other_than(three, slot), hold=hold))
+    await asyncio.to_thread(half_open.wait, 20.0)
+    try:
+        await attempt()
+    finally:
+        over.set()
+        await moving
+    assert len(errors) >= 4
+    assert {type(error) for error in errors} == {BackendUnavailableError}, errors
+    assert all("TRYAGAIN" in str(error) for error in errors), errors
+    assert len((await backend.store("run").load()).messages) == 1
+
+
+async def test_a_request_is_sent_on_more_than_once(three: Cluster, backends: Make, namespace: str) -> None:
+    """The old owner believes in a server that is none: each of them sends the request on."""
+    backend = backends(three.url, retry=RetryPolicy(attempts=1))
+    store = backend.store("run")
+    await store.append(plain(1))
+    slot = slot_of_run(namespace, "run")
+    first = three.owner_of_slot(slot)
+    second, third = (each for each in three.servers if each is not first)
+    await asyncio.to_thread(three.move_slot, slot, third)
+    three.client(first).execute_command("CLUSTER", "SETSLOT", slot, "NODE", three.ids()[second.port])
+    await store.append(plain(2))
+    assert len((await backend.store("run").load()).messages) == 2
 
 
 async def test_a_run_begins_where_it_is_asked_for(three: Cluster, backends: Make, namespace: str) -> None:
