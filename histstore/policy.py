@@ -26,12 +26,18 @@ def _check_seconds(value: Any, name: str, minimum: float, *, exclusive: bool = F
 class RetryPolicy:
     """Limit how often, and for how long, a call tries again when the server fails it.
 
+    Some failures pass, and have surely written nothing: the server is down, loading its data, a replica, busy or full
+    of clients, or a slot moves. They are repeated until the deadline, so a call outlasts a failover. Other failures
+    that may help to repeat, a lost reply for example, count as attempts.
+
     Attributes:
-        attempts: Number of tries in all, the first included.
+        attempts: Number of tries that may fail, the first included. Tries that end in a failure that passes do not
+            count. With 1, the call makes one try, and repeats it after no failure at all.
         deadline: Seconds after which no try begins and no try is waited for. At most 840: a server remembers the
             outcome of a write for 15 minutes.
         base: Upper bound of the first pause in seconds. The bound doubles with each further pause.
-        cap: Upper bound of every pause in seconds. Pauses are jittered over their whole length.
+        cap: Upper bound of every pause in seconds. Pauses are jittered over their whole length. From try number
+            `attempts` on, each is 0.1 seconds at least, so a call makes ten tries a second at most during an outage.
 
     Raises:
         SnapshotError: A value is out of range.

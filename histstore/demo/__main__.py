@@ -59,7 +59,8 @@ async def _demonstrate(script: Script, transcripts: list[Transcript], url: str) 
     namespace = f"histstore-demo-{uuid.uuid4().hex[:8]}"
     progress = report.Progress(sum(each.turns for each in transcripts))
     try:
-        async with RedisBackend.from_url(url, namespace=namespace, retry=RetryPolicy(attempts=2, deadline=5)) as probe:
+        # One try: whoever mistyped the URL should not wait for a server to appear.
+        async with RedisBackend.from_url(url, namespace=namespace, retry=RetryPolicy(attempts=1, deadline=5)) as probe:
             await probe.store("probe").info()
     except HistoryStoreError as error:
         raise UsageError(f"cannot use the server: {error}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import redis.exceptions as redis_errors
@@ -23,6 +23,9 @@ class Fault:
             the next try looks the server's name up again.
         advice: What somebody has to do about it.
         config: Whether a setting of the client or the server is wrong. Such a fault is no outage.
+        passing: Whether the server is in a state that ends without a change of settings, a failover for example. The
+            policy's deadline bounds the tries that end so, and not its attempts. Only a definite fault may be passing:
+            each try after a lost reply leaves one more copy that may still arrive.
     """
 
     definite: bool
@@ -30,10 +33,11 @@ class Fault:
     elsewhere: bool = field(default=False, compare=False)
     advice: str = field(default="", compare=False)
     config: bool = field(default=False, compare=False)
+    passing: bool = field(default=False, compare=False)
 
 
 _UNKNOWN: Final = Fault(definite=False, retry=True)
-_UNSENT: Final = Fault(definite=True, retry=True)
+_UNSENT: Final = Fault(definite=True, retry=True, passing=True)
 
 
 def mistake(advice: str) -> Fault:
@@ -41,26 +45,48 @@ def mistake(advice: str) -> Fault:
     return Fault(definite=True, retry=False, advice=advice, config=True)
 
 
+def passes(advice: str = "", *, elsewhere: bool = False) -> Fault:
+    """Return the fault of a request that the server refused for a state that ends."""
+    return Fault(definite=True, retry=True, elsewhere=elsewhere, advice=advice, passing=True)
+
+
 FAULTS: Final[dict[str, Fault]] = {
-    # The server refused before it ran anything. It, or another server, may accept the request later.
+    # The server refused before it ran anything. Its state changes during and after a failover, or while slots move.
+    "READONLY": passes("the server is a replica: connect to the primary", elsewhere=True),
+    "MOVED": passes("the servers of the cluster contradict each other: look at CLUSTER NODES"),
+    "ASK": passes("the servers of the cluster contradict each other: look at CLUSTER NODES"),
+    "LOADING": passes("wait until the server has loaded its data", elsewhere=True),
+    "MASTERDOWN": passes("the server is a replica without a primary: connect to the primary", elsewhere=True),
+    "CLUSTERDOWN": passes("look at CLUSTER INFO: the cluster serves no keys", elsewhere=True),
+    "TRYAGAIN": passes(),
+    # The state ends with somebody else's script, usually within seconds. The server answers BUSY to everybody without
+    # running anything, so further tries delay no one.
+    "BUSY": passes("a script of somebody else's runs for too long: SCRIPT KILL ends it"),
+    # The server closes the connection with these words, before it reads a request. Clients come and go.
+    "ERR max number of clients reached": passes("raise the server's maxclients"),
+    "ERR max number of clients + cluster connections reached": passes(
+        "raise the server's maxclients: the connections between the nodes count, too"
+    ),
+    # The runner has sent the script's source in the same try, so this is a server that forgets scripts at once.
     "NOSCRIPT": Fault(True, True),
-    "READONLY": Fault(True, True, True, "the server is a replica: connect to the primary"),
-    "MOVED": Fault(True, True, advice="the servers of the cluster contradict each other: look at CLUSTER NODES"),
-    "ASK": Fault(True, True, advice="the servers of the cluster contradict each other: look at CLUSTER NODES"),
-    "LOADING": Fault(True, True, True, "wait until the server has loaded its data"),
-    "MASTERDOWN": Fault(True, True, True, "the server is a replica without a primary: connect to the primary"),
-    "CLUSTERDOWN": Fault(True, True, True, "look at CLUSTER INFO: the cluster serves no keys"),
-    "TRYAGAIN": Fault(True, True),
+    # The server refused before it ran anything, too. These last until somebody acts, and a caller should learn of them
+    # long before the deadline.
     "MISCONF": Fault(True, True, advice="the server cannot write to its disk: its log says why"),
     "NOREPLICAS": Fault(True, True, advice="connect the replicas that min-replicas-to-write asks for"),
-    "BUSY": Fault(True, True, advice="a script of somebody else's runs for too long: SCRIPT KILL ends it"),
     "OOM": Fault(True, True, advice="the server's memory is full: raise maxmemory, or delete runs"),
-    "ERR max number of clients reached": Fault(True, True, advice="raise the server's maxclients"),
+    # Not definite. CLIENT PAUSE holds scripts up. If somebody then unblocks the client, Redis 6.2 and 7.0 answer so and
+    # run the script all the same. Its own reply follows later, so the connection must not be used again. A server that
+    # becomes a replica ends a WAIT so, and closes the connection.
+    "UNBLOCKED": Fault(False, True, True, "CLIENT UNBLOCK, or a change of the server's role, ended a wait"),
     # A retry is useless until somebody changes a setting.
     "NOAUTH": mistake("give the URL a user and a password"),
     "WRONGPASS": mistake("check the user and the password"),
     "NOPERM": mistake("allow the user what deploy/users.acl lists"),
     "ERR unknown command": mistake("use Redis 6.2, Valkey 7.2 or later, with no command renamed"),
+    # The server compares the slots of the declared keys before it runs a script. The keys of a run share a hash tag.
+    "CROSSSLOT": mistake("use a server that honours hash tags: the keys of a run share one, so they share a slot"),
+    # Said to a new connection, before the server reads a request.
+    "DENIED": mistake("the server is in protected mode: set a password there, or bind it to an address"),
     "WAITAOF": mistake("use Redis 7.2, Valkey 7.2 or later with appendonly yes, or Durability(fsync=False)"),
     # Our scripts read every key before they write any, or they undo their writes.
     "WRONGTYPE": Fault(True, False),
@@ -69,6 +95,25 @@ FAULTS: Final[dict[str, Fault]] = {
 
 The outcome of every other error is unknown. The error may come from the middle of a script, and Redis does not roll
 scripts back.
+"""
+
+_MOVING: Final = passes("wait until the run's slot has moved to another node")
+_NOT_HERE: Final = "access a non local key in a cluster node"
+
+UNDECLARED: Final[dict[str, Fault]] = {
+    # A key that is not on this node. A key that the script itself has just removed is one, too: release.lua deletes
+    # the lease and may grant it anew. Then the script has written, so this is definite only if the script undid it.
+    _NOT_HERE: _MOVING,
+    # Some keys of one command are here and some are not. Only one command of our scripts names several keys and is not
+    # undone: the EXISTS with which save.lua begins.
+    "undeclared keys were accessed during rehashing": _MOVING,
+    # Dragonfly compares each command with the keys that the script declares, whatever the state of the server. Only
+    # save.lua uses undeclared keys, and its first command names them all.
+    "script tried accessing undeclared key": mistake("start Dragonfly with --default_lua_flags=allow-undeclared-keys"),
+}
+"""Faults by a part of the text in which a server refuses a script a key that the script has not declared.
+
+Redis 6.2, Redis 7 and Valkey 9 word the first one differently.
 """
 
 _BEFORE_THE_FIRST_WRITE: Final = frozenset({"READONLY", "MISCONF", "NOREPLICAS", "OOM"})
@@ -98,6 +143,7 @@ _NAMED_BY_TYPE: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis_errors.MasterDownError, "MASTERDOWN"),
     (redis_errors.ClusterDownError, "CLUSTERDOWN"),
     (redis_errors.TryAgainError, "TRYAGAIN"),
+    (redis_errors.ClusterCrossSlotError, "CROSSSLOT"),
     (redis_errors.OutOfMemoryError, "OOM"),
     (redis_errors.NoPermissionError, "NOPERM"),
     (redis_errors.AuthenticationError, "NOAUTH"),
@@ -120,7 +166,11 @@ def classify(error: Exception, *, sent: bool) -> Fault:
             first = str(error).split(" ", 1)[0]
             return FAULTS.get(first, FAULTS[word])
     if not isinstance(error, redis_errors.ResponseError):
-        return _UNKNOWN if sent else _UNSENT
+        if sent:
+            return _UNKNOWN
+        # Anything else than an outage, a command that cannot be packed for example, does not pass.
+        outage = isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError)
+        return _UNSENT if outage else replace(_UNSENT, passing=False)
     text = str(error)
     if "WRONGTYPE" in text:
         # A script meets a foreign type before its first write.
@@ -128,17 +178,20 @@ def classify(error: Exception, *, sent: bool) -> Fault:
     if _STALE in text:
         return FAULTS["MASTERDOWN"]
     undone = isinstance(error, UndoneError)
+    definite = undone or not sent
+    for words, fault in UNDECLARED.items():
+        if words in text:
+            return replace(fault, definite=False, passing=False) if words == _NOT_HERE and not definite else fault
     # An error from inside a script names the script. Then it is definite only if our script has undone its writes.
     inside = "script: " in text or "user_script" in text
     wrapped = _WRAPPED.search(text)
     for words, fault in FAULTS.items():
         if (wrapped is not None and wrapped[1] == words) or text.startswith(words):
             if undone or not inside or words == "NOSCRIPT" or words in _BEFORE_THE_FIRST_WRITE:
-                return fault
+                return fault if sent else replace(fault, definite=True)
             break
     # Servers word it as NOPERM, "… permissions …", "… can't run this command …" or "… can't access … keys …".
     denied = any(words in text for words in ("NOPERM", "permission", "can't run this command", "can't access"))
-    definite = undone or not sent
     if denied:
         return Fault(definite, not definite, advice=FAULTS["NOPERM"].advice)
     return Fault(definite, retry=True)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
-from .faults import FAULTS, Fault, OpeningError, OpeningTimeoutError, mistake, unquoted
+from .faults import FAULTS, Fault, OpeningError, OpeningTimeoutError, mistake, passes, unquoted
 from .settings import ConnectionSettings
 
 LOOK_UP: Final = "look-up"
@@ -33,7 +33,7 @@ FRESH: Final = 60.0
 MAX_CAUSE: Final = 120
 """Longest cause in characters. A server's text may be long and have several lines."""
 
-_RETRYABLE: Final = Fault(definite=True, retry=True)
+_RETRYABLE: Final = passes()
 
 _TIMEOUTS: Final = {
     LOOK_UP: ("no answer from the resolver", "check the host's name and the machine's DNS settings"),
@@ -45,6 +45,11 @@ _TIMEOUTS: Final = {
 
 _NO_PASSWORD: Final = mistake("the server knows no password: leave it out of the URL, or set one there")
 
+_CONNECTION_REFUSALS: Final = (
+    "ERR max number of clients reached", "ERR max number of clients + cluster connections reached", "DENIED",
+)  # fmt: skip
+"""First words of a server that refuses a connection, and then closes it."""
+
 # First words of a server's reply to the first commands: the phase, and the fault.
 _ANSWERS: Final[Sequence[tuple[str, str, Fault]]] = (
     ("WRONGPASS", LOG_IN, mistake("check the user and the password")),
@@ -54,14 +59,11 @@ _ANSWERS: Final[Sequence[tuple[str, str, Fault]]] = (
     ("ERR Client sent AUTH", LOG_IN, _NO_PASSWORD),
     ("ERR Client names ", LOG_IN, mistake("choose a client_name without spaces")),
     ("ERR wrong number of arguments", LOG_IN, mistake("use Redis 6.2, Valkey 7.2 or later, which know users")),
-    ("ERR max number of clients", LOG_IN, FAULTS["ERR max number of clients reached"]),
-    ("DENIED", LOG_IN, mistake("the server is in protected mode: set a password there, or bind it to an address")),
+    *((words, LOG_IN, FAULTS[words]) for words in _CONNECTION_REFUSALS),
     ("ERR DB index", SELECT, mistake("choose a database that the server has, or raise its setting databases")),
     ("ERR invalid DB index", SELECT, mistake("give the database as a whole number")),
     ("ERR SELECT is not allowed in cluster mode", SELECT, mistake("a cluster has database 0 only: leave it out")),
 )  # fmt: skip
-
-_CONNECTION_REFUSALS: Final = ("ERR max number of clients reached", "DENIED ")
 
 # TLS alerts of a server that refuses the client's certificate, or requires one.
 _CERTIFICATE: Final = re.compile(r"ALERT_(CERTIFICATE|BAD_CERT|UNKNOWN_CA|HANDSHAKE|ACCESS_DENIED|NO_CERT|DECRYPT)")
@@ -183,7 +185,8 @@ class Opening:
                 # In Kubernetes a name appears when its pod is ready, so it was looked up for the whole timeout. More
                 # tries would hardly help after that.
                 known = error.errno != socket.EAI_NONAME
-                return (error.strerror or text).lower(), Fault(True, known, advice="check the host's name")
+                fault = Fault(True, known, advice="check the host's name", passing=known)
+                return (error.strerror or text).lower(), fault
             case UnicodeError():
                 return "no valid host name", mistake("check the host's name")
             case ssl.SSLCertVerificationError():

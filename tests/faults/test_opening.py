@@ -30,7 +30,7 @@ from histstore.wire.opening import FRESH
 
 from ..support.history import message
 from ..support.proxy import proxy
-from ..support.servers import Server, cluster, server_binary
+from ..support.servers import Server, cluster, listens, sentinel, server_binary
 from ..support.shells import SHELLS, until
 from ..support.tls import Certificates, Relay, black_hole, silent
 from .shells import GUARD, carries, contents
@@ -51,6 +51,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 class World:
     server: Server
     tls: Relay
+    expired: Relay
     certificates: Certificates
     black_hole: int
     silent: int
@@ -59,8 +60,8 @@ class World:
     def plain(self, rest: str = "/0", user: str = "u:s3cret@", scheme: str = "redis") -> str:
         return f"{scheme}://{user}127.0.0.1:{self.server.port}{rest}"
 
-    def secure(self, host: str = "127.0.0.1", **given: Any) -> str:
-        return f"rediss://u:s3cret@{host}:{self.tls.port}/0?{self.certificates.query(**given)}"
+    def secure(self, host: str = "127.0.0.1", port: int | None = None, **given: Any) -> str:
+        return f"rediss://u:s3cret@{host}:{port or self.tls.port}/0?{self.certificates.query(**given)}"
 
 
 @pytest.fixture
@@ -69,9 +70,11 @@ def world(private_server: Callable[..., Server], certificates: Certificates, tmp
     with server.client() as raw:
         raw.execute_command("ACL", "SETUSER", "u", "on", ">s3cret", "~*", "&*", "+@all")
     relay = Relay(server.port, certificates)
+    expired = Relay(server.port, certificates, certificates.expired)
     with black_hole() as hole, silent() as deaf:
-        yield World(server, relay, certificates, hole, deaf, tmp_path)
+        yield World(server, relay, expired, certificates, hole, deaf, tmp_path)
     relay.close()
+    expired.close()
 
 
 MISTAKES: dict[str, tuple[Callable[[World], str], str, str]] = {
@@ -88,6 +91,17 @@ MISTAKES: dict[str, tuple[Callable[[World], str], str, str]] = {
     "an unknown CA": (lambda w: w.secure(ca=None), "TLS", "ssl_ca_certs"),
     "a stranger's CA": (lambda w: w.secure(ca="other"), "TLS", "ssl_ca_certs"),
     "another host's certificate": (lambda w: w.secure("127.0.0.2"), "TLS", "name"),
+    "a key that is another certificate's": (
+        lambda w: w.secure().replace("ours.key", "other.key"),
+        "TLS",
+        "ssl_",
+    ),
+    "a key whose password is wrong": (
+        lambda w: w.secure().replace("ours.key", "locked.key") + "&ssl_password=s3cret1",
+        "TLS",
+        "ssl_",
+    ),
+    "an expired certificate": (lambda w: w.secure(port=w.expired.port), "TLS", "renew it"),
     "a certificate file that is missing": (lambda w: w.secure(client="nobody"), "TLS", "ssl_certfile"),
     "a CA file that is none": (lambda w: w.secure(ca="nobody"), "TLS", "ssl_ca_certs"),
     "no common protocol": (lambda w: w.secure() + "&ssl_ciphers=nonsense", "TLS", "ssl_"),
@@ -206,44 +220,23 @@ async def test_the_other_addresses_of_a_host_are_tried(
     assert await backend.store("run").load() is None
 
 
-async def test_sentinels_say_where_the_primary_is(
-    shell: str, private_server: Callable[..., Server], tmp_path: Path
-) -> None:
+async def test_sentinels_say_where_the_primary_is(shell: str, private_server: Callable[..., Server]) -> None:
     """redis-py asks them, for each connection; a pool of their replicas is refused."""
     server = private_server()
-    binary = server_binary()
-    assert binary is not None
-    config = tmp_path / "sentinel.conf"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {server.port} 1\n")
-    command = [binary, str(config), "--sentinel"]
-    process = _started(command)
     flavour = SHELLS[shell == "sync"]
-    try:
-        await until(lambda: _listens(port))
-        sentinel = flavour.redis.sentinel.Sentinel([("127.0.0.1", port)], socket_timeout=5)
-        async with flavour.backend(sentinel.master_for("main")) as backend:
+    with sentinel(server, "main") as port:
+        asked = flavour.redis.sentinel.Sentinel([("127.0.0.1", port)], socket_timeout=5)
+        async with flavour.backend(asked.master_for("main")) as backend:
             await backend.store("run").append(message("a"))
             assert await contents(backend.store("run")) == ["a"]
         with pytest.raises(BackendConfigError, match="master_for"):
-            flavour.backend(sentinel.slave_for("main"))
-        for each in sentinel.sentinels:
+            flavour.backend(asked.slave_for("main"))
+        for each in asked.sentinels:
             await flavour.close_client(each)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _started(command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 class Slow(CredentialProvider):
@@ -322,7 +315,7 @@ async def test_a_server_without_auth_does_not_put_the_password_into_an_error(
         port = probe.getsockname()[1]
     process = _started([binary, str(config), "--port", str(port), "--bind", "127.0.0.1", "--save", ""])
     try:
-        await until(lambda: _listens(port))
+        await until(lambda: listens(port))
         backend = backends(shell, f"redis://u:s3cret@127.0.0.1:{port}/0", retry=ENDLESS)
         with pytest.raises(BackendConfigError) as caught:
             await backend.store("run").load()

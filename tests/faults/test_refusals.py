@@ -44,7 +44,8 @@ from ..support.shells import SHELLS, Shell, until
 from .shells import GUARD, carries, keys_of
 
 ETAG = b"x" * 16
-BRIEF = RetryPolicy(attempts=2, deadline=5.0, base=0.001, cap=0.002)
+BRIEF = RetryPolicy(attempts=1, deadline=5.0)
+TWICE = RetryPolicy(attempts=2, deadline=1.0, base=0.001, cap=0.002)
 PARTS = ("head", "log", "etags", "marks", "lease", "queue")
 USER = "u"
 
@@ -350,7 +351,7 @@ async def test_a_refusal_does_not_hide_an_earlier_copy(
             await store.append(message("a"))
             between.before_cut = demote
             between.lose_replies(1, carries(SAVE))
-            told = await _told(flavour.apart(store.append(message("b"))))
+            told = await _told(flavour.apart(store.append(message("b"), retry=TWICE)))
             raw.replicaof("NO", "ONE")
             assert type(told) is OutcomeUnknownError, told
             assert "READONLY" in told.reason

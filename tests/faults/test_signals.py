@@ -135,7 +135,7 @@ url, nobody = sys.argv[1:]
 backends = [
     RedisBackend.from_url(url),
     RedisBackend.from_url(url, durability=Durability(replicas=1, timeout=0.01)),
-    RedisBackend.from_url(nobody, retry=RetryPolicy(attempts=3, deadline=1.0)),
+    RedisBackend.from_url(nobody, retry=RetryPolicy(attempts=3, deadline=0.2)),
 ]
 before = set(sys.modules)
 for backend in backends:

@@ -796,14 +796,14 @@ async def test_a_load_of_a_server_that_is_down_is_an_error(
 ) -> None:
     """An outage is BackendUnavailableError, never None; and the store goes on when the server is back."""
     server = private_server(appendonly="yes", appendfsync="always")
-    store = backends(server.url, retry=RetryPolicy(attempts=3, base=0.001)).store("run")
+    store, brief = backends(server.url).store("run"), RetryPolicy(attempts=3, deadline=0.5, base=0.001)
     await store.append(user(0))
     server.kill()
     for call in (store.load, store.read, store.info, store.trim):
         with pytest.raises(BackendUnavailableError, match="nothing was written"):
-            await call()
+            await call(retry=brief)
     with pytest.raises(BackendUnavailableError):
-        await store.append(user(1))
+        await store.append(user(1), retry=brief)
     assert store.unsettled is None
     server.start()
     await store.append(user(1))

@@ -137,6 +137,33 @@ def cluster() -> Iterator[tuple[Server, Server]]:
         yield owner, other
 
 
+@contextlib.contextmanager
+def sentinel(primary: Server, name: str) -> Iterator[int]:
+    """Runs a Sentinel that knows a primary by a name; yields its port."""
+    binary = server_binary()
+    assert binary is not None
+    with tempfile.TemporaryDirectory(prefix="histstore-sentinel-") as folder:
+        config, port = Path(folder) / "sentinel.conf", _free_port()
+        config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor {name} 127.0.0.1 {primary.port} 1\n")
+        process = subprocess.Popen([binary, str(config), "--sentinel"], stdout=subprocess.DEVNULL)
+        try:
+            end = time.monotonic() + 20
+            while not listens(port):
+                assert time.monotonic() < end, "the Sentinel does not listen"
+                time.sleep(0.02)
+            yield port
+        finally:
+            process.kill()
+            process.wait()
+
+
+def listens(port: int) -> bool:
+    """Returns whether somebody listens at a port of the loopback interface."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
 # ------------------------------------------------------------------------------- the shared server
 
 

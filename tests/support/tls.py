@@ -7,10 +7,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlencode
 
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 
 class Certificates:
@@ -21,8 +23,17 @@ class Certificates:
         ours, other = trustme.CA(), trustme.CA()
         self.ca = ours
         self.server = ours.issue_cert("localhost", "127.0.0.1")
+        self.expired = ours.issue_cert("localhost", "127.0.0.1", not_after=datetime.now(UTC) - timedelta(days=1))
         self._write(ours, "ours")
         self._write(other, "other")
+        key = serialization.load_pem_private_key((folder / "ours.key").read_bytes(), None)
+        (folder / "locked.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.BestAvailableEncryption(b"s3cret"),
+            )
+        )
 
     def _write(self, ca: trustme.CA, name: str) -> None:
         ca.cert_pem.write_to_path(str(self.folder / f"{name}.ca"))
@@ -42,16 +53,21 @@ class Certificates:
 class Relay:
     """Speaks TLS to clients, wants their certificates, and relays what they say to a server.
 
+    Args:
+        port: The server's.
+        certificates: Whom to trust, and what to show.
+        shown: The certificate to show instead.
+
     Attributes:
         port: Where it listens.
         accepted: Connections that came.
     """
 
-    def __init__(self, port: int, certificates: Certificates) -> None:
+    def __init__(self, port: int, certificates: Certificates, shown: trustme.LeafCert | None = None) -> None:
         self.accepted = 0
         self._target = port
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        certificates.server.configure_cert(self._context)
+        (shown or certificates.server).configure_cert(self._context)
         certificates.ca.configure_trust(self._context)
         self._context.verify_mode = ssl.CERT_REQUIRED
         self._listener = socket.create_server(("0.0.0.0", 0))

@@ -332,7 +332,7 @@ class Runner:
             state.ambiguous = True
         state.error = error
         if fault.retry:
-            return RetryableError(error)
+            return RetryableError(error, passing=fault.passing)
         return failure_of(call, error, ambiguous=state.ambiguous)
 
     async def _send(

@@ -20,6 +20,7 @@ from histstore.revision import Revision, RunId
 from histstore.wire.sending import SendState
 
 FAST = RetryPolicy(attempts=3, deadline=10.0, base=0.0, cap=0.0)
+BRIEF = RetryPolicy(attempts=3, deadline=0.25, base=0.0, cap=0.0)
 LOST = ConnectionError("the server closed the connection")
 
 
@@ -88,6 +89,15 @@ class Scripted:
         pass
 
 
+class Down(Scripted):
+    """A transport whose last answer is also that to all later requests."""
+
+    async def exchange(self, *args: Any, **options: Any) -> list[Any]:
+        if len(self.answers) == 1:
+            self.answers *= 2
+        return await super().exchange(*args, **options)
+
+
 def write() -> Call:
     """Returns a call whose outcome matters."""
     revision = Revision(1, b"e" * 16)
@@ -135,9 +145,48 @@ async def test_what_may_have_been_applied_is_sent_as_a_copy() -> None:
 async def test_a_write_that_was_sent_ends_as_unknown_and_one_that_was_not_as_unavailable() -> None:
     """A later definite refusal proves nothing about the earlier copy."""
     with pytest.raises(OutcomeUnknownError):
-        await runner(Scripted((True, LOST), (False, LOST), (False, LOST))).run(write(), FAST)
+        await runner(Down((True, LOST), (False, LOST))).run(write(), BRIEF)
     with pytest.raises(BackendUnavailableError):
-        await runner(Scripted(*[(False, LOST)] * 3)).run(write(), FAST)
+        await runner(Down((False, LOST))).run(write(), BRIEF)
+
+
+PASSING = [
+    (False, LOST), (True, ResponseError("READONLY you can't write")), (True, ResponseError("LOADING loading")),
+    (True, ResponseError("TRYAGAIN")), (True, ResponseError("CLUSTERDOWN down")), (True, ResponseError("BUSY busy")),
+    (True, ResponseError("MOVED 1 127.0.0.1:1")), (True, ResponseError("MASTERDOWN down")),
+]  # fmt: skip
+
+
+async def test_a_state_that_passes_is_outlasted() -> None:
+    """Attempts bound it neither before nor after a lost reply, and do not run out meanwhile."""
+    transport = Scripted(*PASSING, (True, LOST), (False, LOST), (True, LOST), (True, GONE))
+    assert (await runner(transport).run(write(), FAST))[0] == GONE
+    assert len(transport.sent) == len(PASSING) + 4
+
+
+async def test_lost_replies_are_bounded_by_attempts_whatever_comes_between() -> None:
+    """Each leaves a copy that may still arrive."""
+    transport = Scripted(*[(False, LOST), (True, LOST)] * 3)
+    with pytest.raises(OutcomeUnknownError):
+        await runner(transport).run(write(), FAST)
+    assert (len(transport.sent), transport.answers) == (6, [])
+
+
+@pytest.mark.parametrize("text", ["OOM full", "MISCONF broken", "NOREPLICAS none", "ERR something new"])
+async def test_what_lasts_until_somebody_acts_is_bounded_by_attempts(text: str) -> None:
+    transport = Down((True, ResponseError(text)))
+    with pytest.raises((BackendUnavailableError, OutcomeUnknownError)):
+        await runner(transport).run(write(), FAST)
+    assert len(transport.sent) == FAST.attempts
+
+
+@pytest.mark.parametrize("answer", PASSING, ids=lambda answer: str(answer[1]).split()[0])
+async def test_one_attempt_is_one_try(answer: Any) -> None:
+    """Also where the failure passes."""
+    transport = Scripted(answer)
+    with pytest.raises(BackendUnavailableError):
+        await runner(transport).run(write(), RetryPolicy(attempts=1))
+    assert transport.answers == []
 
 
 async def test_a_missing_script_is_sent_in_full_within_the_same_try() -> None:

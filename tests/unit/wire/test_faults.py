@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import redis.exceptions as redis_errors
 
-from histstore.wire.faults import FAULTS, Fault, UndoneError, classify, describe
+from histstore.protocol.scripts import ALL
+from histstore.wire.faults import FAULTS, UNDECLARED, Fault, OpeningError, UndoneError, classify, describe
 
 LATER, NEVER = Fault(definite=True, retry=True), Fault(definite=True, retry=False)
 UNKNOWN = Fault(definite=False, retry=True)
@@ -25,6 +28,7 @@ ROWS: list[tuple[str, Fault]] = [
     ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", LATER),
     ("OOM command not allowed when used memory > 'maxmemory'.", LATER),
     ("ERR max number of clients reached", LATER),
+    ("ERR max number of clients + cluster connections reached", LATER),
     ("NOAUTH Authentication required.", NEVER),
     ("WRONGPASS invalid username-password pair or user is disabled.", NEVER),
     ("NOPERM this user has no permissions to run the 'evalsha' command", NEVER),
@@ -32,6 +36,10 @@ ROWS: list[tuple[str, Fault]] = [
     ("WAITAOF, for Durability(fsync=True): ERR unknown command 'WAITAOF'", NEVER),
     ("WRONGTYPE Operation against a key holding the wrong kind of value", NEVER),
     ("WRONGTYPE Operation against a key script: 4ca238, on @user_script:1.", NEVER),
+    ("CROSSSLOT Keys in request don't hash to the same slot", NEVER),
+    ("DENIED Redis is running in protected mode because protected mode is enabled and no password is set", NEVER),
+    ("UNBLOCKED client unblocked via CLIENT UNBLOCK", UNKNOWN),
+    ("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)", UNKNOWN),
     # Inside a script a server says these at its first write or not at all. Redis 6 wraps them.
     ("OOM command not allowed when used memory > 'maxmemory'. script: 4ca238, on @user_script:1.", LATER),
     ("READONLY You can't write against a read only replica. script: 4ca238, on @user_script:9.", LATER),
@@ -40,6 +48,25 @@ ROWS: list[tuple[str, Fault]] = [
     ("ERR Error running script (call to f_4ca238): @user_script:1: -OOM command not allowed", LATER),
     ("ERR Error running script (call to f_4ca238): @user_script:12: -READONLY You can't write", LATER),
     ("ERR Can not execute the command on a stale replica script: 4ca238, on @user_script:9.", LATER),
+    # The first command of save.lua, and no later one, may be refused so: Redis 8, Dragonfly, an older Dragonfly.
+    (
+        "ERR Unable to execute command 'exists' in script because undeclared keys were accessed during rehashing of "
+        "the slot script: 4ca238, on @user_script:41.",
+        LATER,
+    ),
+    (
+        "ERR Error running script (call to 4ca238): @user_script:41: script tried accessing undeclared key, key: k",
+        NEVER,
+    ),
+    ("Error running script (call to 4ca238): @user_script:41: script tried accessing undeclared key", NEVER),
+    # A script may have removed the key itself, after other writes: Redis 6.2, 7.0 and Valkey 9.
+    (
+        "ERR Error running script (call to f_4ca238): @user_script:1: @user_script: 1: Lua script attempted to access "
+        "a non local key in a cluster node",
+        UNKNOWN,
+    ),
+    ("ERR Script attempted to access a non local key in a cluster node script: 4ca238, on @user_script:1.", UNKNOWN),
+    ("ERR Attempted to access a non local key in a cluster node script: on @user_script:1.", UNKNOWN),
     # From the middle of a script, which does not roll back: not known.
     ("ERR Error running script (call to f_4ca238): @user_script:1: -NOPERM this user has no permissions", UNKNOWN),
     ("BUSY somebody's words script: 4ca238, on @user_script:9.", UNKNOWN),
@@ -62,7 +89,11 @@ UNDONE: list[tuple[str, Fault]] = [
     ("@user_script: 12: -READONLY You can't write against a read only replica.", LATER),
     ("OOM command not allowed when used memory > 'maxmemory'.", LATER),
     ("ERR The ID specified in XADD is equal or smaller than the target stream top item", LATER),
+    ("@user_script: 41: Lua script attempted to access a non local key in a cluster node", LATER),
     ("ERR Script attempted to access a non local key in a cluster node", LATER),
+    ("ERR Attempted to access a non local key in a cluster node", LATER),
+    ("ERR Unable to execute command 'del' in script because undeclared keys were accessed during rehashing", LATER),
+    ("script tried accessing undeclared key, key: k", NEVER),
     ("WRONGTYPE Operation against a key holding the wrong kind of value", NEVER),
     # A command, and a key, in the words of Redis 6, Redis 7 and Valkey.
     ("@user_script: 1: The user executing the script can't run this command or subcommand", NEVER),
@@ -100,7 +131,8 @@ def test_every_row_of_the_table_is_tested_here() -> None:
 def test_which_refusals_end_the_connection(text: str) -> None:
     """Those that say that another server may be the right one by now; inside a script as outside of it."""
     error = redis_errors.ResponseError(text)
-    elsewhere = any(word in text for word in ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "stale replica"))
+    words = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED", "stale replica")
+    elsewhere = any(word in text for word in words)
     assert classify(error, sent=True).elsewhere is elsewhere
     assert classify(UndoneError(text), sent=True).elsewhere is elsewhere
 
@@ -108,6 +140,48 @@ def test_which_refusals_end_the_connection(text: str) -> None:
 def test_each_refusal_that_somebody_can_mend_says_how() -> None:
     """What goes by itself, and what is told as damage, needs no advice."""
     assert {words for words, fault in FAULTS.items() if not fault.advice} == {"NOSCRIPT", "TRYAGAIN", "WRONGTYPE"}
+    assert all(fault.advice for fault in UNDECLARED.values())
+
+
+PASSING = {
+    "READONLY", "MOVED", "ASK", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY",
+    "ERR max number of clients reached", "ERR max number of clients + cluster connections reached",
+}  # fmt: skip
+MOVING = ("access a non local key", "undeclared keys were accessed")
+
+
+def test_which_refusals_only_the_deadline_bounds() -> None:
+    """States of the server that end without a change of settings."""
+    assert {words for words, fault in FAULTS.items() if fault.passing} == PASSING
+    assert {words for words, fault in UNDECLARED.items() if fault.passing} == {
+        words for words in UNDECLARED if words.startswith(MOVING)
+    }
+
+
+@pytest.mark.parametrize("text", [text for text, _ in ROWS + UNDONE])
+@pytest.mark.parametrize("kind", [redis_errors.ResponseError, UndoneError])
+@pytest.mark.parametrize("sent", [False, True])
+def test_no_try_that_may_have_been_applied_is_repeated_until_the_deadline(
+    text: str, kind: type[Exception], sent: bool
+) -> None:
+    """Each would leave one more copy that may still arrive."""
+    fault = classify(kind(text), sent=sent)
+    assert not fault.passing or (fault.definite and fault.retry)
+
+
+SEVERAL = re.compile(r"redis\.call\(\s*'(DEL|EXISTS|UNLINK|TOUCH|MGET|MSET|RENAME|COPY|LMOVE|\w+STORE)'\s*,([^)]*)\)")
+
+
+def test_one_command_of_the_scripts_names_several_keys_and_is_not_undone() -> None:
+    """So its refusal is definite wherever it is told: it is the first command of its script."""
+    found = []
+    for script in ALL:
+        code = re.sub(r"--[^\n]*", "", script.source)
+        for match in SEVERAL.finditer(code):
+            if len({key.strip() for key in match[2].split(",")}) > 1:
+                found.append((script.name, match[1]))
+                assert "redis." not in code[: match.start()]
+    assert found == [("save", "EXISTS")]
 
 
 BROKEN = [
@@ -125,6 +199,16 @@ def test_broken_connections(error: Exception) -> None:
     """Before the request left, nothing was written; afterwards it may have been. Both may be tried again."""
     assert classify(error, sent=False) == LATER
     assert classify(error, sent=True) == UNKNOWN
+    # An outage passes. What redis-py refuses to send does not.
+    assert classify(error, sent=False).passing is (type(error) is not redis_errors.RedisError)
+    assert classify(error, sent=True).passing is False
+
+
+def test_a_connection_that_cannot_be_opened_passes_unless_a_setting_is_wrong() -> None:
+    """Nothing was sent over it, whatever the request's state says."""
+    for sent in (False, True):
+        assert classify(OpeningError("connection refused"), sent=sent).passing
+        assert not classify(OpeningError("wrong password", FAULTS["WRONGPASS"]), sent=sent).passing
 
 
 @pytest.mark.parametrize(
@@ -138,6 +222,7 @@ def test_broken_connections(error: Exception) -> None:
         (redis_errors.MasterDownError("down"), LATER),
         (redis_errors.ClusterDownError("down"), LATER),
         (redis_errors.TryAgainError("again"), LATER),
+        (redis_errors.ClusterCrossSlotError("Keys in request"), NEVER),
         (redis_errors.OutOfMemoryError("used memory"), LATER),
         (redis_errors.NoPermissionError("this user has no permissions"), NEVER),
         (redis_errors.AuthenticationError("invalid password"), NEVER),
