@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 QUICK  := tests/unit tests/bench tests/store/test_contract.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick repeat storm duplicates loops bench costs lint format types sync check-sync layers model wheel-test ci clean
+.PHONY: help venv demo test quick repeat servers storm duplicates loops bench costs lint format types sync check-sync layers model wheel-test ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ quick: $(STAMP) ## run the tests that need no server, and one pass of the stores
 
 repeat: $(STAMP) ## run the tests that measure time 20 times, and stop at the first failure (ARGS="5 -k name")
 	@tools/repeat_tests.sh $(BIN)/python $(ARGS)
+
+servers: $(STAMP) ## run the store and script tests on Redis 6.2 to 8.2, Valkey 8.1 and 9.1 (ARGS="--only 6.2 --contract")
+	@$(BIN)/python tools/servers.py $(ARGS)
 
 storm: $(STAMP) ## all faults at once for two minutes, each call checked (ARGS="--seconds 600 --seed 7")
 	@$(BIN)/python -m tests.faults.storm $(ARGS)
@@ -78,6 +81,6 @@ wheel-test: $(STAMP) ## build sdist and wheel, and try them away from the checko
 ci: ## run what CI runs
 	@bash .ci/run
 
-clean: ## remove .venv, .venv-bench, caches and builds
-	@rm -rf $(VENV) .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+clean: ## remove .venv, .venv-bench, .servers, caches and builds
+	@rm -rf $(VENV) .venv-bench .servers build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

