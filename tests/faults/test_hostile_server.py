@@ -16,6 +16,7 @@ import pytest
 from histstore import BackendUnavailableError, CorruptSnapshotError, LeaseLostError, OutcomeUnknownError, RetryPolicy
 from histstore.wire import resp
 
+from ..support.generations import skip_without_min_replicas
 from ..support.history import message
 from ..support.servers import Server
 from ..support.shells import SHELLS, Shell
@@ -153,6 +154,7 @@ async def test_a_server_that_refuses_writes_is_tested_now_and_then(
     """
     server = private_server()
     with server.client() as raw:
+        skip_without_min_replicas(raw)
         async with flavour.from_url(server.url) as backend:
             await backend.store("run").append(message("a"))
         raw.config_set("min-replicas-to-write", "1")

@@ -37,6 +37,7 @@ from histstore import (
 from histstore.protocol.scripts import SAVE
 from histstore.wire.faults import FAULTS
 
+from ..support.generations import skip_without_min_replicas
 from ..support.history import message
 from ..support.proxy import Proxy
 from ..support.servers import Server, server_binary
@@ -74,6 +75,11 @@ class Refusal:
     reads: bool = False
     deletes: bool = True
     kind: type[BackendError] = BackendUnavailableError
+
+
+def _lacking(_server: Server, raw: redis.Redis) -> None:
+    skip_without_min_replicas(raw)
+    raw.config_set("min-replicas-to-write", "1")
 
 
 def _replica(_server: Server, raw: redis.Redis) -> None:
@@ -143,8 +149,7 @@ REFUSALS: dict[str, Refusal] = {
     "READONLY": Refusal("READONLY", "connect to the primary", _replica, _primary),
     "MASTERDOWN": Refusal("MASTERDOWN|stale replica|READONLY", "connect to the primary", _stale, _primary, reads=True),
     "NOREPLICAS": Refusal(
-        "NOREPLICAS", "min-replicas-to-write", lambda _server, raw: raw.config_set("min-replicas-to-write", "1"),
-        lambda _server, raw: raw.config_set("min-replicas-to-write", "0"),
+        "NOREPLICAS", "min-replicas-to-write", _lacking, lambda _s, raw: raw.config_set("min-replicas-to-write", "0")
     ),
     "MISCONF": Refusal("MISCONF", "its log says why", _broken_disk, _sound_disk),
     "OOM": Refusal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 
@@ -37,5 +38,9 @@ def test_every_reply_that_a_header_lists_is_provoked_and_no_other(make_world: Ca
         returns = header[header.index("-- Returns") :]
         declared |= {(script.name, word) for word in re.findall(r'\{"(\w+)"', returns)}
     assert {name for name, _ in declared} == {script.name for script in ALL if script is not PROBE}
-    replies = set().union(*(_run(name, make_world) for name in SCENARIOS))
+    replies: set[tuple[str, str]] = set()
+    for name in SCENARIOS:
+        # A scenario that this server's generation skips provokes nothing.
+        with contextlib.suppress(pytest.skip.Exception):
+            replies |= _run(name, make_world)
     assert replies == declared

@@ -28,6 +28,7 @@ from histstore.protocol.leases import Ticket
 from histstore.protocol.run import NO_LEASE, LeaseToken, RunRef
 from histstore.revision import RunId
 
+from ..support.generations import expires_at
 from .doorbell import Process
 from .sending import SOURCES, Delete, Reply, Save, exchange
 
@@ -280,7 +281,7 @@ class World:
 
     def deadlines(self) -> list[int]:
         """Return when head, log and etags expire; -1: never, -2: the key does not exist."""
-        return [int(self.client.pexpiretime(key)) for key in self.data_keys]  # type: ignore[arg-type]
+        return [expires_at(self.client, key) for key in self.data_keys]
 
     def expire_alike(self, before: Sequence[int], label: str = "") -> None:
         """Check that the `deadlines` of the data keys are what they were.

@@ -27,6 +27,7 @@ from histstore import (
     SnapshotError,
 )
 
+from ..support.generations import skip_without_min_replicas
 from ..support.history import message
 from ..support.servers import Server
 from ..support.shells import Shell, threaded_proxy, until
@@ -134,6 +135,7 @@ async def test_a_refusal_by_the_server_is_a_failure_with_its_code(
         await backend.store("run").append(message("a"))
         seen.take()
         with running.client() as raw:
+            skip_without_min_replicas(raw)
             raw.config_set("min-replicas-to-write", "1")
         with pytest.raises(BackendUnavailableError) as raised:
             await backend.store("run").append(message("b"))
@@ -230,6 +232,7 @@ async def test_a_call_that_meets_the_closing_of_its_backend(
         await backend.store("run").append(message("a"))
         seen.take()
         with running.client() as raw:
+            skip_without_min_replicas(raw)
             raw.config_set("min-replicas-to-write", "1")
         call = shell.apart(_append(backend))
         await until(lambda: sum(kind == "tried" for kind, _ in seen.events) >= 2)

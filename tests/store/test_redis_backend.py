@@ -27,6 +27,7 @@ from histstore import (
 )
 from histstore.protocol.keys import run_keys
 
+from ..support.generations import expires_at
 from ..support.ids import stable
 from ..support.samples import PLAIN, TYPED, faithful, plain, user
 from ..support.shells import Shell, threaded_proxy
@@ -121,7 +122,7 @@ def _deadlines(raw: redis.Redis, namespace: str, run: str = "run") -> set[int]:
     """The deadlines of all keys of a run that are there, in milliseconds; -1: none."""
     keys = run_keys(namespace, run)
     assert raw.exists(keys.head, keys.log, keys.etags) == 3
-    return {int(raw.execute_command("PEXPIRETIME", key)) for key in (keys.head, keys.log, keys.etags)}
+    return {expires_at(raw, key) for key in (keys.head, keys.log, keys.etags)}
 
 
 async def test_run_ttl_is_on_every_key_in_the_same_millisecond(

@@ -41,6 +41,13 @@ def name_of(client: redis.Redis) -> str:
     return f"{product} {info.get(f'{product}_version', info['redis_version'])}"
 
 
+def _as_arguments(options: dict[str, str]) -> Iterator[str]:
+    for name, value in options.items():
+        yield f"--{name}"
+        # Redis 6.2 quotes an argument with a space, and then misses the replica's port.
+        yield from value.split() if name == "replicaof" else [value]
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -76,7 +83,7 @@ class Server:
             self.port = self.port or _free_port()
             options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no"}
             options |= {"dir": str(self.folder), "daemonize": "no", "loglevel": "warning"} | self.options
-            command = [binary] + [part for name, value in options.items() for part in (f"--{name}", value)]
+            command = [binary, *_as_arguments(options)]
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             if self._wait():
                 return self

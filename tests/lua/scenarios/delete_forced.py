@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from histstore.protocol.run import LeaseToken
 
+from ...support.generations import expires_at
 from ..sending import commands
 from ..world import MINUTE_MS, QUARTER_MS, World
 from .expectations import expect, expect_unchanged
@@ -37,11 +38,11 @@ def a_late_forced_delete_of_an_absent_run_leaves_the_successor(world: World) -> 
         mine = world.deletion(None, force=True)
         expect(world.send(mine, resend=resent), "deleted" if resent else "absent")
         lease = world.grant("next")
-        before, ends = world.dump(), world.client.pexpiretime(world.keys.lease)
+        before, ends = world.dump(), expires_at(world.client, world.keys.lease)
         for resend in (False, True):
             expect(world.send(mine, resend=resend), "deleted")
             assert world.leased() == lease, "a late copy has fenced the successor"
-            assert world.client.pexpiretime(world.keys.lease) == ends
+            assert expires_at(world.client, world.keys.lease) == ends
             expect_unchanged(world, before)
         world.save(None, "new", lease=lease)
         expect(world.send(mine), "deleted")

@@ -7,6 +7,7 @@ import redis
 from histstore.log.base import Base
 from histstore.protocol.run import LeaseToken
 
+from ...support.generations import expires_at
 from ..sending import Delete, Reply, Save
 from ..world import MINUTE_MS, World
 
@@ -53,7 +54,7 @@ def expect_free(world: World) -> None:
 
 
 def lease_ends(world: World) -> int:
-    return int(world.client.pexpiretime(world.keys.lease))
+    return expires_at(world.client, world.keys.lease)
 
 
 def expect_confirmed(world: World, what: Save | Delete, by: redis.Redis | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from histstore.protocol.leases import Ticket
 
+from ...support.generations import expires_at
 from ..sending import commands
 from ..world import MINUTE_MS, World
 from .expectations import expect, expect_free, expect_held_by
@@ -52,7 +53,7 @@ def a_key_of_a_foreign_type_is_met_before_the_first_write(world: World) -> None:
     """A foreign key raises WRONGTYPE before anything is changed and before anybody is notified."""
 
     def state() -> object:
-        return [(world.client.dump(key), world.client.pexpiretime(key)) for key in world.all_keys]
+        return [(world.client.dump(key), expires_at(world.client, key)) for key in world.all_keys]
 
     changed: list[str] = []
     with world.process() as process:

@@ -13,6 +13,7 @@ from histstore.protocol.call import Call
 from histstore.protocol.leases import Ticket
 from histstore.protocol.run import LeaseToken
 
+from ...support.generations import skip_without_min_replicas
 from ..doorbell import Process
 from ..sending import Delete, Save
 from ..world import MINUTE_MS, QUARTER_MS, World
@@ -153,6 +154,7 @@ def demoted(world: World) -> Iterator[str]:
 @contextmanager
 def lacking_replicas(world: World) -> Iterator[str]:
     """Forbid the server to take writes for a while: it may have been replaced. Yields its error for writes."""
+    skip_without_min_replicas(world.client)
     world.client.config_set("min-replicas-to-write", "1")
     try:
         yield "Not enough good replicas"
