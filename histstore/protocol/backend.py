@@ -26,7 +26,10 @@ def scan(namespace: str, prefix: str, cursor: int, server: Route) -> Call:
 
 
 def probe(keys: Keys) -> Call:
-    """Build the self-test of a connection: every command that this library sends, on a scratch key."""
+    """Build the self-test of a connection: every command that this library sends, on a scratch key.
+
+    A connection's log-in and the confirmations of `Durability` are not part of it.
+    """
     scratch = keys.head
     reads: list[Command] = [
         ("MULTI",),
@@ -40,6 +43,7 @@ def probe(keys: Keys) -> Call:
         ("EVALSHA", "0" * 40, "1", scratch),
         ("SUBSCRIBE", scratch),
         ("UNSUBSCRIBE", scratch),
+        ("SCAN", "0", "MATCH", scratch, "COUNT", "1"),
         ("INFO", "memory"),
         ("INFO", "replication"),
         ("INFO", "cluster"),

@@ -247,8 +247,14 @@ def unquoted(text: str) -> str:
     return _QUOTED.split(text, 1)[0]
 
 
-_FOLLOWS: Final = re.compile(r"EXECABORT|ERR EXEC without MULTI|ERR DISCARD without MULTI")
-"""Errors that only follow from an earlier refusal. Some of them quote that refusal once more."""
+_FOLLOWS: Final = re.compile(
+    r"EXECABORT|ERR (?:EXEC|DISCARD) without MULTI|ERR MULTI calls can ?not be nested"
+    r"|ERR Command (?:'\w+' )?not allowed inside a transaction"
+)
+"""Errors that only follow from an earlier refusal. Some of them quote that refusal once more.
+
+The last two follow from a refused EXEC: the transaction is still open.
+"""
 
 SHOWN: Final = 170
 """Longest quotation of a server's message in characters, so that the advice after it is never cut."""

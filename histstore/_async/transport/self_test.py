@@ -27,6 +27,13 @@ TEST_EVERY: Final = 1.0
 log = logging.getLogger("histstore")
 
 
+def _confirmations(durability: Durability) -> list[Command]:
+    """Return the command that saves wait by, in a form that the server answers at once."""
+    if durability.fsync:
+        return [("WAITAOF", "1", "0", "1")]
+    return [("WAIT", "0", "1")] if durability.replicas else []
+
+
 class SelfTest:
     """Runs every command that the library uses, once, before the first call.
 
@@ -107,9 +114,7 @@ class SelfTest:
             redis.exceptions.RedisError: It could not be asked.
         """
         call = probe(self._scratch(owns))
-        commands: Sequence[Command] = call.batch
-        if self._durability.fsync:
-            commands = [*commands, ("WAITAOF", "1", "0", "1")]
+        commands: Sequence[Command] = [*call.batch, *_confirmations(self._durability)]
         replies = await exchange(call.key, commands, end, SendState())
         if self.on_cluster is not None and is_cluster_node(replies):
             await self.on_cluster()

@@ -68,6 +68,8 @@ def test_problems_are_the_unexpected_errors() -> None:
         "NOPERM xrange",
         "OOM full",
     ]
+    assert problems_of([("INFO", "memory")], [ResponseError("ERR this proxy has no INFO")]) == []
+    assert len(problems_of([("INFO", "memory")], [ResponseError("LOADING the dataset")])) == 1
     unknown = [ResponseError("ERR unknown command 'WAITAOF', with args beginning with: 'x'")]
     [problem] = problems_of([("WAITAOF", "1", "0", "1")], unknown)
     assert str(problem) == "WAITAOF, for Durability(fsync=True): ERR unknown command 'WAITAOF'"
@@ -78,6 +80,15 @@ def test_a_peer_that_is_no_redis_server(command: str) -> None:
     """A transaction and our script are answered by a list."""
     with pytest.raises(ConnectionError, match="no Redis server"):
         problems_of([(command,)], [b"OK"])
+
+
+def test_a_refused_exec_leaves_the_transaction_open() -> None:
+    """The queued script is no proof of a foreign server, if the server has refused the transaction's end."""
+    commands = [("EXEC",), ("EVAL", "source", "0")]
+    [problem] = problems_of(commands, [ResponseError("ERR unknown command 'EXEC'"), b"QUEUED"])
+    assert "EXEC" in str(problem)
+    with pytest.raises(ConnectionError, match="no Redis server"):
+        problems_of(commands, [[], b"QUEUED"])
 
 
 def test_the_eviction_policy() -> None:
