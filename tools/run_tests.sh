@@ -12,7 +12,8 @@ shift
 cores=$(getconf _NPROCESSORS_ONLN)
 # It steps through coroutines one by one, which a tracer slows down most.
 stepwise=tests/store/test_lease_cancellation.py
-covered=(tests/unit tests/store tests/bench "--ignore=$stepwise") uncovered=(tests/faults tests/cluster tests/lua tests/docs "$stepwise")
+covered=(tests/unit tests/store tests/bench "--ignore=$stepwise")
+uncovered=(tests/faults tests/cluster tests/lua tests/docs tests/deploy "$stepwise")
 all=(tests)
 for argument in "$@"; do
     if [ -e "${argument%%::*}" ]; then covered=() uncovered=() all=(); fi

@@ -222,7 +222,7 @@ def check(source: Source, full: bool) -> tuple[list[str], bool]:
     began = time.monotonic()
     store = run_tests(path, ["tests/store"] if full else CONTRACT)
     lua = run_tests(path, ["tests/lua"]) if full else SKIPPED
-    deploy = run_tests(path, ["tests/deploy", "-k", f"[{source.name}"])
+    deploy = run_tests(path, ["tests/deploy", "-k", f"on-{source.name}"])
     passed = store.passed and lua.passed and deploy.passed
     result = f"{'ok' if passed else 'FAILED'} ({time.monotonic() - began:.0f} s)"
     which = store.counts if full else f"contract: {store.counts}"

