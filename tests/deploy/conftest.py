@@ -29,7 +29,8 @@ def available() -> dict[str, Path]:
 
 def acl_of(name: str) -> Path:
     """Return the ACL file for a server."""
-    return DEPLOY / ("users-7.0.acl" if name in ("6.2", "7.0") else "users.acl")
+    [source] = [source for source in servers.SERVERS if source.name == name]
+    return DEPLOY / source.acl
 
 
 def rules_of(user: str, file: Path) -> list[str]:

@@ -75,7 +75,7 @@ async def test_a_save_that_is_answered(shell: Shell, server_url: str, namespace:
         assert started.call == tried.call == finished.call
         assert started.operation == "save"
         assert started.seconds == 0.0
-        assert started.server == server_url.partition("://")[2].partition("/")[0]
+        assert started.server == server_url.partition("://")[2].partition("/")[0].rpartition("@")[2]
         assert started.error is None
         assert 1000 < finished.bytes_sent < 3000
         assert finished.bytes_received > 5

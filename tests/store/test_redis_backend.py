@@ -390,8 +390,8 @@ async def test_a_client_of_ones_own(shell: Shell, server_url: str, namespace: st
     assert client.connection_pool.connection_kwargs == settings
     assert client.get_retry() is hooks
     assert client.connection_pool._in_use_connections == set()
-    set_, got = client.set(f"{namespace}:x", "ä"), client.get(f"{namespace}:x")
-    assert (got if shell.name == "sync" else [await set_, await got][1]) == "ä"
+    set_, got = client.hset(f"{namespace}:x", "a", "ä"), client.hmget(f"{namespace}:x", "a")
+    assert (got if shell.name == "sync" else [await set_, await got][1]) == ["ä"]
     await shell.close_client(client)
 
 

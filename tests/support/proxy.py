@@ -96,7 +96,7 @@ class Proxy:
     def url(self) -> str:
         assert self._server is not None
         host, port = self._server.sockets[0].getsockname()[:2]
-        return f"redis://{host}:{port}{self.database}"
+        return f"redis://{self._user}{host}:{port}{self.database}"
 
     def lose_replies(self, count: int, when: Callable[[bytes], bool] = lambda _request: True) -> None:
         """Cuts the connection, `count` times, in place of the answer to a request that `when` picks.
@@ -166,6 +166,8 @@ class Proxy:
         parts = urlsplit(url)
         self._target = (parts.hostname or "127.0.0.1", parts.port or 6379)
         self.database = parts.path
+        # "user:password@" or "": whoever goes through the proxy is the user that goes without.
+        self._user = "".join(parts.netloc.rpartition("@")[:2])
 
     def cut(self) -> None:
         """Resets every connection now."""

