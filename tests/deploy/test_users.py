@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from histstore import ANY, BackendConfigError, ConversationSnapshot, Durability
 
 from ..support.samples import PLAIN, TYPED, user
 from ..support.servers import free_port
-from ..support.shells import Shell
+from ..support.shells import Shell, until
 from .conftest import DEPLOY, PASSWORDS, Deployed, rules_of
 
 Snapshot = ConversationSnapshot[Any]
@@ -183,6 +184,25 @@ def test_the_additions_of_the_readme_are_valid(scratch: Deployed) -> None:
         given = rules.replace("¦", "|").split()
         if "+waitaof" not in given or scratch.has_waitaof:
             scratch.set_rules("histstore", [*rules_of("histstore", scratch.acl), *given])
+
+
+async def test_a_cluster_needs_the_additions(
+    shell: Shell, program: tuple[str, Path], deploy: Callable[..., Deployed]
+) -> None:
+    """A node refuses the user of the file by name. With the README's additions, runs are saved and listed."""
+    node = deploy(lambda conf: f"{conf}\ncluster-enabled yes\n")
+    rules = rules_of("histstore", node.acl)
+    [added] = [line.replace("¦", "|").split() for line in ADDITIONS if "cluster" in line]
+    with node.admin() as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        await until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+        async with shell.from_url(node.url()) as backend:
+            with pytest.raises(BackendConfigError, match="cluster"):
+                await backend.store("run").append(user(0))
+        node.set_rules("histstore", [*rules, *added])
+        async with shell.from_url(node.url()) as backend:
+            await backend.store("run").append(user(0))
+            assert [info.run_id async for info in backend.runs()] == ["run"]
 
 
 def test_the_line_for_sentinels_is_valid(program: tuple[str, Path], tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def sentinel(primary: Server, name: str) -> Iterator[int]:
     binary = server_binary()
     assert binary is not None
     with tempfile.TemporaryDirectory(prefix="histstore-sentinel-") as folder:
-        config, port = Path(folder) / "sentinel.conf", _free_port()
+        config, port = Path(folder) / "sentinel.conf", free_port()
         config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor {name} 127.0.0.1 {primary.port} 1\n")
         process = subprocess.Popen([binary, str(config), "--sentinel"], stdout=subprocess.DEVNULL)
         try:
