@@ -410,14 +410,14 @@ async def changed_past_its_methods(world: World) -> None:
 
 
 @follows(
-    "redis://, rediss:// and unix:// are supported", "check host, port and query options", "see the URL",
-    "to try for longer, catch the error and call again", "give a client of a single server",
+    "redis+cluster:// and rediss+cluster:// are supported", "check host, port and query options", "see the URL",
+    "to try for longer, catch the error and call again",
     "use from_url, or the client of the same flavour",
 )  # fmt: skip
 async def options(world: World) -> None:
     make = world.backends
     for bad, advice in [
-        ("http://localhost", "redis://, rediss:// and unix:// are supported"),
+        ("http://localhost", "redis+cluster:// and rediss+cluster:// are supported"),
         ("redis://localhost:port", "check host, port and query options"),
         (f"{world.url}?COLOUR=red", "a connection option is unknown: see the URL"),
     ]:
@@ -427,10 +427,6 @@ async def options(world: World) -> None:
     with world.tells("to try for longer, catch the error and call again"):
         RetryPolicy(deadline=10_000)
     make(retry=RetryPolicy(deadline=800))
-    cluster = redis.asyncio.RedisCluster if world.shell.name == "async" else redis.RedisCluster
-    client: Any = cluster.__new__(cluster)  # to make one asks a cluster
-    with world.tells("give a client of a single server"):
-        world.shell.module.RedisBackend(client)
     right, wrong = (
         (redis.asyncio.Redis, redis.Redis) if world.shell.name == "async" else (redis.Redis, redis.asyncio.Redis)
     )
