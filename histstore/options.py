@@ -64,18 +64,24 @@ DEFAULTS: Final = Options()
 """The defaults in the signatures of all constructors."""
 
 
-def check_picklable(observer: Observer) -> None:
-    """Refuse to pickle a backend with an observer that cannot be pickled.
+def check_picklable(name: str, value: object) -> None:
+    """Refuse to pickle a backend with an option that cannot be pickled.
+
+    Args:
+        name: The option.
+        value: Its value.
 
     Raises:
-        BackendError: The observer cannot be pickled.
+        BackendError: It cannot be pickled.
     """
+    if value is None:
+        return
     import pickle  # loaded by whoever pickles a backend, and by no one else
 
     try:
-        pickle.dumps(observer)
+        pickle.dumps(value)
     except Exception as error:
         raise BackendError(
-            f"the observer of this backend cannot be pickled ({type(error).__name__}): give its class a __reduce__, or "
-            "make a backend with an observer of its own in each process"
+            f"the {name} of this backend cannot be pickled ({type(error).__name__}): give its class a __reduce__, or "
+            f"make a backend with one of its own in each process"
         ) from error

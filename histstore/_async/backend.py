@@ -25,8 +25,8 @@ from ..observe import Observer
 from ..options import DEFAULTS, Options, check_picklable
 from ..policy import Durability, RetryPolicy, policy_of
 from ..revision import ANY, RunId, check_name
-from ..wire.settings import ClusterSettings, ConnectionSettings, check_url, connection_settings
-from ..wire.slots import HostMap
+from ..wire.settings import ConnectionSettings, check_url, connection_settings
+from ..wire.slots import HostMap, checked
 from ..wire.urls import parse_url
 from .compat import clients, io
 from .leases.table import LeaseTable
@@ -145,7 +145,7 @@ class RedisBackend:
         """
         if not isinstance(url, str):
             raise SnapshotError(f"a URL is a str, not a {type(url).__name__}")
-        parsed = parse_url(url)
+        parsed, mapped = parse_url(url), checked(host_map)
         check_url(parsed.url)
         try:
             pool = clients.ConnectionPool.from_url(parsed.url)
@@ -159,8 +159,7 @@ class RedisBackend:
             namespace=namespace, run_ttl=run_ttl, keep_revisions=keep_revisions, retry=retry,
             durability=durability, max_snapshot_bytes=max_snapshot_bytes, observer=observer,
         )  # fmt: skip
-        if parsed.seeds:
-            backend._seats.settings = replace(backend._seats.settings, cluster=ClusterSettings(parsed.seeds, host_map))
+        backend._seats.settings = replace(backend._seats.settings, seeds=parsed.seeds, host_map=mapped)
         backend._source = _Source("from_url", url, more={} if host_map is None else {"host_map": host_map})
         return backend
 
@@ -282,8 +281,8 @@ class RedisBackend:
             raise BackendError(
                 "a temporary embedded server stays with its processes: give embedded() a path, or use from_url()"
             )
-        if self.observer is not None:
-            check_picklable(self.observer)
+        check_picklable("observer", self.observer)
+        check_picklable("host_map", self._source.more.get("host_map"))
         options = {option.name: getattr(self, option.name) for option in fields(Options)}
         return _remake, (type(self), self._source, options)
 

@@ -42,19 +42,6 @@ _CERT_REQS: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "requ
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterSettings:
-    """How a cluster is found.
-
-    Attributes:
-        seeds: Addresses of servers to ask for the cluster's map of slots. One that answers is enough.
-        host_map: Returns where a server is reached that the cluster knows by another address; None: by its own.
-    """
-
-    seeds: tuple[ServerAddress, ...]
-    host_map: HostMap | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class ConnectionSettings:
     """The options of every connection of a backend.
 
@@ -65,7 +52,8 @@ class ConnectionSettings:
         connect_timeout: Timeout of opening a connection in seconds, authentication included.
         max_connections: Limit of open connections.
         keepalive: The TCP keepalive options by number, or None without keepalive.
-        cluster: How the cluster is found; None: a single server.
+        seeds: Servers of a cluster to ask for its map of slots, one of which is enough; empty: a single server.
+        host_map: Returns where a server is reached that its cluster knows by another address; None: by that one.
     """
 
     kind: str
@@ -74,7 +62,8 @@ class ConnectionSettings:
     connect_timeout: float
     max_connections: int
     keepalive: Mapping[int, Any] | None = None
-    cluster: ClusterSettings | None = None
+    seeds: tuple[ServerAddress, ...] = ()
+    host_map: HostMap | None = None
 
     @property
     def path(self) -> str | None:
@@ -101,7 +90,7 @@ class ConnectionSettings:
         host, port = address
         kept = {name: value for name, value in self.kwargs.items() if name != "path"}
         kind = "tcp" if self.kind == "unix" else self.kind
-        return replace(self, kind=kind, kwargs={**kept, "host": host, "port": port}, cluster=None)
+        return replace(self, kind=kind, kwargs={**kept, "host": host, "port": port}, seeds=())
 
     def set_up(self, sock: socket.socket) -> None:
         """Set the options of a new TCP socket, as redis-py does."""

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from redis.crc import key_slot
 
+from ..errors import ConnectionOptionError
+
 SLOTS: Final = 16384
 
 ServerAddress = tuple[str, int]
@@ -22,6 +24,46 @@ HostMap = Callable[[ServerAddress], ServerAddress]
 
 _NO_HOST: Final = frozenset({"", "?"})
 """Hosts of a server that does not know its own: the asker has to use the one that it has asked."""
+
+
+def checked(host_map: object) -> HostMap | None:
+    """Return a host map whose errors say what is wrong.
+
+    Raises:
+        ConnectionOptionError: It is no function.
+    """
+    if host_map is None:
+        return None
+    if not callable(host_map):
+        raise ConnectionOptionError("host_map= is a function: it gets a host and a port as a tuple, and returns both")
+    return CheckedHostMap(host_map)
+
+
+class CheckedHostMap:
+    """A host map that raises ConnectionOptionError where the given one fails. It can be pickled if that one can."""
+
+    def __init__(self, given: Callable[[ServerAddress], Any]) -> None:
+        self.given = given
+
+    def __call__(self, address: ServerAddress) -> ServerAddress:
+        """Return where a server is reached.
+
+        Raises:
+            ConnectionOptionError: The given one failed, or returned something else.
+        """
+        try:
+            host, port = self.given(address)
+        except Exception as error:
+            raise self._refuse(address, f"raised {type(error).__name__}") from error
+        if type(host) is str and host and type(port) is int and 0 < port < 65536:
+            return host, port
+        raise self._refuse(address, "returned something else")
+
+    @staticmethod
+    def _refuse(address: ServerAddress, problem: str) -> ConnectionOptionError:
+        place = f"{address[0]}:{address[1]}"
+        return ConnectionOptionError(f"host_map= {problem} for {place}: make it return a host and a port")
+
 
 slot_of: Final[Callable[[bytes], int]] = lru_cache(maxsize=8192)(key_slot)
 """Return the slot of a key. The keys of a run share a hash tag, so they share a slot."""
@@ -110,6 +152,8 @@ class SlotMap:
                     raise ValueError
                 owners[low : high + 1] = [first] * (high - low + 1)
                 replicas += others
+        except ConnectionOptionError:  # the host map's, which is a ValueError as well
+            raise
         except (TypeError, ValueError) as error:
             raise ValueError("what answers there is no cluster") from error
         self._owners = owners

@@ -19,6 +19,7 @@ import histstore.sync
 from histstore import (
     ANY,
     BackendConfigError,
+    BackendError,
     BackendUnavailableError,
     ConversationSnapshot,
     Event,
@@ -131,7 +132,7 @@ async def test_a_backend_of_a_cluster_is_pickled(three: Cluster, shell: Shell, n
     backend = shell.from_url(three.url, namespace=namespace)
     inner = getattr(backend, "inner", backend)
     again = pickle.loads(pickle.dumps(inner))
-    assert again._seats.settings.cluster == inner._seats.settings.cluster
+    assert again._seats.settings.seeds == inner._seats.settings.seeds
     await backend.aclose()
 
 
@@ -148,6 +149,41 @@ async def test_addresses_are_mapped(three: Cluster, backends: Make) -> None:
         await backend.store(run).append(plain(1))
     assert seen == {("127.0.0.1", each.port) for each in three.servers}
     assert all(host == "localhost" for host, _ in _transport(backend)._map.primaries)
+
+
+async def test_a_host_map_of_no_use(three: Cluster, shell: Shell, backends: Make) -> None:
+    with pytest.raises(BackendConfigError, match="host_map= is a function"):
+        shell.from_url(three.url, host_map="localhost")
+    with pytest.raises(BackendConfigError, match=r"host_map= raised ZeroDivisionError .*: make it return"):
+        await backends(three.url, host_map=lambda _address: 1 / 0).store("run").load()
+    backend = backends(three.url, host_map=lambda address: address)
+    with pytest.raises(BackendError, match="host_map of this backend cannot be pickled"):
+        pickle.dumps(getattr(backend, "inner", backend))
+
+
+async def test_a_request_to_a_server_that_has_left_leaves_no_connection(
+    three: Cluster, shell: Shell, namespace: str
+) -> None:
+    """It chose the server just before the map of slots said that this one owns nothing any more."""
+    name = f"former-{namespace}"
+    backend = shell.from_url(f"{three.url}?client_name={name}", namespace=namespace)
+    await backend.store("run").append(plain(1))
+    transport = _transport(backend)
+    owner = three.owner(run_keys(namespace, "run").head)
+    node = transport._nodes[("127.0.0.1", owner.port)]
+    kept, transport._map._primaries = transport._map._primaries, {}
+    forgotten = transport._forget_others()
+    if asyncio.iscoroutine(forgotten):
+        await forgotten
+    transport._map._primaries = kept
+    reply = node.exchange(None, [("PING",)], time.monotonic() + 5.0, SendState())
+    assert (await reply if asyncio.iscoroutine(reply) else reply) == [b"PONG"]
+    assert [client for client in three.client(owner).client_list() if client["name"] == name]
+    await backend.aclose()
+    end = time.monotonic() + 5.0
+    while [client for client in three.client(owner).client_list() if client["name"] == name]:
+        assert time.monotonic() < end, "a connection is left"
+        await asyncio.sleep(0.02)
 
 
 async def test_calls_follow_slots_that_move(three: Cluster, backends: Make, namespace: str) -> None:

@@ -938,7 +938,7 @@ ELSEWHERE = {
     "run a server that both machines reach, and use from_url()": (
         "tests/store/test_pickling.py::test_an_embedded_server_with_a_folder_travels_on_its_machine"
     ),
-    "give its class a __reduce__, or make a backend with an observer of its own": (
+    "give its class a __reduce__, or make a backend with one of its own": (
         "tests/store/test_observer.py::test_a_backend_is_pickled_with_its_observer"
     ),
 } | dict.fromkeys(

@@ -81,9 +81,22 @@ class Cluster:
             hold()
         while old.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot):
             self._move_keys(slot, old, target, step)
-        for each in (new, old, *[self.client(other) for other in self.running()]):
-            with contextlib.suppress(redis.ResponseError):  # replicas may not be told
-                each.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
+        tell = ("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
+        new.execute_command(*tell)
+        old.execute_command(*tell)
+
+        def agreed() -> bool:
+            servers = [each for each in self.running() if not self._believes(each, slot, target)]
+            for each in servers:
+                with contextlib.suppress(redis.ResponseError):  # replicas may not be told
+                    self.client(each).execute_command(*tell)
+            return not servers
+
+        self.wait(agreed, f"the servers do not agree who owns slot {slot}")
+
+    def _believes(self, each: Server, slot: int, owner: Server) -> bool:
+        known = self.client(each).execute_command("CLUSTER", "SLOTS")
+        return any(low <= slot <= high and port == owner.port for low, high, (_, port, *_), *_ in known)
 
     def _move_keys(self, slot: int, old: redis.Redis, target: Server, count: int) -> None:
         keys = old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, count)

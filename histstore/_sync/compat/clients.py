@@ -16,7 +16,8 @@ from redis import (
 )
 from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
-from ...wire.settings import ClusterSettings, ConnectionSettings, connection_settings
+from ...wire.settings import ConnectionSettings, connection_settings
+from ...wire.slots import checked
 
 __all__ = ["KINDS", "ConnectionPool", "Redis", "RedisCluster", "cluster_settings"]
 
@@ -46,4 +47,4 @@ def cluster_settings(client: RedisCluster) -> ConnectionSettings:
     connection_class = given.pop("connection_class", default)
     host, port = seeds[0]
     found = connection_settings(connection_class, {**given, "host": host, "port": port}, KINDS)
-    return replace(found, cluster=ClusterSettings(seeds, getattr(manager, "address_remap", None)))
+    return replace(found, seeds=seeds, host_map=checked(getattr(manager, "address_remap", None)))

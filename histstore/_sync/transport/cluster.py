@@ -6,20 +6,23 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
+from ...errors import ConnectionOptionError
 from ...protocol.call import Command, Route
 from ...wire.sending import SendState
-from ...wire.settings import ClusterSettings, ConnectionSettings
+from ...wire.settings import ConnectionSettings
 from ...wire.slots import Redirect, ServerAddress, SlotMap, redirect_of, slot_of
 from ..compat import io
 from ..compat.together import together
 from .cluster_listener import ClusterListener
+from .self_test import TEST_EVERY
 from .single_server import SingleServer
-from .transport import Examine
+from .transport import Examine, Listener
 
 MAX_HOPS: Final = 16
 """Redirections that one request follows. More of them mean that servers contradict each other."""
@@ -40,21 +43,23 @@ class ClusterTransport:
         declares_keys: Scripts declare all keys, because a server whose slot is on the move refuses the others.
 
     Args:
-        settings: How to connect. `settings.cluster` names the seeds.
-        cluster: The seeds, and where servers are reached.
+        settings: How to connect, and the seeds.
         durable: Whether writes wait for confirmations.
     """
 
     declares_keys: Final = True
 
-    def __init__(self, settings: ConnectionSettings, cluster: ClusterSettings, *, durable: bool) -> None:
+    def __init__(self, settings: ConnectionSettings, *, durable: bool) -> None:
         self.try_timeout = settings.try_timeout
         self._settings = settings
-        self._cluster = cluster
+        self._host_map = settings.host_map
         self._durable = durable
         self._map = SlotMap()
         self._nodes: dict[ServerAddress, SingleServer] = {}
+        # Servers that own no slot any more. A request that chose one just before may open a connection to it again.
+        self._former: list[SingleServer] = []
         self._examined: set[ServerAddress] = set()
+        self._examine_next: dict[ServerAddress, float] = {}
         self._examine: Examine | None = None
         self._stale = True
         self._failed: ServerAddress | None = None
@@ -68,7 +73,7 @@ class ClusterTransport:
     @property
     def address(self) -> str:
         """The addresses of the seeds."""
-        return ",".join(f"{host}:{port}" for host, port in self._cluster.seeds)
+        return ",".join(f"{host}:{port}" for host, port in self._settings.seeds)
 
     @property
     def may_listen(self) -> bool:
@@ -106,7 +111,7 @@ class ClusterTransport:
             raise
         if type(replies[-1]) is list:  # nearly all
             return replies
-        redirect = redirect_of(replies, address, self._cluster.host_map)
+        redirect = redirect_of(replies, address, self._host_map)
         if redirect is None:
             return replies
 
@@ -138,7 +143,7 @@ class ClusterTransport:
         except (redis_errors.RedisError, OSError):
             self._lose(address)
             raise
-        redirect = redirect_of(replies, address, self._cluster.host_map)
+        redirect = redirect_of(replies, address, self._host_map)
         if redirect is None:
             return replies, acked
         followed: tuple[list[Any], Any] = self._follow(redirect, end, state, send, _replies_of_commit)
@@ -165,7 +170,7 @@ class ClusterTransport:
                     found[place] = error
                 return
             for place, part in zip(places, parts, strict=True):
-                moved = not isinstance(part, Exception) and redirect_of(part, address, self._cluster.host_map)
+                moved = not isinstance(part, Exception) and redirect_of(part, address, self._host_map)
                 found[place] = self._again(batch[place], end, state) if moved else part
 
         together([partial(send, places) for places in shares.values()])
@@ -202,7 +207,7 @@ class ClusterTransport:
             except (redis_errors.RedisError, OSError):
                 self._lose(redirect.address)
                 raise
-            again = redirect_of(replies_of(found), redirect.address, self._cluster.host_map)
+            again = redirect_of(replies_of(found), redirect.address, self._host_map)
             if again is None:
                 return found
             redirect = again
@@ -232,8 +237,13 @@ class ClusterTransport:
         if address in self._examined:
             return self._nodes[address]
         node = self._node(address)
+        if io.monotonic() < self._examine_next.get(address, -math.inf):
+            return node
         if self._examine is None or self._examine(node.exchange, partial(self._owns, address), end):
             self._examined.add(address)
+        else:
+            # It is loading, full or read-only. The request itself may still succeed.
+            self._examine_next[address] = io.monotonic() + TEST_EVERY
         return node
 
     def _owns(self, address: ServerAddress, key: bytes) -> bool:
@@ -286,7 +296,7 @@ class ClusterTransport:
 
     def _askable(self) -> list[ServerAddress]:
         """Return the servers to ask for the map, the one that failed last."""
-        found = dict.fromkeys([*self._map.primaries, *self._cluster.seeds, *self._map.replicas])
+        found = dict.fromkeys([*self._map.primaries, *self._settings.seeds, *self._map.replicas])
         return sorted(found, key=lambda address: address == self._failed)
 
     def _ask_for_map(self, address: ServerAddress, end: float) -> None:
@@ -294,7 +304,9 @@ class ClusterTransport:
         if isinstance(reply, Exception):
             raise reply
         try:
-            self._map.learn(reply, address, self._cluster.host_map)
+            self._map.learn(reply, address, self._host_map)
+        except ConnectionOptionError:
+            raise
         except ValueError as error:
             raise redis_errors.ConnectionError(str(error)) from error
         self._follow_topology()
@@ -313,6 +325,8 @@ class ClusterTransport:
             node = self._nodes.pop(address, None)
             self._examined.discard(address)
             if node is not None:
+                self._former = [each for each in self._former if each.count != (0, 0)]
+                self._former.append(node)
                 node.drop()
 
     def servers(self) -> list[Route]:
@@ -329,16 +343,24 @@ class ClusterTransport:
         """
         self._find(None, end)
         primaries = self._map.primaries
-        opened = together([partial(self._node(address).subscribe, end) for address in primaries])
-        found = {
-            address: each for address, each in zip(primaries, opened, strict=True) if not isinstance(each, Exception)
-        }
-        for address, each in zip(primaries, opened, strict=True):
-            if isinstance(each, Exception):
+        opened: dict[ServerAddress, Listener] = {}
+
+        def open_at(address: ServerAddress) -> None:
+            opened[address] = self._node(address).subscribe(end)
+
+        try:
+            errors = together([partial(open_at, address) for address in primaries])
+        except BaseException:
+            # It was cancelled. Nobody else knows of those that are open.
+            for each in opened.values():
+                each.close()
+            raise
+        for address, error in zip(primaries, errors, strict=True):
+            if error is not None:
                 self._lose(address)
-                if not found:
-                    raise each
-        listener = ClusterListener(found, set(primaries), self._is_owner)
+                if not opened:
+                    raise error
+        listener = ClusterListener(opened, set(primaries), self._is_owner)
         self._listeners.add(listener)
         return listener
 
@@ -365,7 +387,7 @@ class ClusterTransport:
     def close(self) -> None:
         """Close the connections for good. Pending requests are answered first, or fail."""
         self._closed = True
-        for node in list(self._nodes.values()):
+        for node in [*self._nodes.values(), *self._former]:
             node.close()
 
 
@@ -378,12 +400,12 @@ def _replies_of_commit(found: tuple[list[Any], Any]) -> list[Any]:
 
 def make_transport(settings: ConnectionSettings, *, durable: bool) -> ClusterTransport | SingleServer:
     """Make the transport for the servers that the settings name."""
-    if settings.cluster is not None:
-        return ClusterTransport(settings, settings.cluster, durable=durable)
+    if settings.seeds:
+        return ClusterTransport(settings, durable=durable)
     return SingleServer(settings, durable=durable)
 
 
 def cluster_of(server: SingleServer) -> ClusterTransport:
     """Make the transport to the cluster that a server belongs to."""
     settings = server.settings
-    return ClusterTransport(settings, ClusterSettings((settings.address,)), durable=server.durable)
+    return ClusterTransport(replace(settings, seeds=(settings.address,)), durable=server.durable)

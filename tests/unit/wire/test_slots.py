@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
+from histstore import BackendConfigError
 from histstore.protocol.keys import run_keys
-from histstore.wire.slots import SLOTS, Redirect, SlotMap, redirect_of, slot_of
+from histstore.wire.slots import SLOTS, Redirect, SlotMap, checked, redirect_of, slot_of
 
 A, B, C = ("10.0.0.1", 7000), ("10.0.0.2", 7000), ("10.0.0.3", 7000)
 
@@ -98,3 +99,23 @@ def test_nonsense_is_no_map(reply: Any) -> None:
 )
 def test_where_a_redirection_leads(replies: list[Any], wanted: Redirect | None) -> None:
     assert redirect_of(replies, A, None) == wanted
+
+
+@pytest.mark.parametrize(
+    "given",
+    [lambda _address: None, lambda _address: ("h",), lambda _address: ("", 1), lambda _address: ("h", "1"),
+     lambda _address: ("h", 70000), lambda _address: 1 / 0],
+    ids=["None", "one", "no host", "text", "too large", "raises"],
+)  # fmt: skip
+def test_a_host_map_of_no_use_says_so(given: Any) -> None:
+    """Also by whoever asks: no other error leaves."""
+    mapped = checked(given)
+    assert mapped is not None
+    with pytest.raises(BackendConfigError, match=r"host_map= .* for 10\.0\.0\.1:7000: make it return"):
+        mapped(A)
+
+
+def test_a_host_map_is_a_function() -> None:
+    assert checked(None) is None
+    with pytest.raises(BackendConfigError, match="host_map= is a function"):
+        checked("localhost")
