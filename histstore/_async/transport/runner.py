@@ -277,7 +277,8 @@ class Runner:
                 reply, acked = await self._handle_unusual(call, state, this_try, end, reply, acked)
         except (redis_errors.RedisError, OSError) as failure:
             state.sent = state.sent or this_try.sent
-            raise await self._interpret(call, state, failure, this_try.sent) from failure
+            late = io.monotonic() >= deadline
+            raise await self._interpret(call, state, failure, this_try.sent, late) from failure
         except BaseException:
             state.sent = state.sent or this_try.sent
             raise
@@ -316,13 +317,16 @@ class Runner:
         check_transaction(call, reply)
         return reply, acked
 
-    async def _interpret(self, call: Call, state: Delivery, failure: Exception, sent: bool) -> Exception:
+    async def _interpret(self, call: Call, state: Delivery, failure: Exception, sent: bool, late: bool) -> Exception:
         """Return the meaning of a failed try: a RetryableError to try again, or the public error to give up with."""
         error = failure
         if not sent:
             if isinstance(failure, redis_errors.TimeoutError):
                 # The request was not sent in time. A connection that could not be opened is the better reason.
                 error = self.transport.opening_error(io.monotonic()) or failure
+                if late and state.error is not None:
+                    # The deadline cut this try short. The failure of the one before says more.
+                    error = state.error
             if isinstance(error, redis_errors.ConnectionError):
                 self.self_test.forget()
         fault = classify(error, sent=sent)

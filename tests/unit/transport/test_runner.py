@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from redis.exceptions import ConnectionError, ResponseError
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from histstore import BackendUnavailableError, Durability, OutcomeUnknownError, RetryPolicy
 from histstore._async.transport.runner import Delivery, Runner
@@ -212,6 +213,19 @@ async def test_a_server_that_is_no_primary_is_left(text: str, drops: int) -> Non
     transport = Scripted((True, ResponseError(text)), (True, GONE))
     await runner(transport).run(write(), FAST)
     assert transport.drops == drops
+
+
+async def test_a_try_that_the_deadline_cuts_short_does_not_hide_the_reason() -> None:
+    class Slow(Scripted):
+        async def exchange(self, *args: Any, **options: Any) -> list[Any]:
+            if not self.answers:
+                await asyncio.sleep(max(0.0, args[2] - asyncio.get_running_loop().time()) + 0.001)
+                raise TimeoutError("no connection had room in time")
+            return await super().exchange(*args, **options)
+
+    transport = Slow((True, ResponseError("READONLY You can't write against a read only replica.")))
+    with pytest.raises(BackendUnavailableError, match="READONLY"):
+        await runner(transport).run(write(), RetryPolicy(attempts=3, deadline=0.2, base=0.0, cap=0.0))
 
 
 async def test_a_batch_is_one_request() -> None:
