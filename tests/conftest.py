@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +27,12 @@ def pytest_xdist_auto_num_workers() -> int:
     Tests flush scripts and change settings. They can share a server with other tests of the same process only.
     """
     return 1 if os.environ.get("HISTSTORE_TEST_REDIS_URL") else WORKERS
+
+
+def pytest_configure() -> None:
+    """Heed SIGINT again. A shell's background job ignores it, and the processes that tests interrupt inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

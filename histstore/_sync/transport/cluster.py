@@ -234,8 +234,9 @@ class ClusterTransport:
 
     def _ready(self, address: ServerAddress, end: float) -> SingleServer:
         """Return a server that was examined, or that is examined now."""
-        if address in self._examined:
-            return self._nodes[address]
+        node = self._nodes.get(address)
+        if node is not None and address in self._examined:
+            return node
         node = self._node(address)
         if io.monotonic() < self._examine_next.get(address, -math.inf):
             return node
