@@ -103,6 +103,10 @@ def redirect_of(replies: Sequence[Any], asked: ServerAddress, host_map: HostMap 
     return None
 
 
+class NoClusterError(ValueError):
+    """Report a reply that no server of a cluster gives."""
+
+
 class SlotMap:
     """The owners of all slots, as far as they are known.
 
@@ -141,27 +145,39 @@ class SlotMap:
             host_map: Where servers are reached.
 
         Raises:
-            ValueError: The reply is none of a cluster.
+            NoClusterError: The reply is none of a cluster.
+            ConnectionOptionError: The host map failed.
         """
         owners = list(self._owners)
         replicas: list[ServerAddress] = []
-        try:
-            for low, high, *servers in reply:
-                first, *others = [_reached(_text(host), int(port), asked, host_map) for host, port, *_ in servers]
-                if not 0 <= int(low) <= int(high) < SLOTS:
-                    raise ValueError
-                owners[low : high + 1] = [first] * (high - low + 1)
-                replicas += others
-        except ConnectionOptionError:  # the host map's, which is a ValueError as well
-            raise
-        except (TypeError, ValueError) as error:
-            raise ValueError("what answers there is no cluster") from error
+        for low, high, servers in _shares(reply):
+            first, *others = [_reached(host, port, asked, host_map) for host, port in servers]
+            owners[low : high + 1] = [first] * (high - low + 1)
+            replicas += others
         self._owners = owners
         self.replicas = list(dict.fromkeys(replicas))
         self._count()
 
     def _count(self) -> None:
         self._primaries = dict.fromkeys(owner for owner in self._owners if owner is not None)
+
+
+def _shares(reply: Any) -> list[tuple[int, int, list[tuple[str, int]]]]:
+    """Read the reply to CLUSTER SLOTS: ranges of slots, each with its servers as they call themselves.
+
+    Raises:
+        NoClusterError: It is something else.
+    """
+    try:
+        shares = [
+            (int(low), int(high), [(_text(host), int(port)) for host, port, *_ in servers])
+            for low, high, *servers in reply
+        ]
+    except (TypeError, ValueError) as error:
+        raise NoClusterError("what answers there is no cluster") from error
+    if not all(0 <= low <= high < SLOTS and servers for low, high, servers in shares):
+        raise NoClusterError("what answers there is no cluster")
+    return shares
 
 
 def _text(host: Any) -> str:

@@ -7,21 +7,22 @@ import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from redis import exceptions as redis_errors
 
-from ...errors import ConnectionOptionError
 from ...protocol.call import Command, Route
 from ...wire.sending import SendState
 from ...wire.settings import ConnectionSettings
-from ...wire.slots import Redirect, ServerAddress, SlotMap, redirect_of, slot_of
+from ...wire.slots import NoClusterError, Redirect, ServerAddress, SlotMap, redirect_of, slot_of
 from ..compat import io
 from ..compat.together import together
 from .cluster_listener import ClusterListener
 from .self_test import TEST_EVERY
 from .single_server import SingleServer
 from .transport import Examine, Listener
+
+T = TypeVar("T")
 
 MAX_HOPS: Final = 16
 """Redirections that one request follows. More of them mean that servers contradict each other."""
@@ -57,8 +58,8 @@ class ClusterTransport:
         self._nodes: dict[ServerAddress, SingleServer] = {}
         # Servers that own no slot any more. A request that chose one just before may open a connection to it again.
         self._former: list[SingleServer] = []
-        self._examined: set[ServerAddress] = set()
-        self._examine_next: dict[ServerAddress, float] = {}
+        # When each server is examined; infinite: it has passed.
+        self._examine_at: dict[ServerAddress, float] = {}
         self._examine: Examine | None = None
         self._stale = True
         self._failed: ServerAddress | None = None
@@ -101,52 +102,28 @@ class ClusterTransport:
         self, key: Route, commands: Sequence[Command], end: float, state: SendState, large: bool = False
     ) -> list[Any]:
         """Send commands to the server that owns the key, as `Transport.exchange` says."""
-        address = await self._find(key, end)
-        node = await self._ready(address, end)
-        try:
-            replies = await node.exchange(key, commands, end, state, large)
-        except (redis_errors.RedisError, OSError):
-            self._lose(address)
-            raise
-        if type(replies[-1]) is list:  # nearly all
-            return replies
-        redirect = redirect_of(replies, address, self._host_map)
-        if redirect is None:
-            return replies
 
-        async def send(target: SingleServer, asking: bool) -> list[Any]:
+        async def send(node: SingleServer, asking: bool) -> list[Any]:
             # ASKING holds for the command after it, or for the transaction that this one begins.
-            found = await target.exchange(key, [_ASKING, *commands] if asking else commands, end, state, large)
-            return found[1:] if asking else found
+            replies = await node.exchange(key, [_ASKING, *commands] if asking else commands, end, state, large)
+            return replies[1:] if asking else replies
 
-        followed: list[Any] = await self._follow(redirect, end, state, send, list)
-        return followed
+        return await self._deliver(key, end, state, send, _replies_of_exchange)
 
     async def commit(
         self, key: Route, commands: Sequence[Command], end: float, state: SendState,
         *, wait: Command, patience: float, large: bool,
     ) -> tuple[list[Any], Any]:  # fmt: skip
         """Send a durable write and the WAIT that covers it to the owner of the key, as `Transport.commit` says."""
-        address = await self._find(key, end)
-        node = await self._ready(address, end)
 
-        async def send(target: SingleServer, asking: bool) -> tuple[list[Any], Any]:
-            found, acked = await target.commit(
+        async def send(node: SingleServer, asking: bool) -> tuple[list[Any], Any]:
+            replies, acked = await node.commit(
                 key, [_ASKING, *commands] if asking else commands, end, state,
                 wait=wait, patience=patience, large=large,
             )  # fmt: skip
-            return (found[1:] if asking else found), acked
+            return (replies[1:] if asking else replies), acked
 
-        try:
-            replies, acked = await send(node, False)
-        except (redis_errors.RedisError, OSError):
-            self._lose(address)
-            raise
-        redirect = redirect_of(replies, address, self._host_map)
-        if redirect is None:
-            return replies, acked
-        followed: tuple[list[Any], Any] = await self._follow(redirect, end, state, send, _replies_of_commit)
-        return followed
+        return await self._deliver(key, end, state, send, _replies_of_commit)
 
     async def exchange_batch(
         self, batch: Sequence[tuple[bytes, Sequence[Command]]], end: float, state: SendState
@@ -184,36 +161,43 @@ class ClusterTransport:
         except (redis_errors.RedisError, OSError) as error:
             return error
 
-    async def _follow(
-        self, redirect: Redirect, end: float, state: SendState,
-        send: Callable[[SingleServer, bool], Awaitable[Any]], replies_of: Callable[[Any], list[Any]],
-    ) -> Any:  # fmt: skip
-        """Send a request where it was redirected to, until a server runs it.
+    async def _deliver(
+        self, key: Route, end: float, state: SendState,
+        send: Callable[[SingleServer, bool], Awaitable[T]], replies_of: Callable[[T], list[Any]],
+    ) -> T:  # fmt: skip
+        """Send a request to the owner of its key, and wherever it is sent on to, until a server runs it.
 
         Raises:
             redis.exceptions.TryAgainError: Too many servers send it elsewhere.
             redis.exceptions.RedisError: There is no connection, it broke, or no complete answer came in time.
         """
-        for _ in range(MAX_HOPS):
-            if redirect.asking:
-                self._stale = self._stale or redirect.address not in self._nodes
-            else:
-                self._map.move(redirect.slot, redirect.address)
-                self._stale = True
-                self._follow_topology()
-            node = await self._ready(redirect.address, end)
-            state.sent = False  # the servers so far did not run it
+        address, asking = await self._find(key, end), False
+        for _ in range(1 + MAX_HOPS):
+            node = await self._ready(address, end)
             try:
-                found = await send(node, redirect.asking)
+                answer = await send(node, asking)
             except (redis_errors.RedisError, OSError):
-                self._lose(redirect.address)
+                self._lose(address)
                 raise
-            again = redirect_of(replies_of(found), redirect.address, self._host_map)
-            if again is None:
-                return found
-            redirect = again
-        state.sent = False
+            replies = replies_of(answer)
+            if type(replies[-1]) is list:  # nearly all
+                return answer
+            redirect = redirect_of(replies, address, self._host_map)
+            if redirect is None:
+                return answer
+            self._learn_from(redirect)
+            address, asking = redirect.address, redirect.asking
+            state.sent = False  # the servers so far did not run it
         raise redis_errors.TryAgainError(f"TRYAGAIN {MAX_HOPS} servers in turn sent the request elsewhere")
+
+    def _learn_from(self, redirect: Redirect) -> None:
+        """Record a new owner. ASK tells of none, but may tell of a server that is not known yet."""
+        if redirect.asking:
+            self._stale = self._stale or redirect.address not in self._nodes
+            return
+        self._map.move(redirect.slot, redirect.address)
+        self._stale = True
+        self._follow_topology()
 
     async def _find(self, key: Route, end: float) -> ServerAddress:
         """Return the server for a key, by the map of slots."""
@@ -235,17 +219,13 @@ class ClusterTransport:
 
     async def _ready(self, address: ServerAddress, end: float) -> SingleServer:
         """Return a server that was examined, or that is examined now."""
-        node = self._nodes.get(address)
-        if node is not None and address in self._examined:
-            return node
         node = self._node(address)
-        if io.monotonic() < self._examine_next.get(address, -math.inf):
+        due = self._examine_at.get(address, -math.inf)
+        if due == math.inf or io.monotonic() < due:
             return node
-        if self._examine is None or await self._examine(node.exchange, partial(self._owns, address), end):
-            self._examined.add(address)
-        else:
-            # It is loading, full or read-only. The request itself may still succeed.
-            self._examine_next[address] = io.monotonic() + TEST_EVERY
+        passed = self._examine is None or await self._examine(node.exchange, partial(self._owns, address), end)
+        # Without success it is loading, full or read-only. The request itself may still succeed.
+        self._examine_at[address] = math.inf if passed else io.monotonic() + TEST_EVERY
         return node
 
     def _owns(self, address: ServerAddress, key: bytes) -> bool:
@@ -307,9 +287,7 @@ class ClusterTransport:
             raise reply
         try:
             self._map.learn(reply, address, self._host_map)
-        except ConnectionOptionError:
-            raise
-        except ValueError as error:
+        except NoClusterError as error:
             raise redis_errors.ConnectionError(str(error)) from error
         self._follow_topology()
 
@@ -325,7 +303,7 @@ class ClusterTransport:
         primaries = self._map.primaries
         for address in [each for each in list(self._nodes) if each not in primaries]:
             node = self._nodes.pop(address, None)
-            self._examined.discard(address)
+            self._examine_at.pop(address, None)
             if node is not None:
                 self._former = [each for each in self._former if each.count != (0, 0)]
                 self._former.append(node)
@@ -396,8 +374,12 @@ class ClusterTransport:
 _ASKING: Final = ("ASKING",)
 
 
-def _replies_of_commit(found: tuple[list[Any], Any]) -> list[Any]:
-    return found[0]
+def _replies_of_exchange(replies: list[Any]) -> list[Any]:
+    return replies
+
+
+def _replies_of_commit(answer: tuple[list[Any], Any]) -> list[Any]:
+    return answer[0]
 
 
 def make_transport(settings: ConnectionSettings, *, durable: bool) -> ClusterTransport | SingleServer:
