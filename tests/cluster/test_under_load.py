@@ -14,6 +14,8 @@ from histstore.protocol.keys import run_keys
 
 from ..support.cluster import Cluster
 from ..support.samples import plain
+from ..support.servers import Server
+from ..support.shells import Shell, until
 from .conftest import Make
 from .load import Load
 
@@ -33,6 +35,30 @@ async def test_a_durable_save_waits_at_its_own_server(six: Cluster, backends: Ma
         with pytest.raises(NotReplicatedError) as caught:
             await lonely.store(run).append(plain(1), expected=ANY)
         assert caught.value.acked == 1, "each primary has one replica"
+
+
+async def test_a_lease_that_is_only_renewed_outlives_its_primary(
+    six: Cluster, shell: Shell, backends: Make, namespace: str
+) -> None:
+    """The holder sends nothing but renewals, and those notice that another server has the run."""
+    backend = backends(six.url)
+    keys = run_keys(namespace, "run")
+    async with backend.store("run").lock(ttl=12.0) as lease:
+        victim = six.owner(keys.head)
+        heir = six.replica_of(victim)
+        six.wait(
+            lambda: six.client(heir).execute_command("READONLY") and six.client(heir).exists(keys.lease), "no copy"
+        )
+        victim.kill()
+        await asyncio.to_thread(six.wait, lambda: _is_primary(six, heir.port), "the replica is not promoted")
+        promoted = time.monotonic()
+        # Without the renewal it would end 12 s after it was granted.
+        await until(lambda: six.client(heir).pttl(keys.lease) > 9_000, "the lease is renewed at the heir", 10.0)
+        assert time.monotonic() - promoted < 10.0
+        assert not lease.lost
+    victim.start()
+    six.clients.pop(victim.port).close()
+    await asyncio.to_thread(six.wait, six.is_ok, "the old primary does not come back")
 
 
 async def test_reshard_held_open_and_kill(six: Cluster, namespace: str) -> None:
@@ -81,6 +107,12 @@ def _reshard(six: Cluster, slots: list[int]) -> None:
 def _hold_open(six: Cluster, slot: int) -> None:
     owner = six.owner_of_slot(slot)
     six.move_slot(slot, next(each for each in six.servers[:3] if each is not owner), hold=lambda: time.sleep(HELD))
+
+
+def _has_copy(six: Cluster, replica: Server, key: bytes) -> bool:
+    client = six.client(replica)
+    client.execute_command("READONLY")
+    return bool(client.exists(key))
 
 
 def _is_primary(six: Cluster, port: int) -> bool:

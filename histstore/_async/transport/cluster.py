@@ -136,12 +136,15 @@ class ClusterTransport:
             shares.setdefault(self._map.owner(slot_of(key)), []).append(place)
         found: list[list[Any] | Exception] = [[] for _ in batch]
 
-        async def send(places: list[int]) -> None:
+        async def send(owner: ServerAddress | None, places: list[int]) -> None:
             try:
                 address = await self._find(batch[places[0]][0], end)
                 node = await self._ready(address, end)
                 parts = await node.exchange_batch([batch[place] for place in places], end, state)
             except Exception as error:
+                if owner is not None:
+                    # Whoever only renews a lease sends nothing else that would notice.
+                    self._lose(owner)
                 for place in places:
                     found[place] = error
                 return
@@ -149,7 +152,7 @@ class ClusterTransport:
                 moved = not isinstance(part, Exception) and redirect_of(part, address, self._host_map)
                 found[place] = await self._again(batch[place], end, state) if moved else part
 
-        await together([partial(send, places) for places in shares.values()])
+        await together([partial(send, owner, places) for owner, places in shares.items()])
         return found
 
     async def _again(

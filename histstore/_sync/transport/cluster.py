@@ -137,12 +137,15 @@ class ClusterTransport:
             shares.setdefault(self._map.owner(slot_of(key)), []).append(place)
         found: list[list[Any] | Exception] = [[] for _ in batch]
 
-        def send(places: list[int]) -> None:
+        def send(owner: ServerAddress | None, places: list[int]) -> None:
             try:
                 address = self._find(batch[places[0]][0], end)
                 node = self._ready(address, end)
                 parts = node.exchange_batch([batch[place] for place in places], end, state)
             except Exception as error:
+                if owner is not None:
+                    # Whoever only renews a lease sends nothing else that would notice.
+                    self._lose(owner)
                 for place in places:
                     found[place] = error
                 return
@@ -150,7 +153,7 @@ class ClusterTransport:
                 moved = not isinstance(part, Exception) and redirect_of(part, address, self._host_map)
                 found[place] = self._again(batch[place], end, state) if moved else part
 
-        together([partial(send, places) for places in shares.values()])
+        together([partial(send, owner, places) for owner, places in shares.items()])
         return found
 
     def _again(self, request: tuple[bytes, Sequence[Command]], end: float, state: SendState) -> list[Any] | Exception:
