@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from ..support.cluster import Cluster, cluster
-from ..support.shells import SHELLS, Shell, until
+from ..support.shells import SHELLS, Shell, own_work, until
 
 Make = Callable[..., Any]
 
@@ -50,10 +48,4 @@ async def backends(shell: Shell, namespace: str) -> AsyncIterator[Make]:
     yield make
     for backend in made:
         await backend.aclose()
-    await until(lambda: not left_behind(), "no task and no thread is left", 5.0)
-
-
-def left_behind() -> list[str]:
-    """Returns the names of tasks and threads of the library."""
-    names = [thread.name for thread in threading.enumerate()] + [task.get_name() for task in asyncio.all_tasks()]
-    return [name for name in names if name.startswith("histstore-")]
+    await until(lambda: not own_work(), "no task and no thread is left", 5.0)

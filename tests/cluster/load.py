@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from histstore import ANY, ConflictError, HistoryStoreError, OutcomeUnknownError
+from histstore import ANY, HistoryStoreError, OutcomeUnknownError
 
 
 @dataclass
@@ -38,10 +38,11 @@ class Load:
     entered: int = 0
     over: bool = False
 
-    def _note(self, began: float, error: Exception | None = None) -> None:
+    def _time(self, began: float) -> None:
         self.slowest[self.phase] = max(self.slowest.get(self.phase, 0.0), time.monotonic() - began)
-        if error is not None:
-            self.errors[f"{self.phase}: {type(error).__name__}: {error}"] += 1
+
+    def _count(self, error: Exception) -> None:
+        self.errors[f"{self.phase}: {type(error).__name__}: {error}"] += 1
 
     async def write(self, number: int) -> None:
         """Append to a run of one's own, one message after the other."""
@@ -57,10 +58,10 @@ class Load:
                 acked.append(text)
             except OutcomeUnknownError as error:
                 unknown.append(text)
-                self._note(began, error)
+                self._count(error)
             except HistoryStoreError as error:
-                self._note(began, error)
-            self._note(began)
+                self._count(error)
+            self._time(began)
             await asyncio.sleep(0.001)
 
     async def lock(self, number: int) -> None:
@@ -85,10 +86,10 @@ class Load:
                         self.inside[run] -= 1
             except OutcomeUnknownError as error:
                 unknown.append(text)
-                self._note(began, error)
-            except (ConflictError, HistoryStoreError) as error:
-                self._note(began, error)
-            self._note(began)
+                self._count(error)
+            except HistoryStoreError as error:
+                self._count(error)
+            self._time(began)
             await asyncio.sleep(0.002)
 
     async def verify(self) -> None:

@@ -32,7 +32,7 @@ from histstore.wire.sending import SendState
 
 from ..support.cluster import Cluster
 from ..support.samples import plain
-from ..support.shells import Shell
+from ..support.shells import Shell, until
 from .conftest import Make
 
 RUNS = [f"run {number}" for number in range(30)]
@@ -178,12 +178,13 @@ async def test_a_request_to_a_server_that_has_left_leaves_no_connection(
     transport._map._primaries = kept
     reply = node.exchange(None, [("PING",)], time.monotonic() + 5.0, SendState())
     assert (await reply if asyncio.iscoroutine(reply) else reply) == [b"PONG"]
-    assert [client for client in three.client(owner).client_list() if client["name"] == name]
+
+    def open_ones() -> list[Any]:
+        return [client for client in three.client(owner).client_list() if client["name"] == name]
+
+    assert open_ones()
     await backend.aclose()
-    end = time.monotonic() + 5.0
-    while [client for client in three.client(owner).client_list() if client["name"] == name]:
-        assert time.monotonic() < end, "a connection is left"
-        await asyncio.sleep(0.02)
+    await until(lambda: not open_ones(), "no connection is left", 5.0)
 
 
 async def test_calls_follow_slots_that_move(three: Cluster, backends: Make, namespace: str) -> None:
@@ -278,7 +279,7 @@ async def test_a_request_is_sent_on_more_than_once(three: Cluster, backends: Mak
     assert len((await backend.store("run").load()).messages) == 2
 
 
-async def test_a_run_begins_where_it_is_asked_for(three: Cluster, backends: Make, namespace: str) -> None:
+async def test_a_run_begins_where_it_is_asked_for(three: Cluster, shell: Shell, backends: Make, namespace: str) -> None:
     """A slot without keys is on the move. ASKING goes with its request; a save waits until the move is over."""
     backend = backends(three.url, retry=RetryPolicy(attempts=500, deadline=30.0, cap=0.1))
     slot = slot_of_run(namespace, "run")
@@ -289,7 +290,7 @@ async def test_a_run_begins_where_it_is_asked_for(three: Cluster, backends: Make
         three.client(source).delete(key)
     three.client(target).execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
     three.client(source).execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
-    began = asyncio.create_task(_append(backend, "run"))
+    began = shell.apart(backend.store("run").append(plain(1)))
     try:
         head, end = run_keys(namespace, "run").head, time.monotonic() + 5.0
         exchange = _transport(backend).exchange
@@ -308,13 +309,6 @@ async def test_a_run_begins_where_it_is_asked_for(three: Cluster, backends: Make
     assert len((await backend.store("run").load()).messages) == 1
 
 
-async def _append(backend: Any, run: str) -> None:
-    if isinstance(getattr(backend, "inner", None), histstore.sync.RedisBackend):
-        await asyncio.to_thread(backend.inner.store(run).append, plain(1))
-    else:
-        await backend.store(run).append(plain(1))
-
-
 async def test_leases_of_all_servers_are_renewed_together(three: Cluster, backends: Make) -> None:
     """One request a server, however many leases are due."""
     backend = backends(three.url)
@@ -326,7 +320,7 @@ async def test_leases_of_all_servers_are_renewed_together(three: Cluster, backen
         await scope.__aexit__(None, None, None)
 
 
-async def test_a_hand_off_is_heard_at_once(three: Cluster, backends: Make, namespace: str) -> None:
+async def test_a_hand_off_is_heard_at_once(three: Cluster, shell: Shell, backends: Make, namespace: str) -> None:
     """On runs of each server, and after the slot has moved: the waiter does not wait for the lease's end."""
     backend = backends(three.url)
     other = backends(three.url)
@@ -336,7 +330,7 @@ async def test_a_hand_off_is_heard_at_once(three: Cluster, backends: Make, names
             await asyncio.to_thread(three.move_slot, slot, other_than(three, slot))
         store = backend.store(run)
         async with store.lock(ttl=20.0):
-            waiting = asyncio.create_task(_enter(other, run))
+            waiting = shell.apart(_enter(other, run))
             await asyncio.sleep(0.3)
             began = time.monotonic()
         await asyncio.wait_for(waiting, 10.0)
@@ -344,15 +338,7 @@ async def test_a_hand_off_is_heard_at_once(three: Cluster, backends: Make, names
 
 
 async def _enter(backend: Any, run: str) -> None:
-    if isinstance(getattr(backend, "inner", None), histstore.sync.RedisBackend):
-        await asyncio.to_thread(_enter_blocking, backend.inner, run)
-        return
     async with backend.store(run).lock(ttl=20.0, acquire_timeout=15.0):
-        pass
-
-
-def _enter_blocking(backend: Any, run: str) -> None:
-    with backend.store(run).lock(ttl=20.0, acquire_timeout=15.0):
         pass
 
 
@@ -422,10 +408,7 @@ async def test_closing_leaves_no_connection(three: Cluster, shell: Shell, namesp
 
     assert len(open_ones()) >= 3
     await backend.aclose()
-    end = time.monotonic() + 5.0
-    while open_ones():
-        assert time.monotonic() < end, open_ones()
-        await asyncio.sleep(0.02)
+    await until(lambda: not open_ones(), "no connection is left", 5.0)
 
 
 def _transport(backend: Any) -> Any:

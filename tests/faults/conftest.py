@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from ..support import lease_workers
 from ..support.lease_workers import GUARD
 from ..support.proxy import Proxy, proxy
 from ..support.servers import Server
-from ..support.shells import threaded_proxy
+from ..support.shells import own_work, threaded_proxy
 from .shells import open_backend
 
 CLAIM = 1.0
@@ -81,7 +80,7 @@ async def nothing_left(raw: redis.Redis, namespace: str, private_server: Callabl
     servers = [(raw, namespace)]
     servers += [(server.client(), "") for server in private_server.made if server.process is not None]  # type: ignore[attr-defined]
     end = time.monotonic() + CLAIM + 1.0
-    while left := [thing for client, prefix in servers for thing in _left(client, prefix)] + _own_left():
+    while left := [thing for client, prefix in servers for thing in _left(client, prefix)] + own_work():
         assert time.monotonic() < end, f"left behind: {left}"
         await asyncio.sleep(0.02)
     for client, _ in servers[1:]:
@@ -93,11 +92,6 @@ def _left(client: redis.Redis, prefix: str) -> list[Any]:
         keys = [key for kind in ("lease", "queue") for key in client.scan_iter(f"{prefix}*:{kind}", count=10_000)]
         return [*keys, *client.pubsub_channels(f"{prefix}*:doorbell:*")]  # type: ignore[misc]
     return []  # the test took it down, or locked it
-
-
-def _own_left() -> list[str]:
-    names = [task.get_name() for task in asyncio.all_tasks()] + [thread.name for thread in threading.enumerate()]
-    return [name for name in names if name.startswith("histstore-")]
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import redis
 
 from histstore.protocol.keys import escape
 
-from ..support.shells import SHELLS, Shell, until
+from ..support.shells import SHELLS, Shell, own_work, until
 
 Backends = Callable[..., Any]
 
@@ -28,8 +26,7 @@ async def nothing_left(raw: redis.Redis, namespace: str) -> AsyncIterator[None]:
         left[:] = [
             *leases_and_queues(raw, namespace),
             *raw.pubsub_channels(f"{escape(namespace)}:*"),
-            *[thread.name for thread in threading.enumerate() if thread.name.startswith("histstore-")],
-            *[task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("histstore-")],
+            *own_work(),
         ]
         return not left
 

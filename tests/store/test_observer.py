@@ -253,7 +253,13 @@ async def test_leases_are_seen(shell: Shell, server_url: str, namespace: str) ->
     async with shell.from_url(server_url, namespace=namespace, observer=seen) as backend:
         async with backend.store("run").lock(ttl=0.6):
             await until(lambda: "renew" in {event.operation for _, event in seen.events})
-        await until(lambda: {"acquire", "renew", "release"} <= {event.operation for _, event in seen.events})
+
+        def all_finished() -> bool:
+            begun = {event.call for _, event in seen.events}
+            finished = {event.call: event.operation for kind, event in seen.events if kind == "finished"}
+            return set(finished) == begun and {"acquire", "renew", "release"} <= set(finished.values())
+
+        await until(all_finished)
         events = seen.take()
     assert {event.outcome for kind, event in events if kind == "finished"} == {"answered"}
     assert {event.answer for kind, event in events if kind == "finished" and event.operation == "acquire"} == {

@@ -133,6 +133,12 @@ class Shell:
 SHELLS = (Shell("async", histstore, redis.asyncio), Shell("sync", histstore.sync, redis))
 
 
+def own_work() -> list[str]:
+    """Returns the names of the library's tasks in this event loop, and of its threads."""
+    names = [task.get_name() for task in asyncio.all_tasks()] + [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith("histstore-")]
+
+
 async def until(condition: Callable[[], Any], what: str = "", seconds: float = 20.0) -> None:
     """Returns when `condition()`, which may be awaitable, is true. Fails after `seconds`, which nothing should take."""
     end = time.monotonic() + seconds
