@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 QUICK  := tests/unit tests/bench tests/store/test_contract.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick repeat servers storm duplicates loops bench costs lint format types sync check-sync layers model wheel-test ci clean
+.PHONY: help venv demo test quick repeat long servers storm duplicates loops bench costs lint format types sync check-sync layers model wheel-test ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ demo: $(STAMP) ## run the demonstration on an embedded server (ARGS="--input FIL
 # Compiled and rewritten tests are kept: each worker and each subprocess of a test would compile them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-test: $(STAMP) ## run all tests, several at once (ARGS="-k name")
+test: $(STAMP) ## run the tests, several at once (ARGS="-k name")
 	@tools/run_tests.sh $(BIN)/python $(ARGS)
 
 quick: $(STAMP) ## run the tests that need no server, and one pass of the stores' contract (ARGS="-k name")
@@ -35,6 +35,9 @@ quick: $(STAMP) ## run the tests that need no server, and one pass of the stores
 
 repeat: $(STAMP) ## run the tests that measure time 20 times, and stop at the first failure (ARGS="5 -k name")
 	@tools/repeat_tests.sh $(BIN)/python $(ARGS)
+
+long: $(STAMP) ## run the tests that keep all cores busy, one after the other (ARGS="-k name")
+	@$(BIN)/python -m pytest -q -m long tests $(ARGS)
 
 servers: $(STAMP) ## run the store and script tests on Redis 6.2 to 8.2, Valkey 8.1 and 9.1 (ARGS="--only 6.2 --contract")
 	@$(BIN)/python tools/servers.py $(ARGS)
@@ -57,8 +60,8 @@ lint: $(STAMP) ## check style and format
 format: $(STAMP) ## format the code and mend what can be mended
 	@$(BIN)/ruff check --fix-only . && $(BIN)/ruff format .
 
-types: $(STAMP) ## check types: mypy over the package, mypy and pyright over ordinary user code
-	@$(BIN)/mypy && $(BIN)/pyright --pythonpath $(BIN)/python
+types: $(STAMP) ## check types: mypy over the package, mypy and pyright over user code and the documentation
+	@$(BIN)/mypy && $(BIN)/pyright --pythonpath $(BIN)/python && $(BIN)/python -m pytest -q tests/docs/test_types.py
 
 sync: $(STAMP) ## generate histstore/_sync from histstore/_async
 	@$(BIN)/python tools/unasync.py

@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# run_tests.sh PYTHON [PYTEST ARGUMENTS]: all tests, in three steps. Exits with 1 if a test of any step failed.
+# run_tests.sh PYTHON [PYTEST ARGUMENTS]: the tests, in three steps. Exits with 1 if a test of any step failed.
 # 1. The tests that coverage is measured with: the unit tests, and those of the stores. They compute.
 # 2. The faults, the scripts and the documents, without a tracer: it would double their CPU time, and faults keep to the
 #    clock. They wait more than they compute, so more of them run at once.
 # 3. The tests marked `alone`, of which few run at once: neighbours would distort what they measure.
-# Paths among the arguments take the place of these folders.
+# Those marked `long` are left out, unless a path names them; `make types` runs tests/docs/test_types.py. Paths among the arguments take the place of these folders.
 set -uo pipefail
 python=$1
 shift
 
 cores=$(getconf _NPROCESSORS_ONLN)
-# It steps through coroutines one by one, which a tracer slows down most.
-stepwise=tests/store/test_lease_cancellation.py
-covered=(tests/unit tests/store tests/bench "--ignore=$stepwise")
-uncovered=(tests/faults tests/cluster tests/lua tests/docs tests/deploy "$stepwise")
-all=(tests)
+# One steps through coroutines, which a tracer slows down most; the other starts processes, which no tracer follows.
+untraced=(tests/store/test_lease_cancellation.py tests/unit/test_demo.py)
+covered=(tests/unit tests/store tests/bench "${untraced[@]/#/--ignore=}")
+uncovered=(tests/faults tests/cluster tests/lua tests/docs tests/deploy "${untraced[@]}" --ignore=tests/docs/test_types.py)
+# Only files with such a test: to collect the others takes longer than some tests do.
+mapfile -t alone < <(grep -rlE 'mark\.alone' tests --include='test_*.py')
+short=' and not long'
 for argument in "$@"; do
-    if [ -e "${argument%%::*}" ]; then covered=() uncovered=() all=(); fi
+    if [ -e "${argument%%::*}" ]; then covered=() uncovered=() alone=() short=; fi
 done
 
 failed=0 empty=0 steps=0
@@ -33,8 +35,8 @@ step() { # step WORKERS PYTEST ARGUMENTS...
     esac
 }
 
-step $((2 * cores)) -m 'not alone' --cov --cov-report term "${covered[@]}" "$@"
-[ ${#uncovered[@]} -eq 0 ] || step $((3 * cores)) -m 'not alone' "${uncovered[@]}" "$@"
-step $((cores + 1)) -m alone "${all[@]}" "$@"
+step $((3 * cores)) -m "not alone$short" --cov --cov-report term "${covered[@]}" "$@"
+[ ${#uncovered[@]} -eq 0 ] || step $((4 * cores)) -m "not alone$short" "${uncovered[@]}" "$@"
+step $((2 * cores)) -m alone "${alone[@]}" "$@"
 [ $empty -lt $steps ] || { echo 'no test was selected' >&2; failed=1; }
 exit $failed

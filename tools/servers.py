@@ -208,7 +208,7 @@ def run_tests(path: Path, arguments: Sequence[str], **environment: str) -> Outco
     ours = ("HISTSTORE_TEST_REDIS_URL", "HISTSTORE_TEST_ACL")
     env = {name: value for name, value in os.environ.items() if name not in ours}
     env |= {"HISTSTORE_TEST_SERVER": str(path)} | environment
-    for marker, workers in (("not alone", 2 * cores), ("alone", cores + 1)):
+    for marker, workers in (("not alone and not long", 2 * cores), ("alone", cores + 1)):
         env["HISTSTORE_TEST_WORKERS"] = os.environ.get("HISTSTORE_TEST_WORKERS") or str(workers)
         command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", marker, *arguments]
         with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as running:

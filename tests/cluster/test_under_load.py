@@ -19,13 +19,14 @@ from ..support.shells import Shell, until
 from .conftest import Make
 from .load import Load
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 HELD = 4.0
 """Seconds for which a slot is held open."""
 MOVES = 60
 RUNS = [f"run {number}" for number in range(9)]
 
 
+@pytest.mark.alone
 async def test_a_durable_save_waits_at_its_own_server(six: Cluster, backends: Make) -> None:
     backend = backends(six.url, durability=Durability(replicas=1, timeout=5.0))
     for run in RUNS:
@@ -37,6 +38,7 @@ async def test_a_durable_save_waits_at_its_own_server(six: Cluster, backends: Ma
         assert caught.value.acked == 1, "each primary has one replica"
 
 
+@pytest.mark.alone
 async def test_a_lease_that_is_only_renewed_outlives_its_primary(
     six: Cluster, shell: Shell, backends: Make, namespace: str
 ) -> None:
@@ -61,6 +63,7 @@ async def test_a_lease_that_is_only_renewed_outlives_its_primary(
     await asyncio.to_thread(six.wait, six.is_ok, "the old primary does not come back")
 
 
+@pytest.mark.long
 async def test_reshard_held_open_and_kill(six: Cluster, namespace: str) -> None:
     """16 writers and 16 lockers, with the default policy."""
     async with histstore.RedisBackend.from_url(six.url, namespace=namespace) as backend:

@@ -78,6 +78,7 @@ def follow(copy: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_script_and_the_observer_can_be_added(tmp_path: Path) -> None:
     """Their tests pass in both shells, and so do style, layers, and the tests that look for what was forgotten."""
     for folder in ("histstore", "lua", "tests", "tools"):

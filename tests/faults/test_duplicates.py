@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from ..support.storm.run import run
 from . import duplicates
 
@@ -12,6 +14,7 @@ SEED = int(os.environ.get("HISTSTORE_STORM_SEED", "7"))
 SCRIPTS = ("save", "compare", "delete", "resolve", "acquire", "renew", "release")
 
 
+@pytest.mark.long
 def test_requests_that_are_delivered_three_times_in_any_order_count_once() -> None:
     """Under sixteen writers nothing is doubled, and nobody is told an error, or "never", of a write that stands."""
     result = run(duplicates.plan(SECONDS, SEED))

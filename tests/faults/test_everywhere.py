@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SECONDS = os.environ.get("HISTSTORE_LOOPS_SECONDS", "5")
 SEED = os.environ.get("HISTSTORE_STORM_SEED", "7")
 
 
+@pytest.mark.long
 def test_one_backend_everywhere_at_once(server_url: str) -> None:
     """50 loops in turn, 8 threads with loops, 4 forked children, a spawn pool: every message once, nothing left.
 

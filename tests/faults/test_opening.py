@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -520,7 +521,7 @@ async def test_no_more_connections_are_open_than_allowed(
 
         async def count() -> None:
             while True:
-                counts.append(len(raw.client_list()) - 1)  # type: ignore[arg-type]
+                counts.append(_connections(raw, most))
                 await asyncio.sleep(0.002)
 
         async def turn(number: int) -> None:
@@ -541,10 +542,21 @@ async def test_no_more_connections_are_open_than_allowed(
         counting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await counting
-        assert max(counts) <= most, f"{max(counts)} connections"
+        assert 0 < max(counts) <= most, f"{max(counts)} connections"
         assert len(await contents(backend.store("shared"))) == 8
         log = raw.xlen("histstore:{shared}:log")
         assert log == 8 or log == 0
+
+
+def _connections(raw: redis.Redis, most: int) -> int:
+    """Return how many connections a server has besides our own, and look twice where they are more than `most`.
+
+    A server lists a connection that its client has closed until it comes to read it, and another may be open by then.
+    """
+    listed = {each["id"] for each in raw.client_list()}  # type: ignore[union-attr]
+    if len(listed) - 1 > most:
+        listed &= {each["id"] for each in raw.client_list()}  # type: ignore[union-attr]
+    return len(listed) - 1
 
 
 def _locked(store: Any, number: int) -> None:

@@ -218,12 +218,12 @@ FREES = {
 
 
 def _dump(raw: redis.Redis) -> dict[str, Any]:
-    found = {}
-    for run in ("run", "new", "long", "held", "turned", "nothing"):
-        for part in PARTS:
-            key = getattr(keys_of("histstore", run), part)
-            found[f"{run} {part}"] = raw.dump(key)
-    return found
+    runs = ("run", "new", "long", "held", "turned", "nothing")
+    keys = {f"{run} {part}": getattr(keys_of("histstore", run), part) for run in runs for part in PARTS}
+    with raw.pipeline(transaction=False) as pipe:
+        for key in keys.values():
+            pipe.dump(key)
+        return dict(zip(keys, pipe.execute(), strict=True))
 
 
 @contextlib.asynccontextmanager
@@ -310,12 +310,14 @@ async def test_a_definite_refusal_is_told_as_such(
 
 
 def _restore(raw: redis.Redis, dumps: dict[str, Any]) -> None:
-    for name, dump in dumps.items():
-        run, part = name.split()
-        key = getattr(keys_of("histstore", run), part)
-        raw.delete(key)
-        if dump is not None:
-            raw.restore(key, 600_000 if part == "lease" else 0, dump)
+    with raw.pipeline(transaction=False) as pipe:
+        for name, dump in dumps.items():
+            run, part = name.split()
+            key = getattr(keys_of("histstore", run), part)
+            pipe.delete(key)
+            if dump is not None:
+                pipe.restore(key, 600_000 if part == "lease" else 0, dump)
+        pipe.execute()
 
 
 @pytest.mark.parametrize("name", ["READONLY", "NOREPLICAS", "MISCONF"])

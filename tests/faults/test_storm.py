@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 
+import pytest
+
 from ..support.storm.run import run
 from . import storm
 
@@ -16,6 +18,7 @@ FAULTS = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_nothing_is_lost_or_doubled_in_a_storm() -> None:
     """Each error that is raised stands in the table of docs/errors.md, and means what it says there."""
     # How many calls that makes depends on the machine: it is counted where the command runs for its two minutes.
