@@ -127,9 +127,11 @@ class RedisBackend:
         """Make a backend for the server or the cluster at a URL. This does no I/O.
 
         Args:
-            url: `redis://`, `rediss://`, `unix://`, or for a cluster `redis+cluster://host:port,host:port` (with TLS
-                `rediss+cluster://`), with redis-py's query options. `max_connections` bounds the backend's open
-                connections to each server, `socket_connect_timeout` the time to connect, in seconds.
+            url: `redis://`, `rediss://` or `unix://`; for a cluster `redis+cluster://host:port,host:port`; for the
+                primary that sentinels name `redis+sentinel://host:port,host:port/service/database`; with TLS
+                `rediss+cluster://` and `rediss+sentinel://`. It takes redis-py's query options: `max_connections`
+                bounds the backend's open connections to each server, `socket_connect_timeout` the time to connect, in
+                seconds. `sentinel_username`, `sentinel_password` and `sentinel_ssl` are for the sentinels.
             namespace: Prefix of all keys, which separates applications that share the server. Default: "histstore".
             run_ttl: Lifetime of a run after its last save, in seconds. Default: None, which leaves lifetimes alone.
             keep_revisions: Number of past revisions that `load(at=)` can always reach. Default: 0.
@@ -137,8 +139,8 @@ class RedisBackend:
             durability: The confirmations that a save waits for. Default: None, which is `Durability()`.
             max_snapshot_bytes: Size limit of a snapshot, in bytes of its encoded messages. Default: 64 MiB.
             observer: Receives an event for each call to the server and each of its tries. Default: None.
-            host_map: Returns where a server of a cluster is reached, by the host and port that the cluster knows it by.
-                Default: None, which is there.
+            host_map: Returns where a server is reached, by the host and port that its cluster or the sentinels know it
+                by. Default: None, which is there.
 
         Raises:
             BackendConfigError: The URL cannot be used. The text does not quote it. It is a SnapshotError as well.
@@ -160,7 +162,7 @@ class RedisBackend:
             namespace=namespace, run_ttl=run_ttl, keep_revisions=keep_revisions, retry=retry,
             durability=durability, max_snapshot_bytes=max_snapshot_bytes, observer=observer,
         )  # fmt: skip
-        backend._seats.settings = replace(backend._seats.settings, seeds=parsed.seeds, host_map=mapped)
+        backend._seats.settings = parsed.complete(backend._seats.settings, mapped)
         backend._source = _Source("from_url", url, more={} if host_map is None else {"host_map": host_map})
         return backend
 
@@ -388,13 +390,13 @@ def _settings_of(client: object) -> ConnectionSettings:
         )
     pool = client.connection_pool
     # A single URL's pool keeps its limit beside the other settings.
-    given = {**pool.connection_kwargs, **_sentinels(pool), "max_connections": _pool_limit(pool)}
-    return connection_settings(pool.connection_class, given, clients.KINDS)
-
-
-def _sentinels(pool: Any) -> dict[str, Any]:
-    """Return the option by which a pool asks Sentinels for the primary. redis-py's own ends with the client."""
-    return {"connection_pool": pool} if "connection_pool" in pool.connection_kwargs else {}
+    given = {**pool.connection_kwargs, "max_connections": _pool_limit(pool)}
+    if "connection_pool" not in given:
+        return connection_settings(pool.connection_class, given, clients.KINDS)
+    # redis-py's own reference to the pool of a Sentinel's client is weak: it ends with the client.
+    settings = connection_settings(pool.connection_class, {**given, "connection_pool": pool}, clients.KINDS)
+    sentinels, host_map = clients.sentinels_of(pool)
+    return replace(settings, sentinels=sentinels, host_map=host_map)
 
 
 class _Source:

@@ -23,7 +23,7 @@ from ..wire.severing import Register, after_fork
 from .compat import io, tasks
 from .leases.table import LeaseTable
 from .transport import connection
-from .transport.cluster import make_transport
+from .transport.choice import make_transport
 from .transport.observed import make_runner
 from .transport.runner import Runner
 from .transport.single_server import SingleServer

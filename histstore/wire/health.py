@@ -18,6 +18,11 @@ ROLE: Final = ("INFO", "replication")
 """The command that asks a server for its role."""
 
 
+def is_replica(reply: Any) -> bool:
+    """Return whether a server's reply to `ROLE` says that it is a replica."""
+    return isinstance(reply, bytes) and b"role:slave" in reply
+
+
 class Role:
     """Remembers whether a server is the primary, and when to ask again.
 
@@ -52,7 +57,7 @@ class Role:
         if not self._watched:
             return
         if isinstance(reply, bytes):
-            replica = b"role:slave" in reply
+            replica = is_replica(reply)
             if replica and self._was_primary:
                 raise redis_errors.ReadOnlyError("READONLY the server was the primary, and is a replica now")
             self._was_primary = not replica

@@ -15,6 +15,7 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from .faults import FAULTS, Fault, OpeningError, OpeningTimeoutError, mistake, passes, unquoted
+from .health import is_replica
 from .settings import ConnectionSettings
 
 LOOK_UP: Final = "look-up"
@@ -34,6 +35,7 @@ MAX_CAUSE: Final = 120
 """Longest cause in characters. A server's text may be long and have several lines."""
 
 _RETRYABLE: Final = passes()
+_READONLY: Final = replace(FAULTS["READONLY"], advice="wait until the sentinels agree on the primary")
 
 _TIMEOUTS: Final = {
     LOOK_UP: ("no answer from the resolver", "check the host's name and the machine's DNS settings"),
@@ -96,7 +98,7 @@ class Opening:
         self.greeted = False
         self.ended = math.inf
         self.address = ""
-        self.set_address(settings.path or settings.address)
+        self.set_address(settings.path or (settings.address if settings.finder is None else str(settings.finder)))
 
     def set_address(self, address: str | tuple[str, int]) -> None:
         """Set the address that error texts name."""
@@ -138,6 +140,12 @@ class Opening:
     def refused(self, replies: Sequence[Any], commands: Sequence[Sequence[Any]]) -> Exception | None:
         """Return the error for a server's replies to the first commands, or None if it accepts them."""
         for command, reply in zip(commands, replies, strict=True):
+            if command[0] == b"INFO":
+                # Only where sentinels named the server: the one that was asked may be behind. Whether the user may use
+                # INFO does not matter here.
+                if is_replica(reply):
+                    return OpeningError(self._text("the server that the sentinels name is a replica"), _READONLY)
+                continue
             if not isinstance(reply, Exception):
                 continue
             self.phase = SELECT if command[0] == b"SELECT" else LOG_IN

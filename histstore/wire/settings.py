@@ -12,6 +12,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from ..errors import ConnectionOptionError
+from .health import ROLE
 from .slots import HostMap, ServerAddress
 
 TRY_TIMEOUT: Final = 5.0
@@ -38,6 +39,8 @@ _REFUSED: Final[Mapping[str, str]] = {
 }
 """Options that change how redis-py connects or encodes. Silently ignoring one could weaken a connection."""
 
+_NOT_OF_SENTINELS: Final = frozenset({"username", "password", "credential_provider", "client_name", "db"})
+
 _CERT_REQS: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
@@ -53,7 +56,10 @@ class ConnectionSettings:
         max_connections: Limit of open connections.
         keepalive: The TCP keepalive options by number, or None without keepalive.
         seeds: Servers of a cluster to ask for its map of slots, one of which is enough; empty: a single server.
-        host_map: Returns where a server is reached that its cluster knows by another address; None: by that one.
+        host_map: Returns where a server is reached that its cluster, or the sentinels, know by another address; None:
+            by that one.
+        sentinels: The sentinels that know the server; None: its address is known.
+        finder: Asks the sentinels, for each connection that is opened; None: there are none.
     """
 
     kind: str
@@ -64,6 +70,8 @@ class ConnectionSettings:
     keepalive: Mapping[int, Any] | None = None
     seeds: tuple[ServerAddress, ...] = ()
     host_map: HostMap | None = None
+    sentinels: SentinelService | None = None
+    finder: Any = None
 
     @property
     def path(self) -> str | None:
@@ -80,17 +88,23 @@ class ConnectionSettings:
         """The address family to look the host up in; 0 stands for any. redis-py calls it socket_type."""
         return int(self.kwargs.get("socket_type") or 0)
 
-    @property
-    def sentinels(self) -> Any:
-        """redis-py's pool that asks Sentinels for the primary's address, or None."""
-        return self.kwargs.get("connection_pool")
-
     def at(self, address: ServerAddress) -> ConnectionSettings:
         """Return the same settings for one server of the cluster."""
         host, port = address
         kept = {name: value for name, value in self.kwargs.items() if name != "path"}
         kind = "tcp" if self.kind == "unix" else self.kind
         return replace(self, kind=kind, kwargs={**kept, "host": host, "port": port}, seeds=())
+
+    def of_sentinels(self, username: str | None, password: str | None, *, tls: bool) -> ConnectionSettings:
+        """Return the settings of connections to the sentinels of this server: the same TLS, and a log-in of their own.
+
+        Args:
+            username: The user; None: without one.
+            password: Its password; None: without one.
+            tls: Whether the sentinels are reached with TLS.
+        """
+        kept = {name: value for name, value in self.kwargs.items() if name not in _NOT_OF_SENTINELS}
+        return replace(self, kind="tls" if tls else "tcp", kwargs={**kept, "username": username, "password": password})
 
     def set_up(self, sock: socket.socket) -> None:
         """Set the options of a new TCP socket, as redis-py does."""
@@ -157,6 +171,8 @@ class ConnectionSettings:
         if given.get("db"):
             commands.append(("SELECT", given["db"]))
         encoding, errors = given.get("encoding") or "utf-8", given.get("encoding_errors") or "strict"
+        if self.finder is not None:
+            commands.append(ROLE)
         # The user may have given numbers: the database, but also a password.
         packed: list[tuple[bytes | str, ...]] = [
             tuple(part if type(part) is bytes else str(part).encode(encoding, errors) for part in command)
@@ -166,6 +182,23 @@ class ConnectionSettings:
 
     def __repr__(self) -> str:
         return f"<ConnectionSettings of kind {self.kind!r}>"  # kwargs hold the password
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelService:
+    """A primary that sentinels know by a name.
+
+    Attributes:
+        name: The name.
+        addresses: Host and port of each sentinel.
+        settings: How to connect to them.
+        min_others: How many other sentinels one has to know, so that its answer counts.
+    """
+
+    name: str
+    addresses: tuple[ServerAddress, ...]
+    settings: ConnectionSettings
+    min_others: int = 0
 
 
 def connection_settings(
@@ -199,6 +232,8 @@ def connection_settings(
     kept = {
         name: value for name, value in given.items() if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES)
     }
+    checked = dict(kept)
+    kept.pop("connection_pool", None)
     try_timeout = _positive(given.get("socket_timeout"), TRY_TIMEOUT, "socket_timeout")
     connect_timeout = _positive(given.get("socket_connect_timeout"), try_timeout, "socket_connect_timeout")
     limit = given.get("max_connections") or MAX_CONNECTIONS
@@ -206,7 +241,7 @@ def connection_settings(
         raise ConnectionOptionError("max_connections is a whole number from 1")
     settings = ConnectionSettings(kind, kept, try_timeout, connect_timeout, limit)
     try:
-        made = connection_class(**kept)  # redis-py checks the names of the options, and has its own defaults
+        made = connection_class(**checked)  # redis-py checks the names of the options, and has its own defaults
         if getattr(made, "socket_keepalive", False):
             settings = replace(settings, keepalive=dict(made.socket_keepalive_options or {}))
         settings.handshake(None)

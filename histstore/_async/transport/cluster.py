@@ -385,14 +385,9 @@ def _replies_of_commit(answer: tuple[list[Any], Any]) -> list[Any]:
     return answer[0]
 
 
-def make_transport(settings: ConnectionSettings, *, durable: bool) -> ClusterTransport | SingleServer:
-    """Make the transport for the servers that the settings name."""
-    if settings.seeds:
-        return ClusterTransport(settings, durable=durable)
-    return SingleServer(settings, durable=durable)
-
-
 def cluster_of(server: SingleServer) -> ClusterTransport:
     """Make the transport to the cluster that a server belongs to."""
     settings = server.settings
-    return ClusterTransport(replace(settings, seeds=(settings.address,)), durable=server.durable)
+    found = None if settings.finder is None else settings.finder.latest
+    seeds = (found or settings.address,)
+    return ClusterTransport(replace(settings, seeds=seeds, sentinels=None, finder=None), durable=server.durable)

@@ -81,6 +81,8 @@ class Connection:
         except BaseException as error:
             opening.ended = monotonic()
             await self.close()
+            if isinstance(error, Exception) and self.settings.finder is not None:
+                self.settings.finder.doubt()
             found = opening.error(error) if isinstance(error, Exception) else error
             if isinstance(found, OpeningError | OpeningTimeoutError):
                 opening.last_error = found
@@ -96,8 +98,8 @@ class Connection:
             addresses: list[Address] = [(socket.AF_UNIX, settings.path)]
         else:
             host, port = settings.address
-            if settings.sentinels is not None:
-                host, port = await settings.sentinels.get_master_address()
+            if settings.finder is not None:
+                host, port = await settings.finder.find(end)
                 opening.set_address((host, port))
             addresses = await look_up(opening, host, port, settings.family, end)
         opening.phase = CONNECT

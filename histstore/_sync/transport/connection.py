@@ -82,6 +82,8 @@ class Connection:
         except _OPENING_ERRORS as error:
             opening.ended = monotonic()
             self.close()
+            if self.settings.finder is not None:
+                self.settings.finder.doubt()
             found = opening.last_error = opening.error(error)
             if found is error:
                 raise
@@ -98,8 +100,8 @@ class Connection:
             addresses: list[Address] = [(socket.AF_UNIX, settings.path)]
         else:
             host, port = settings.address
-            if settings.sentinels is not None:
-                host, port = settings.sentinels.get_master_address()
+            if settings.finder is not None:
+                host, port = settings.finder.find(end)
                 opening.set_address((host, port))
             addresses = look_up(opening, host, port, settings.family, end)
         opening.phase = CONNECT

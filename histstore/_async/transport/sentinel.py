@@ -1,0 +1,177 @@
+"""The transport to the primary that sentinels name. It follows when they name another one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from redis import exceptions as redis_errors
+
+from ...wire.sending import SendState
+from ...wire.sentinels import Answer, behind, questions, read_answer, unfound
+from ...wire.settings import ConnectionSettings, SentinelService
+from ...wire.slots import HostMap, ServerAddress
+from ..compat import io
+from ..compat.background import Background
+from .sentinel_watch import SentinelWatch
+from .single_server import SingleServer
+
+ASK_TIMEOUT: Final = 1.0
+"""Seconds that one sentinel has to answer, before another one is asked."""
+
+
+class PrimaryOfSentinels(SingleServer):
+    """Sends every request to the primary that sentinels name.
+
+    Each new connection asks them. When they name another primary, all connections to the old one are replaced.
+
+    Args:
+        settings: How to connect, and the sentinels.
+        durable: Whether writes wait for confirmations.
+    """
+
+    def __init__(self, settings: ConnectionSettings, *, durable: bool) -> None:
+        assert settings.sentinels is not None
+        self._sentinels = Sentinels(settings.sentinels, settings.host_map, self.drop)
+        super().__init__(replace(settings, finder=self._sentinels), durable=durable)
+
+    @property
+    def address(self) -> str:
+        """The service, and the addresses of the sentinels."""
+        return str(self._sentinels)
+
+    async def close(self) -> None:
+        """Close the connections for good. Pending requests are answered first, or fail."""
+        await self._sentinels.close()
+        await super().close()
+
+
+class Sentinels:
+    """Asks sentinels for the primary of one service, and listens to all of them.
+
+    Sentinels number their failovers. An answer with a smaller number than one heard before is out of date: that
+    sentinel, and perhaps the old primary too, is cut off from the others.
+
+    Args:
+        service: The service, and the sentinels.
+        host_map: Returns where a server is reached that the sentinels know by another address; None: by that one.
+        follow: Called after they have named another primary.
+    """
+
+    def __init__(
+        self, service: SentinelService, host_map: HostMap | None, follow: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._service = service
+        self._host_map = host_map
+        self._follow = follow
+        settings = service.settings
+        bounded = replace(
+            settings,
+            try_timeout=min(ASK_TIMEOUT, settings.try_timeout),
+            connect_timeout=min(ASK_TIMEOUT, settings.connect_timeout),
+            max_connections=2,  # one to ask, one to listen
+        )
+        self._sentinels = {address: SingleServer(bounded.at(address), durable=False) for address in service.addresses}
+        # The one that gave the latest answer comes first.
+        self._order = list(self._sentinels)
+        self._latest: Answer | None = None
+        self._found = -math.inf
+        self._lock = io.Lock()
+        self._background = Background("histstore-sentinel")
+        self._watches = [
+            SentinelWatch(sentinel, service.name, partial(self._background.start, partial(self._look, address)))
+            for address, sentinel in self._sentinels.items()
+        ]
+
+    @property
+    def latest(self) -> ServerAddress | None:
+        """The primary that was named last, where it is reached; None: none was yet."""
+        address = self._latest.address if self._latest else None
+        return address if self._host_map is None or address is None else self._host_map(address)
+
+    def __str__(self) -> str:
+        places = ",".join(f"{host}:{port}" for host, port in self._sentinels)
+        return f"{self._service.name} of the sentinels {places}"
+
+    async def find(self, end: float) -> ServerAddress:
+        """Return the primary's host and port. Whoever asks meanwhile waits for the same answer.
+
+        Raises:
+            redis.exceptions.RedisError: No sentinel named it until `end`.
+        """
+        before = self._found
+        timeout = max(0.001, end - io.monotonic())
+        async with io.Held(self._lock, timeout, redis_errors.TimeoutError, "no sentinel answered in time"):
+            if self.latest is None or self._found <= before:
+                self._latest = await self._ask_in_turn(end)
+                self._found = io.monotonic()
+            found = self.latest
+        assert found is not None
+        for watch in self._watches:
+            watch.start()
+        return found
+
+    def doubt(self) -> None:
+        """Have another sentinel asked first: the server that the first one names cannot be used."""
+        first, *others = self._order
+        self._order = [*others, first]
+
+    async def _ask_in_turn(self, end: float) -> Answer:
+        """Return the first answer that is not out of date."""
+        failures: list[tuple[ServerAddress, Exception]] = []
+        outdated: list[Answer] = []
+        order = list(self._order)
+        for place, address in enumerate(order):
+            left = end - io.monotonic()
+            if left <= 0:
+                break
+            try:
+                answer = await self._ask(address, io.monotonic() + min(ASK_TIMEOUT, left / (len(order) - place)))
+            except (redis_errors.RedisError, OSError) as error:
+                failures.append((address, error))
+                continue
+            if self._latest is None or answer.epoch >= self._latest.epoch:
+                self._prefer(address)
+                return answer
+            outdated.append(answer)
+        if len(outdated) == len(order):
+            # All of them agree, so they have been set up anew, and count from the beginning.
+            return max(outdated, key=lambda answer: answer.epoch)
+        if outdated:
+            raise behind(self._service.name)
+        raise unfound(self._service.name, failures)
+
+    async def _ask(self, address: ServerAddress, end: float) -> Answer:
+        commands = questions(self._service.name)
+        replies = await self._sentinels[address].exchange(None, commands, end, SendState())
+        return read_answer(replies, self._service.min_others)
+
+    def _prefer(self, address: ServerAddress) -> None:
+        # A new list, because other threads of the blocking twin may be reading this one.
+        self._order = sorted(self._order, key=lambda each: each != address)
+
+    async def _look(self, address: ServerAddress) -> None:
+        """Ask one sentinel, which may know another primary, and follow it."""
+        try:
+            answer = await self._ask(address, io.monotonic() + ASK_TIMEOUT)
+        except (redis_errors.RedisError, OSError):
+            return  # whoever needs the primary asks the others
+        latest = self._latest
+        if latest is None or answer.address == latest.address:
+            return
+        # A sentinel whose user may not ask for the number gives 0. Its announcements have to count.
+        if answer.epoch > latest.epoch or answer.epoch == latest.epoch == 0:
+            self._latest = answer
+            self._prefer(address)
+            await self._follow()
+
+    async def close(self) -> None:
+        """Stop listening, and close the connections to the sentinels."""
+        for watch in self._watches:
+            await watch.close()
+        await self._background.end()
+        for sentinel in self._sentinels.values():
+            await sentinel.close()

@@ -1,0 +1,110 @@
+# Generated from histstore/_async/transport/sentinel_watch.py by tools/unasync.py; do not edit.
+"""Listening to one sentinel: it announces a new primary."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis import exceptions as redis_errors
+
+from ...errors import BackendError
+from ...wire.retrying import listening_options
+from ...wire.sentinels import CHANNEL, concerns
+from ..compat import io, tasks
+from ..compat.background import Routine
+from .single_server import SingleServer
+from .transport import Listener
+
+CONNECT_TIMEOUT: Final = 1.0
+"""Seconds that a sentinel has to accept a connection."""
+
+log = logging.getLogger("histstore")
+
+
+class SentinelWatch:
+    """A subscription to one sentinel, which is made again whenever it is lost.
+
+    Args:
+        sentinel: The sentinel.
+        service: The name of the service that it watches.
+        look: Called when it may know another primary: it announces one, or announcements may have been missed.
+    """
+
+    def __init__(self, sentinel: SingleServer, service: str, look: Callable[[], None]) -> None:
+        self._sentinel = sentinel
+        self._service = service
+        self._look = look
+        self._routine = Routine(self._listen, "histstore-sentinel")
+        self._guard = tasks.Guard()
+        self._connection: Listener | None = None
+        self._closing = tasks.Event()
+        self._active = False
+        self._warned = False
+
+    def start(self) -> None:
+        """Listen from now on, if it does not yet. Without a thread to do so, failing requests tell of a failover."""
+        with self._guard:
+            if self._active or self._closing.is_set():
+                return
+            self._active = True
+            try:
+                self._routine.start()
+            except BackendError as error:
+                self._active = False
+                log.debug("nobody listens to the sentinel at %s: %s", self._sentinel.address, error)
+            except BaseException:
+                self._active = False
+                raise
+
+    def _listen(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._listen_once()
+        finally:
+            self._active = False  # whatever ended it, the next connection to a server starts it again
+
+    def _listen_once(self) -> None:
+        try:
+            connection = self._connect()
+            connection.listen(("SUBSCRIBE", CHANNEL), self._receive)
+        except (redis_errors.RedisError, OSError, BackendError) as error:
+            log.debug("the sentinel at %s is silent: %s", self._sentinel.address, error)
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _connect(self) -> Listener:
+        for attempt in io.Retrying(sleep=self._pause, **listening_options(self._closing.is_set)):
+            with attempt:
+                connection = self._sentinel.subscribe(io.monotonic() + CONNECT_TIMEOUT)
+                with self._guard:
+                    # `close` ends the listening through the connection. If it saw none yet, nobody else would end it.
+                    self._connection = connection
+                    closing = self._closing.is_set()
+                if closing:
+                    raise BackendError("this backend was closed")
+                return connection
+        raise AssertionError("tenacity ends with a result or an error")
+
+    def _pause(self, seconds: float) -> None:
+        tasks.wait(self._closing, seconds)
+
+    def _receive(self, message: Any) -> None:
+        match message:
+            case [b"subscribe", _, _]:
+                self._look()
+            case Exception():
+                if not self._warned:
+                    self._warned = True
+                    log.warning("a failover may be noticed late, because a sentinel refuses to tell: %s", message)
+            case _ if concerns(message, self._service):
+                self._look()
+
+    def close(self) -> None:
+        """Stop listening."""
+        with self._guard:
+            self._closing.set()
+        self._routine.end(self._connection)
