@@ -36,8 +36,9 @@ class RetryPolicy:
         deadline: Seconds after which no try begins and no try is waited for. At most 840: a server remembers the
             outcome of a write for 15 minutes.
         base: Upper bound of the first pause in seconds. The bound doubles with each further pause.
-        cap: Upper bound of every pause in seconds. Pauses are jittered over their whole length. From try number
-            `attempts` on, each is 0.1 seconds at least, so a call makes ten tries a second at most during an outage.
+        cap: Upper bound of every pause in seconds; 0.5 if that is less, after a failure that passes. Pauses are
+            jittered over their whole length. From try number `attempts` on, each is 0.1 seconds at least, so a call
+            makes ten tries a second at most during an outage.
 
     Raises:
         SnapshotError: A value is out of range.

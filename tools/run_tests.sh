@@ -13,7 +13,7 @@ cores=$(getconf _NPROCESSORS_ONLN)
 # One steps through coroutines, which a tracer slows down most; the other starts processes, which no tracer follows.
 untraced=(tests/store/test_lease_cancellation.py tests/unit/test_demo.py)
 covered=(tests/unit tests/store tests/bench "${untraced[@]/#/--ignore=}")
-uncovered=(tests/faults tests/cluster tests/lua tests/docs tests/deploy "${untraced[@]}" --ignore=tests/docs/test_types.py)
+uncovered=(tests/faults tests/cluster tests/sentinel tests/lua tests/docs tests/deploy "${untraced[@]}" --ignore=tests/docs/test_types.py)
 # Only files with such a test: to collect the others takes longer than some tests do.
 mapfile -t alone < <(grep -rlE 'mark\.alone' tests --include='test_*.py')
 short=' and not long'

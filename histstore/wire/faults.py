@@ -50,6 +50,8 @@ def passes(advice: str = "", *, elsewhere: bool = False) -> Fault:
     return Fault(definite=True, retry=True, elsewhere=elsewhere, advice=advice, passing=True)
 
 
+_NO_TRANSACTIONS: Final = mistake("for a sentinel, use redis+sentinel://; a proxy has to let transactions through")
+
 FAULTS: Final[dict[str, Fault]] = {
     # The server refused before it ran anything. Its state changes during and after a failover, or while slots move.
     "READONLY": passes("the server is a replica: connect to the primary", elsewhere=True),
@@ -82,6 +84,9 @@ FAULTS: Final[dict[str, Fault]] = {
     "NOAUTH": mistake("give the URL a user and a password"),
     "WRONGPASS": mistake("check the user and the password"),
     "NOPERM": mistake("allow the user what deploy/users.acl lists"),
+    # Redis 6.2 quotes the command otherwise than later servers do.
+    "ERR unknown command 'MULTI'": _NO_TRANSACTIONS,
+    "ERR unknown command `MULTI`": _NO_TRANSACTIONS,
     "ERR unknown command": mistake("use Redis 6.2, Valkey 7.2 or later, with no command renamed"),
     # The server compares the slots of the declared keys before it runs a script. The keys of a run share a hash tag.
     "CROSSSLOT": mistake("use a server that honours hash tags: the keys of a run share one, so they share a slot"),

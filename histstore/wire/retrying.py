@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,6 +17,13 @@ LEAST_PAUSE: Final = 0.1
 
 The later tries are those that only the deadline bounds. Without this, a policy with a small `cap` would make thousands
 of tries during an outage. So would any policy just before its deadline, because pauses shrink there.
+"""
+
+
+LONGEST_PAUSE: Final = 0.5
+"""Longest pause in seconds after a passing fault, which a failover for example ends at any moment.
+
+With the pauses of `RetryPolicy.cap`, calls would go on some seconds after the promotion of another server.
 """
 
 
@@ -61,7 +69,8 @@ class _Tries:
         """Return the seconds until the next try."""
         # A pause takes at most half of the time left, so that a try follows it.
         half = max(0.0, self._left - state.seconds_since_start) / 2
-        return float(min(max(self._jitter(state), self._least(state)), half))
+        longest = LONGEST_PAUSE if state.outcome.exception().passing else math.inf
+        return float(min(max(min(self._jitter(state), longest), self._least(state)), half))
 
     def _least(self, state: Any) -> float:
         return LEAST_PAUSE if state.attempt_number >= self._attempts else 0.0

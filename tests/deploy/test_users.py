@@ -219,8 +219,7 @@ def test_the_line_for_sentinels_is_valid(program: tuple[str, Path], tmp_path: Pa
                 assert anybody.ping()
             with redis.Redis(port=port, username="histstore", password=PASSWORDS["histstore"]) as client:
                 assert client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
-                for name in ("SENTINELS", "REPLICAS"):
-                    assert client.execute_command("SENTINEL", name, "main") == []
+                assert client.execute_command("SENTINEL", "MASTER", "main")
                 with client.pubsub() as heard:
                     heard.subscribe("+switch-master")
                     assert heard.get_message(timeout=5) is not None

@@ -152,5 +152,16 @@ def test_every_output_is_compared() -> None:
 
 def test_the_pages_with_code_are_known() -> None:
     """A page that loses its code, or a new one, is noticed."""
-    with_code = {"store", "leases", "messages", "backends", "concurrency", "web", "files", "errors", "cluster"}
+    with_code = {
+        "store",
+        "leases",
+        "messages",
+        "backends",
+        "concurrency",
+        "web",
+        "files",
+        "errors",
+        "cluster",
+        "sentinel",
+    }
     assert with_code == {page.stem for page in PROGRAMS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 import tempfile
@@ -27,6 +28,7 @@ class SentinelProcess:
 
     folder: Path
     port: int
+    password: str | None = None
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -50,8 +52,8 @@ class SentinelProcess:
             self.process = None
 
     def ask(self, *command: Any) -> Any:
-        """Sends a command, and returns its reply with texts as they came."""
-        with redis.Redis(port=self.port, socket_timeout=5) as client:
+        """Sends a command, and returns its reply in the form of RESP2."""
+        with redis.Redis(port=self.port, password=self.password, socket_timeout=5, protocol=2) as client:
             return client.execute_command(*command)
 
 
@@ -126,27 +128,30 @@ class Watched:
         """Whether all sentinels agree, know all others, and all replicas are connected to the primary."""
         named = set()
         for each in self.sentinels:
-            with contextlib.suppress(redis.RedisError, OSError):
-                found = each.ask("SENTINEL", "MASTER", self.service)
-                if type(found) is list:
-                    found = {bytes(key).decode(): bytes(value).decode() for key, value in zip(found[::2], found[1::2])}
-                else:
-                    found = {
-                        key.decode() if isinstance(key, bytes) else key: value.decode()
-                        if isinstance(value, bytes)
-                        else value
-                        for key, value in found.items()
-                    }
-                if int(found["num-other-sentinels"]) < len(self.sentinels) - 1 or "down" in str(found["flags"]):
-                    return False
-                if int(found["num-slaves"]) < len(self.servers) - 1:
-                    return False
-                named.add(int(found["port"]))
+            try:
+                reply = each.ask("SENTINEL", "MASTER", self.service)
+            except (redis.RedisError, OSError):
+                return False
+            found = dict(zip(reply[::2], reply[1::2], strict=True))
+            if b"down" in found[b"flags"] or int(found[b"num-other-sentinels"]) < len(self.sentinels) - 1:
+                return False
+            if int(found[b"num-slaves"]) < len(self.servers) - 1:
+                return False
+            named.add(found[b"port"])
         if len(named) != 1:
             return False
         with self.primary().client(socket_timeout=5) as client:
             replicas = [value for key, value in client.info("replication").items() if key.startswith("slave")]
         return len(replicas) == len(self.servers) - 1 and all(each["state"] == "online" for each in replicas)
+
+    def bring_back(self, old: Server) -> None:
+        """Starts a server that was the primary, as a replica of the new one; returns when all is calm."""
+        heir = self.primary()
+        old.start()
+        # The sentinels would do the same, ten seconds later.
+        with old.client() as client:
+            client.replicaof("127.0.0.1", str(self.announced(heir)))
+        self.settle()
 
     def settle(self) -> None:
         """Waits until everything is up and agrees."""
@@ -194,7 +199,8 @@ def watched(
                 f"sentinel failover-timeout {service} 3000", conf,
             ]  # fmt: skip
             (folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
-            one_more = SentinelProcess(folder, port)
+            found_password = re.search(r"^requirepass (.*)$", conf, re.MULTILINE)
+            one_more = SentinelProcess(folder, port, found_password[1] if found_password else None)
             stack.callback(one_more.kill)
             one_more.start()
             made.append(one_more)

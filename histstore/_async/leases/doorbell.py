@@ -11,9 +11,9 @@ from redis import exceptions as redis_errors
 from ...errors import BackendError
 from ...protocol.leases import Ring, new_channel, read_ring
 from ...protocol.waiting import Schedule
-from ...wire.retrying import listening_options
 from ..compat import io, tasks
 from ..compat.background import Routine
+from ..transport.listening import open_listener
 from ..transport.runner import Runner
 from ..transport.transport import Listener
 
@@ -122,7 +122,9 @@ class Doorbell:
     async def _listen_while_needed(self) -> None:
         while self._still_needed():
             try:
-                connection = await self._connect()
+                connection = await open_listener(
+                    self._runner.subscribe, self._keep, pause=self._pause, unneeded=self._unneeded
+                )
                 await connection.listen(("SUBSCRIBE", self.channel), self._receive)
             except (redis_errors.RedisError, OSError, BackendError) as error:
                 log.debug("the doorbell is silent: %s", error)
@@ -133,18 +135,10 @@ class Doorbell:
                     self._connection = None
                 self._tried.set()
 
-    async def _connect(self) -> Listener:
-        async for attempt in io.Retrying(sleep=self._pause, **listening_options(self._unneeded)):
-            with attempt:
-                connection = await self._runner.subscribe()
-                with self._guard:
-                    # `close` ends the listening through the connection. If it saw none yet, nobody else would end it.
-                    self._connection = connection
-                    closing = self._closing.is_set()
-                if closing:
-                    raise BackendError("this backend was closed")
-                return connection
-        raise AssertionError("tenacity ends with a result or an error")
+    def _keep(self, connection: Listener) -> bool:
+        with self._guard:
+            self._connection = connection
+            return self._closing.is_set()
 
     async def _pause(self, seconds: float) -> None:
         self._tried.set()

@@ -183,7 +183,8 @@ class Connections:
             elif shared.settings is not self._settings:
                 # All connections were dropped meanwhile, and this one may lead to the old server. Waiters open another.
                 shared.wire.abort()
-                self._serve_waiters()
+                if self._waiters:
+                    self._open_another()
                 return
             elif shared.wire.broken:  # before `on_change` was set
                 error = redis_errors.ConnectionError("the connection broke")

@@ -142,6 +142,7 @@ class Sentinels:
             return max(outdated, key=lambda answer: answer.epoch)
         if outdated:
             raise behind(self._service.name)
+        failures.sort(key=lambda failure: self._service.addresses.index(failure[0]))
         raise unfound(self._service.name, failures)
 
     async def _ask(self, address: ServerAddress, end: float) -> Answer:

@@ -9,10 +9,10 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from ...errors import BackendError
-from ...wire.retrying import listening_options
 from ...wire.sentinels import CHANNEL, concerns
 from ..compat import io, tasks
 from ..compat.background import Routine
+from .listening import open_listener
 from .single_server import SingleServer
 from .transport import Listener
 
@@ -66,7 +66,9 @@ class SentinelWatch:
 
     async def _listen_once(self) -> None:
         try:
-            connection = await self._connect()
+            connection = await open_listener(
+                self._subscribe, self._keep, pause=self._pause, unneeded=self._closing.is_set
+            )
             await connection.listen(("SUBSCRIBE", CHANNEL), self._receive)
         except (redis_errors.RedisError, OSError, BackendError) as error:
             log.debug("the sentinel at %s is silent: %s", self._sentinel.address, error)
@@ -75,18 +77,13 @@ class SentinelWatch:
                 await self._connection.close()
                 self._connection = None
 
-    async def _connect(self) -> Listener:
-        async for attempt in io.Retrying(sleep=self._pause, **listening_options(self._closing.is_set)):
-            with attempt:
-                connection = await self._sentinel.subscribe(io.monotonic() + CONNECT_TIMEOUT)
-                with self._guard:
-                    # `close` ends the listening through the connection. If it saw none yet, nobody else would end it.
-                    self._connection = connection
-                    closing = self._closing.is_set()
-                if closing:
-                    raise BackendError("this backend was closed")
-                return connection
-        raise AssertionError("tenacity ends with a result or an error")
+    async def _subscribe(self) -> Listener:
+        return await self._sentinel.subscribe(io.monotonic() + CONNECT_TIMEOUT)
+
+    def _keep(self, connection: Listener) -> bool:
+        with self._guard:
+            self._connection = connection
+            return self._closing.is_set()
 
     async def _pause(self, seconds: float) -> None:
         await tasks.wait(self._closing, seconds)

@@ -10,10 +10,10 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from ...errors import BackendError
-from ...wire.retrying import listening_options
 from ...wire.sentinels import CHANNEL, concerns
 from ..compat import io, tasks
 from ..compat.background import Routine
+from .listening import open_listener
 from .single_server import SingleServer
 from .transport import Listener
 
@@ -67,7 +67,7 @@ class SentinelWatch:
 
     def _listen_once(self) -> None:
         try:
-            connection = self._connect()
+            connection = open_listener(self._subscribe, self._keep, pause=self._pause, unneeded=self._closing.is_set)
             connection.listen(("SUBSCRIBE", CHANNEL), self._receive)
         except (redis_errors.RedisError, OSError, BackendError) as error:
             log.debug("the sentinel at %s is silent: %s", self._sentinel.address, error)
@@ -76,18 +76,13 @@ class SentinelWatch:
                 self._connection.close()
                 self._connection = None
 
-    def _connect(self) -> Listener:
-        for attempt in io.Retrying(sleep=self._pause, **listening_options(self._closing.is_set)):
-            with attempt:
-                connection = self._sentinel.subscribe(io.monotonic() + CONNECT_TIMEOUT)
-                with self._guard:
-                    # `close` ends the listening through the connection. If it saw none yet, nobody else would end it.
-                    self._connection = connection
-                    closing = self._closing.is_set()
-                if closing:
-                    raise BackendError("this backend was closed")
-                return connection
-        raise AssertionError("tenacity ends with a result or an error")
+    def _subscribe(self) -> Listener:
+        return self._sentinel.subscribe(io.monotonic() + CONNECT_TIMEOUT)
+
+    def _keep(self, connection: Listener) -> bool:
+        with self._guard:
+            self._connection = connection
+            return self._closing.is_set()
 
     def _pause(self, seconds: float) -> None:
         tasks.wait(self._closing, seconds)

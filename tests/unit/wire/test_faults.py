@@ -32,6 +32,8 @@ ROWS: list[tuple[str, Fault]] = [
     ("NOAUTH Authentication required.", NEVER),
     ("WRONGPASS invalid username-password pair or user is disabled.", NEVER),
     ("NOPERM this user has no permissions to run the 'evalsha' command", NEVER),
+    ("ERR unknown command 'MULTI', with args beginning with: ", NEVER),
+    ("ERR unknown command `MULTI`, with args beginning with: ", NEVER),
     ("ERR unknown command 'WAITAOF', with args beginning with: '1' '0' '1'", NEVER),
     ("WAITAOF, for Durability(fsync=True): ERR unknown command 'WAITAOF'", NEVER),
     ("WRONGTYPE Operation against a key holding the wrong kind of value", NEVER),
