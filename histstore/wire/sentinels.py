@@ -12,7 +12,7 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from ..protocol.call import Command
-from .faults import Fault, OpeningError, classify, describe, mistake, passes
+from .faults import Fault, OpeningError, OpeningTimeoutError, classify, describe, mistake, passes
 from .opening import LOG_IN
 from .slots import ServerAddress
 
@@ -101,7 +101,10 @@ def unfound(service: str, failures: Sequence[tuple[ServerAddress, Exception]]) -
     # A mistake of one of them is the reason, if no other one answers.
     faults = [_fault(error) for _, error in failures]
     fault = next((fault for fault in faults if not fault.retry), faults[0] if faults else passes())
-    return OpeningError(f"no sentinel names the primary of {service!r} ({text})", fault)
+    # A deadline may have cut the questions short. Then an earlier failure says more, and the runner looks for one.
+    late = all(isinstance(error, redis_errors.TimeoutError) for _, error in failures)
+    kind = OpeningTimeoutError if late else OpeningError
+    return kind(f"no sentinel names the primary of {service!r} ({text})", fault)
 
 
 def behind(service: str) -> Exception:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from histstore.wire.faults import OpeningError, classify, mistake
+from histstore.wire.faults import OpeningError, OpeningTimeoutError, classify, mistake
 from histstore.wire.sentinels import Answer, concerns, questions, read_answer, unfound
 
 NAMED = [b"10.0.0.1", b"6379"]
@@ -91,3 +92,11 @@ def test_failures_are_told_together() -> None:
     assert "sentinel_password" in fault.advice
     assert "(a:1: connection refused; c:3: WRONGPASS)" in str(error)
     assert classify(unfound("main", []), sent=False).passing
+
+
+def test_nothing_but_timeouts_is_a_timeout() -> None:
+    """The runner then prefers the failure of an earlier try, which had more time."""
+    late = RedisTimeoutError("no answer within 0.01 s")
+    down = RedisConnectionError("connection refused")
+    assert isinstance(unfound("main", [(("a", 1), late), (("b", 2), late)]), OpeningTimeoutError)
+    assert isinstance(unfound("main", [(("a", 1), late), (("b", 2), down)]), OpeningError)
