@@ -254,7 +254,7 @@ async def test_closing_does_not_wait_for_a_sentinel_that_is_frozen(pair: Watched
 
 async def test_closing_leaves_no_connection(pair: Watched, shell: Shell) -> None:
     def connections() -> int:
-        return sum(len(each.ask("CLIENT", "LIST")) for each in pair.sentinels)
+        return sum(len(each.ask("CLIENT", "LIST").splitlines()) for each in pair.sentinels)
 
     before = connections()
     backend = shell.from_url(pair.url)
@@ -262,6 +262,26 @@ async def test_closing_leaves_no_connection(pair: Watched, shell: Shell) -> None
     await until(lambda: connections() > before)
     await backend.aclose()
     await until(lambda: connections() <= before, "a connection to a sentinel is left")
+
+
+def test_event_loops_that_end_leave_no_connection(pair: Watched, namespace: str) -> None:
+    """One backend in several, one after the other, and never closed."""
+
+    def connections() -> int:
+        return sum(len(each.ask("CLIENT", "LIST").splitlines()) for each in pair.sentinels)
+
+    async def turn(number: int) -> None:
+        await backend.store(f"run {number}").append(plain(number))
+
+    before = connections()
+    backend = histstore.RedisBackend.from_url(pair.url, namespace=namespace)
+    for number in range(3):
+        asyncio.run(turn(number))
+    end = time.monotonic() + 10.0
+    while connections() > before:
+        assert time.monotonic() < end, "a connection to a sentinel is left"
+        time.sleep(0.01)
+    asyncio.run(backend.aclose())
 
 
 async def test_a_pickled_backend_finds_the_primary_too(pair: Watched, shell: Shell, backends: Make) -> None:

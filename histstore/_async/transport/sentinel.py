@@ -10,6 +10,7 @@ from typing import Final
 
 from redis import exceptions as redis_errors
 
+from ...protocol.call import Route
 from ...wire.sending import SendState
 from ...wire.sentinels import Answer, behind, questions, read_answer, unfound
 from ...wire.settings import ConnectionSettings, SentinelService
@@ -35,13 +36,25 @@ class PrimaryOfSentinels(SingleServer):
 
     def __init__(self, settings: ConnectionSettings, *, durable: bool) -> None:
         assert settings.sentinels is not None
-        self._sentinels = Sentinels(settings.sentinels, settings.host_map, self.drop)
+        self._sentinels = Sentinels(settings.sentinels, settings.host_map, self._leave_primary)
         super().__init__(replace(settings, finder=self._sentinels), durable=durable)
 
     @property
     def address(self) -> str:
         """The service, and the addresses of the sentinels."""
         return str(self._sentinels)
+
+    async def _leave_primary(self) -> None:
+        await super().drop()
+
+    async def leave(self, key: Route) -> None:
+        """Drop the connections to the primary: another server may be that by now."""
+        await self._leave_primary()
+
+    async def drop(self) -> None:
+        """Close all connections, those to the sentinels too. Pending requests are answered first."""
+        await self._leave_primary()
+        await self._sentinels.drop()
 
     async def close(self) -> None:
         """Close the connections for good. Pending requests are answered first, or fail."""
@@ -168,6 +181,11 @@ class Sentinels:
             self._latest = answer
             self._prefer(address)
             await self._follow()
+
+    async def drop(self) -> None:
+        """Close the connections to the sentinels. Others are opened when needed."""
+        for sentinel in self._sentinels.values():
+            await sentinel.drop()
 
     async def close(self) -> None:
         """Stop listening, and close the connections to the sentinels."""

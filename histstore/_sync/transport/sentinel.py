@@ -11,6 +11,7 @@ from typing import Final
 
 from redis import exceptions as redis_errors
 
+from ...protocol.call import Route
 from ...wire.sending import SendState
 from ...wire.sentinels import Answer, behind, questions, read_answer, unfound
 from ...wire.settings import ConnectionSettings, SentinelService
@@ -36,13 +37,25 @@ class PrimaryOfSentinels(SingleServer):
 
     def __init__(self, settings: ConnectionSettings, *, durable: bool) -> None:
         assert settings.sentinels is not None
-        self._sentinels = Sentinels(settings.sentinels, settings.host_map, self.drop)
+        self._sentinels = Sentinels(settings.sentinels, settings.host_map, self._leave_primary)
         super().__init__(replace(settings, finder=self._sentinels), durable=durable)
 
     @property
     def address(self) -> str:
         """The service, and the addresses of the sentinels."""
         return str(self._sentinels)
+
+    def _leave_primary(self) -> None:
+        super().drop()
+
+    def leave(self, key: Route) -> None:
+        """Drop the connections to the primary: another server may be that by now."""
+        self._leave_primary()
+
+    def drop(self) -> None:
+        """Close all connections, those to the sentinels too. Pending requests are answered first."""
+        self._leave_primary()
+        self._sentinels.drop()
 
     def close(self) -> None:
         """Close the connections for good. Pending requests are answered first, or fail."""
@@ -167,6 +180,11 @@ class Sentinels:
             self._latest = answer
             self._prefer(address)
             self._follow()
+
+    def drop(self) -> None:
+        """Close the connections to the sentinels. Others are opened when needed."""
+        for sentinel in self._sentinels.values():
+            sentinel.drop()
 
     def close(self) -> None:
         """Stop listening, and close the connections to the sentinels."""
