@@ -268,6 +268,35 @@ class Provider(CredentialProvider):
         return self.answer()
 
 
+async def test_connections_are_dropped_while_the_first_after_a_failure_is_opened(
+    shell: str, private_server: Callable[..., Server]
+) -> None:
+    """Nobody waits for the one that is given up: another is opened."""
+    server, flavour = private_server(), SHELLS[shell == "sync"]
+    with server.client() as raw:
+        raw.execute_command("ACL", "SETUSER", "u", "on", ">s3cret", "~*", "&*", "+@all")
+    server.kill()
+    client = flavour.redis.Redis(port=server.port, credential_provider=Provider(lambda: ("u", "s3cret"), 0.3))
+    async with flavour.backend(client, retry=RetryPolicy(attempts=1, deadline=3.0)) as backend:
+        with pytest.raises(BackendUnavailableError):
+            await backend.store("run").load()
+        server.start()
+        with server.client() as raw:
+            raw.execute_command("ACL", "SETUSER", "u", "on", ">s3cret", "~*", "&*", "+@all")
+        loading = flavour.apart(_load(backend))
+        await asyncio.sleep(0.1)
+        # Less than the 5 s of a try, which a request that is left behind waits for.
+        dropped = backend._runner.drop()
+        if shell == "async":
+            await dropped
+        assert await loading is None
+    await flavour.close_client(client)
+
+
+async def _load(backend: Any) -> Any:
+    return await backend.store("run").load()
+
+
 def _unreachable() -> tuple[str, ...]:
     raise ConnectionError("https://tokens.invalid/?key=s3cret")
 
