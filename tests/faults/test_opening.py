@@ -29,9 +29,10 @@ from histstore import (
 from histstore.protocol.scripts import SAVE
 from histstore.wire.opening import FRESH
 
+from ..support.cluster import two_nodes
 from ..support.history import message
 from ..support.proxy import proxy
-from ..support.servers import Server, cluster, listens, sentinel, server_binary
+from ..support.servers import Server, listens, sentinel, server_binary
 from ..support.shells import SHELLS, until
 from ..support.tls import Certificates, Relay, black_hole, silent
 from .shells import GUARD, carries, contents
@@ -464,7 +465,7 @@ async def test_a_full_server_is_named(shell: str, backends: Make, world: World, 
 
 async def test_a_cluster_has_one_database(shell: str, backends: Make) -> None:
     """A node refuses SELECT; the error says what to leave out."""
-    with cluster() as (owner, _):
+    with two_nodes() as (owner, _):
         backend = backends(shell, f"redis://127.0.0.1:{owner.port}/1", retry=ENDLESS)
         async with asyncio.timeout(GUARD):
             with pytest.raises(BackendConfigError) as caught:

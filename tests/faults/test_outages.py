@@ -32,9 +32,10 @@ from histstore.protocol.scripts import SAVE
 from histstore.wire.faults import classify
 from histstore.wire.retrying import LEAST_PAUSE
 
+from ..support.cluster import two_nodes
 from ..support.history import History, message
 from ..support.proxy import Proxy, proxy
-from ..support.servers import Server, cluster, sentinel
+from ..support.servers import Server, sentinel
 from ..support.shells import SHELLS, until
 from .shells import GUARD, carries, contents, entries
 from .test_refusals import REFUSALS, Refusal
@@ -73,7 +74,7 @@ def tries() -> Tries:
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[tuple[Server, Server]]:
     """A cluster of two nodes; the first owns all slots."""
-    with cluster() as found:
+    with two_nodes() as found:
         yield found
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from ..support.servers import Server, cluster, server
+from ..support.cluster import two_nodes as cluster_of_two
+from ..support.servers import Server, server
 from .scenarios import IN_CLUSTER, OWN_SERVER
 from .world import World
 
@@ -22,7 +23,7 @@ def own_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def two_nodes() -> Iterator[tuple[Server, Server]]:
     """A cluster of two nodes, the first of which owns all slots."""
-    with cluster() as nodes:
+    with cluster_of_two() as nodes:
         yield nodes
 
 

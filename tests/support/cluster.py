@@ -20,10 +20,9 @@ READY = 30.0
 
 @dataclass
 class Cluster:
-    """Servers of one cluster. The first `primaries` of them were made primaries, and the others their replicas."""
+    """Servers of one cluster: those that were given slots, then those that own none, then the replicas of the first."""
 
     servers: list[Server]
-    primaries: int
     clients: dict[int, redis.Redis] = field(default_factory=dict)
 
     @property
@@ -127,28 +126,33 @@ class Cluster:
 
     def is_ok(self) -> bool:
         """Whether each server that runs says that the cluster serves all slots, and knows all others."""
+        ids = self.ids().values()
         for each in self.running():
             info = self.client(each).execute_command("CLUSTER", "INFO")
-            nodes = self.client(each).execute_command("CLUSTER", "SLOTS")
-            covered = sum(high - low + 1 for low, high, *_ in nodes)
-            if b"cluster_state:ok" not in info or covered != SLOTS:
+            slots = self.client(each).execute_command("CLUSTER", "SLOTS")
+            covered = sum(high - low + 1 for low, high, *_ in slots)
+            # During the handshake, a server lists another one by a temporary id.
+            nodes = self.client(each).execute_command("CLUSTER", "NODES").decode()
+            if b"cluster_state:ok" not in info or covered != SLOTS or not all(id in nodes for id in ids):
                 return False
         return True
 
 
 @contextlib.contextmanager
-def cluster(primaries: int = 3, replicas: int = 0, **options: str) -> Iterator[Cluster]:
+def cluster(primaries: int = 3, replicas: int = 0, *, spare: int = 0, **options: str) -> Iterator[Cluster]:
     """Runs a cluster.
 
     Args:
         primaries: Number of primaries, which share the slots.
         replicas: Number of replicas of each.
+        spare: Number of servers that own no slot.
         **options: Options of each server, with "_" for "-".
     """
     settings = {"cluster_enabled": "yes", "cluster_node_timeout": "1000", "cluster_replica_validity_factor": "0"}
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(server(**settings | options)) for _ in range(primaries * (1 + replicas))]
-        made = Cluster(servers, primaries)
+        count = primaries * (1 + replicas) + spare
+        servers = [stack.enter_context(server(**settings | options)) for _ in range(count)]
+        made = Cluster(servers)
         stack.callback(lambda: [client.close() for client in made.clients.values()])
         heads = servers[:primaries]
         for place, each in enumerate(heads):
@@ -160,7 +164,7 @@ def cluster(primaries: int = 3, replicas: int = 0, **options: str) -> Iterator[C
             made.client(servers[0]).execute_command("CLUSTER", "MEET", "127.0.0.1", each.port)
         made.wait(made.is_ok, "the primaries do not find each other")
         ids = made.ids()
-        for place, each in enumerate(servers[primaries:]):
+        for place, each in enumerate(servers[primaries + spare :]):
             head = heads[place % primaries]
 
             def replicate(each: Server = each, head: Server = head) -> bool:
@@ -173,6 +177,14 @@ def cluster(primaries: int = 3, replicas: int = 0, **options: str) -> Iterator[C
         if replicas:
             made.wait(lambda: _replicas_follow(made, heads, replicas), "the replicas do not follow")
         yield made
+
+
+@contextlib.contextmanager
+def two_nodes() -> Iterator[tuple[Server, Server]]:
+    """Runs a cluster of two servers, the first of which owns all slots. A pause of seconds makes neither look dead."""
+    with cluster(1, spare=1, cluster_node_timeout="15000") as made:
+        owner, other = made.servers
+        yield owner, other
 
 
 def _replicas_follow(made: Cluster, heads: list[Server], replicas: int) -> bool:

@@ -145,20 +145,6 @@ def server(**options: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[tuple[Server, Server]]:
-    """Runs a cluster of two nodes, the first of which owns all slots."""
-    with server(cluster_enabled="yes") as owner, server(cluster_enabled="yes") as other:
-        with owner.client() as first, other.client() as second:
-            first.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
-            first.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
-            end = time.monotonic() + 20
-            while any(b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO") for node in (first, second)):
-                assert time.monotonic() < end, "the nodes do not find each other"
-                time.sleep(0.05)
-        yield owner, other
-
-
-@contextlib.contextmanager
 def sentinel(primary: Server, name: str) -> Iterator[int]:
     """Runs a Sentinel that knows a primary by a name; yields its port."""
     binary = server_binary()
