@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 QUICK  := tests/unit tests/bench tests/store/test_contract.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick repeat long servers storm duplicates loops bench costs lint format types sync check-sync layers model wheel-test ci clean
+.PHONY: help venv demo test quick repeat long servers containers storm duplicates loops bench costs lint format types sync check-sync layers model wheel-test ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ long: $(STAMP) ## run the tests that keep all cores busy, one after the other (A
 
 servers: $(STAMP) ## run the store and script tests on Redis 6.2 to 8.2, Valkey 8.1 and 9.1 (ARGS="--only 6.2 --contract")
 	@$(BIN)/python tools/servers.py $(ARGS)
+
+containers: $(STAMP) ## run the store tests on a server in a container; starts a Docker engine if none answers (needs root)
+	@$(BIN)/python -m tools.containers $(ARGS) || [ $$? = 77 ]
 
 storm: $(STAMP) ## all faults at once for two minutes, each call checked (ARGS="--seconds 600 --seed 7")
 	@$(BIN)/python -m tests.faults.storm $(ARGS)

