@@ -13,14 +13,13 @@ from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import acceptance, environment, readme, single, stack, tables, together, venv, wire
+from . import acceptance, cluster, environment, readme, single, stack, tables, together, venv, wire
 from .child import ROOT
-from .contenders import LOCKS, STORES
+from .contenders import CLIENTS, LOCKS, STORES, Entry
 from .measure import spread
 from .plan import FULL, QUICK, SMOKE, Plan
 
 RESULTS = Path(__file__).with_name("results")
-PEERS = tuple(dict.fromkeys(entry.distribution for entry in (*STORES, *LOCKS) if entry.distribution is not None))
 T = TypeVar("T")
 
 
@@ -44,7 +43,7 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-SECTIONS = ("acceptance", "length", "throughput", "wire", "races", "replies", "locks")
+SECTIONS = ("acceptance", "length", "throughput", "wire", "races", "replies", "locks", "cluster")
 
 
 def say(text: str) -> None:
@@ -92,6 +91,11 @@ async def measure(plan: Plan, wanted: tuple[str, ...], given: Path | None) -> di
     if "locks" in wanted:
         results["handoff"] = await section(plan, "lock hand-off", together.handoffs(plan))
         results["leases"] = await section(plan, "leases", together.leases(plan))
+    if "cluster" in wanted:
+        calls, cpu, lone = await section(plan, "cluster", cluster.measure(plan))
+        results["cluster"] = {name: spread(each).json() for name, each in calls.items()}
+        results["cluster_cpu_us"] = {name: spread(each).json(1e6) for name, each in cpu.items()}
+        targets += acceptance.in_cluster(calls, lone, plan.scale.callers)
     if given is not None:
         from . import conversations
 
@@ -109,10 +113,18 @@ def modules_server(plan: Plan) -> Iterator[None]:
         yield
 
 
-def missing(asked: argparse.Namespace) -> dict[str, str]:
+def peers(wanted: tuple[str, ...], given: Path | None) -> list[str]:
+    """Returns what the contenders of some sections, and of the conversations that are given, come in."""
+    entries: list[Entry] = [*CLIENTS] if "cluster" in wanted else []
+    if set(wanted) - {"cluster"} or given is not None:
+        entries += [*STORES, *LOCKS]
+    return list(dict.fromkeys(entry.distribution for entry in entries if entry.distribution is not None))
+
+
+def missing(asked: argparse.Namespace, names: list[str]) -> dict[str, str]:
     """Returns which peers are not there, and why; a full run installs them."""
     found = {}
-    for name in PEERS:
+    for name in names:
         peer = venv.Environment(name)
         if asked.no_peers or asked.smoke:
             found[name] = "left out"
@@ -127,22 +139,24 @@ def main() -> int:
     """Runs the benchmark; returns the exit status."""
     asked = options()
     scale = SMOKE if asked.smoke else QUICK if asked.quick else FULL
+    wanted = SECTIONS if asked.only is None else tuple(asked.only)
+    names = peers(wanted, asked.input)
     began = time.monotonic()
     with environment.bench_server() as (url, where):
         described = environment.describe(url, where)
         say(f"server: {described['name']}, {where}")
         plan = Plan(scale, url, frozenset(described["modules"]))
-        plan.failed = missing(asked)
+        plan.failed = missing(asked, names)
         try:
             with modules_server(plan):
-                results = asyncio.run(run(plan, SECTIONS if asked.only is None else tuple(asked.only), asked.input))
+                results = asyncio.run(run(plan, wanted, asked.input))
         finally:
             environment.forget(url, plan.mark)
         results["environment"] = {
             "machine": environment.machine(),
             "versions": environment.versions(),
             "server": described,
-            "peers": {name: venv.Environment(name).versions() for name in PEERS if name not in plan.failed},
+            "peers": {name: venv.Environment(name).versions() for name in names if name not in plan.failed},
             "modules_server": plan.stack if plan.stack_url is not None else None,
             "seconds": round(time.monotonic() - began),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from . import single, wire
+from . import cluster, single, wire
 from .measure import Ratio, ratio, spread
 from .plan import Plan
 from .single import Samples
@@ -122,10 +122,32 @@ def throughput(rates: dict[str, dict[int, list[float]]]) -> Target | None:
         f"saves a second, {at} runs in a process ÷ raw SET, pool",
         2.5,
         ratio(ours[at], raw[at]),
-        f"{spread(ours[at]).median:,.0f}/s",
-        f"{spread(raw[at]).median:,.0f}/s",
+        _rate(ours[at]),
+        _rate(raw[at]),
         at_least=True,
     )
+
+
+def in_cluster(rates: dict[str, list[float]], lone: Samples, callers: int) -> list[Target]:
+    """Returns the figures for a cluster of three servers; a client that was not measured has none."""
+    targets = [
+        Target(
+            key,
+            f"cluster: script calls a second, {callers} tasks ÷ {name}",
+            limit,
+            ratio(rates[cluster.OURS], rates[name]),
+            _rate(rates[cluster.OURS]),
+            _rate(rates[name]),
+            at_least=True,
+        )
+        for key, name, limit in (("cluster_redis_py", cluster.REDIS_PY, 5.0), ("cluster_glide", cluster.GLIDE, 1.5))
+        if {cluster.OURS, name} <= rates.keys()
+    ]
+    if lone:
+        targets.append(
+            _of(lone, "cluster_save", "save in the cluster ÷ on one server", 1.1, "in the cluster", "on one server")
+        )
+    return targets
 
 
 def _of(samples: Samples, key: str, what: str, limit: float, above: str, below: str) -> Target:
@@ -135,6 +157,10 @@ def _of(samples: Samples, key: str, what: str, limit: float, above: str, below: 
 def _time(seconds: list[float]) -> str:
     median = spread(seconds).median
     return f"{median * 1e6:.0f} µs" if median < 0.001 else f"{median * 1e3:.3g} ms"
+
+
+def _rate(rates: list[float]) -> str:
+    return f"{spread(rates).median:,.0f}/s"
 
 
 def _count(key: str, what: str, limit: float, value: float) -> Target:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 from .contenders import make
@@ -25,6 +27,7 @@ class Driver:
         self._texts = Texts(seed)
         self._random = random.Random(seed)
         self._kept: dict[str, list[Any]] = {}
+        self._calls: list[list[tuple[list[bytes], list[bytes]]]] = []
         self._names = 0
 
     # ------------------------------------------------------------------------------- conversations
@@ -96,6 +99,32 @@ class Driver:
         await asyncio.gather(*(one(turns[1:]) for turns in work))
         return runs * (each - 1) / (time.perf_counter() - began)
 
+    async def learn(self, file: str) -> None:
+        """Reads the script and its calls, which `cluster.write_calls` wrote, and connects."""
+        source, self._calls = _load(file)
+        await self.contender.connect(source)
+
+    async def calls(self) -> tuple[float, float]:
+        """Sends the script calls: those of a run in order, and all runs at a time.
+
+        Returns:
+            Calls a second, and the seconds of CPU that this process spent on a call.
+        """
+        call = self.contender.call
+
+        async def one(requests: list[tuple[list[bytes], list[bytes]]]) -> None:
+            for keys, args in requests:
+                reply = await call(keys, args)
+                if reply[0] != b"saved":
+                    raise RuntimeError(f"the script did not save: {reply}")
+
+        await asyncio.gather(*(one(requests[:1]) for requests in self._calls))  # opens the connections
+        began, spent = time.perf_counter(), time.process_time()
+        await asyncio.gather(*(one(requests[1:]) for requests in self._calls))
+        took, spent = time.perf_counter() - began, time.process_time() - spent
+        count = sum(len(requests) - 1 for requests in self._calls)
+        return count / took, spent / count
+
     async def race(self, run: str, worker: int, count: int) -> list[str]:
         """Adds messages to a run that other processes add to; returns the texts that were acknowledged."""
         acknowledged = []
@@ -137,3 +166,7 @@ class Driver:
     async def ask(self, do: str, **arguments: Any) -> Any:
         """The same face as a child's."""
         return await getattr(self, do)(**arguments)
+
+
+def _load(file: str) -> Any:
+    return pickle.loads(Path(file).read_bytes())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .child import Child, ChildError, child
-from .contenders import LOCKS, STORES, Entry
+from .contenders import CLIENTS, LOCKS, STORES, Entry
 from .environment import forget
 from .venv import Environment
 
@@ -32,6 +32,8 @@ class Scale:
         waiting: Processes that wait for a lock.
         takeovers: Lock holders that are killed.
         turns: One-turn saves before memory is looked at, for every contender.
+        callers: Tasks that send script calls to a cluster at the same time.
+        calls: Script calls of each of them in one sample.
     """
 
     rounds: int
@@ -46,11 +48,14 @@ class Scale:
     waiting: tuple[int, ...]
     takeovers: int
     turns: int
+    callers: int
+    calls: int
 
 
-FULL = Scale(3000, (10, 100, 1000, 10000), 10000, 2.5, (1, 8, 64, 256, 512), 4096, 5, 12, 160, (2, 16), 10, 100)
-QUICK = Scale(400, (10, 1000, 10000), 1000, 0.1, (1, 256), 1024, 2, 3, 8, (2, 16), 0, 50)
-SMOKE = Scale(12, (10, 100), 100, 0.02, (1, 8), 64, 1, 1, 4, (2,), 1, 4)
+FULL = Scale(3000, (10, 100, 1000, 10000), 10000, 2.5, (1, 8, 64, 256, 512), 4096, 5, 12, 160, (2, 16), 10, 100,
+             256, 32)  # fmt: skip
+QUICK = Scale(400, (10, 1000, 10000), 1000, 0.1, (1, 256), 1024, 2, 3, 8, (2, 16), 0, 50, 256, 16)
+SMOKE = Scale(12, (10, 100), 100, 0.02, (1, 8), 64, 1, 1, 4, (2,), 1, 4, 8, 2)
 
 
 @dataclass(slots=True)
@@ -92,6 +97,10 @@ class Plan:
     def locks(self) -> list[Entry]:
         """Returns who locks runs."""
         return [entry for entry in LOCKS if self._takes_part(entry)]
+
+    def clients(self) -> list[Entry]:
+        """Returns who sends script calls to a cluster."""
+        return [entry for entry in CLIENTS if self._takes_part(entry)]
 
     def python(self, entry: Entry) -> Path:
         """Returns the interpreter that has the contender."""

@@ -23,7 +23,9 @@ SIZE = 800
 Samples = dict[str, list[float]]
 
 
-def _turn(driver: Driver, run: str) -> Callable[[], Awaitable[float]]:
+def turn(driver: Driver, run: str) -> Callable[[], Awaitable[float]]:
+    """Returns an operation that saves a turn, and how long that took."""
+
     async def save() -> float:
         return (await driver.turns(run, 1))[0]
 
@@ -65,14 +67,14 @@ async def saves(plan: Plan, lengths: tuple[int, ...]) -> Samples:
         for length in lengths:
             run = plan.run()
             await driver.prepare(run, length, SIZE)
-            operations[f"{kind}save {length}"] = _turn(driver, run)
+            operations[f"{kind}save {length}"] = turn(driver, run)
         for length in (lengths[0], lengths[-1]):
             run = plan.run()
             await driver.prepare(run, length, SIZE)
             operations[f"{kind}unchanged {length}"] = await _unchanged(backend.store(run))
     run = plan.run()
     await raw.prepare(run, 2, SIZE)
-    operations["SET"] = _turn(raw, run)
+    operations["SET"] = turn(raw, run)
     run = plan.run()
     await ours.prepare(run, 1000, SIZE)
     operations["unchanged"] = await _unchanged(backend.store(run))
@@ -105,7 +107,7 @@ async def against_whole(plan: Plan, length: int) -> Samples:
         return time.perf_counter() - began
 
     # Four saves for one SET: right after megabytes the caches of both processes are cold, which no other save sees.
-    operations = {str(number): _turn(ours, run) for number in range(4)} | {"whole SET": whole}
+    operations = {str(number): turn(ours, run) for number in range(4)} | {"whole SET": whole}
     samples = await interleave(operations, max(8, plan.scale.rounds // 30))
     await ours.close()
     await client.aclose()
@@ -139,7 +141,7 @@ async def sync_saves(plan: Plan) -> Samples:
     for name, driver in (("sync save", ours), ("sync SET", raw)):
         run = plan.run()
         await driver.prepare(run, 10, SIZE)
-        operations[name] = _turn(driver, run)
+        operations[name] = turn(driver, run)
     samples = await interleave(operations, plan.scale.rounds)
     await ours.close()
     await raw.close()

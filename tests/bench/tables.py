@@ -46,7 +46,8 @@ def _environment(results: dict[str, Any]) -> str:
     )
     if here.get("peers"):
         for name, of in here["peers"].items():
-            said += f"{name} {of[name]}, with " + ", ".join(f"{n} {v}" for n, v in of.items() if n != name) + "\n"
+            others = ", ".join(f"{n} {v}" for n, v in of.items() if n != name)
+            said += f"{name} {of[name]}{', with ' if others else ''}{others}\n"
     if here.get("modules_server"):
         said += f"peers that need search and JSON: on {here['modules_server']}\n"
     return said
@@ -133,6 +134,21 @@ def _leases(results: dict[str, Any]) -> str:
     return table("Leases", ("", "median [quartiles]"), rows) if rows else ""
 
 
+def _cluster(results: dict[str, Any]) -> str:
+    found = results.get("cluster")
+    if not found:
+        return ""
+    ours, cpu = found["histstore"]["median"], results["cluster_cpu_us"]
+    return table(
+        "Calls of the save script a second, by many tasks in one process, on a cluster of three servers",
+        ("", "median [quartiles]", "histstore ÷ it", "client's CPU a call, µs"),
+        [
+            (name, between(each), number(ours / each["median"]), between(cpu[name]) if name in cpu else "-")
+            for name, each in found.items()
+        ],
+    )
+
+
 def _conversations(results: dict[str, Any]) -> str:
     given = results.get("input")
     if not given:
@@ -175,6 +191,7 @@ PARTS = (
     _lost_reply,
     lambda results: _curve(results, "handoff", "Lock hand-off, ms, by waiting processes", "median [quartiles]"),
     _leases,
+    _cluster,
     _conversations,
     _absent,
     _acceptance,

@@ -133,7 +133,10 @@ def test_the_pages_say_what_was_measured(page: Path) -> None:
     assert readme.written(page, text, json.loads(readme.RESULTS.read_text())) == text
 
 
-SECTIONS = {"acceptance", "save", "load", "throughput", "per_save", "races", "lost_reply", "handoff", "leases", "input"}
+SECTIONS = {
+    *("acceptance", "save", "load", "throughput", "per_save", "races", "lost_reply"),
+    *("handoff", "leases", "cluster", "input"),
+}
 TARGETS = {
     "save_small",
     "save_middle",
@@ -149,6 +152,8 @@ TARGETS = {
     "bytes_up",
     "memory",
     "throughput",
+    "cluster_redis_py",
+    "cluster_save",
 }
 
 
@@ -180,5 +185,7 @@ def test_every_section_runs_and_leaves_nothing_behind(server_url: str, tmp_path:
     assert set(results["races"]) == {"histstore", "histstore, dicts", "histstore.sync", "whole snapshot"}
     assert [results["races"][name]["lost"] for name in results["races"] if "histstore" in name] == [0, 0, 0]
     assert results["lost_reply"]["histstore"] == {"raises": None, "copies": 1, "copies_again": 1}
-    assert "langchain-redis" in results["not_measured"]
+    assert set(results["cluster"]) == {"histstore", "histstore, whole saves", "redis-py RedisCluster"}
+    assert set(results["cluster_cpu_us"]) == {"histstore", "redis-py RedisCluster"}
+    assert {"langchain-redis", "valkey-glide"} <= results["not_measured"].keys()
     assert "Targets" in done.stdout

@@ -1,4 +1,4 @@
-"""Ways to store conversations and to lock runs, one module each, behind one small interface."""
+"""Ways to store conversations, to lock runs and to call scripts, one module each, behind small interfaces."""
 
 from __future__ import annotations
 
@@ -47,6 +47,14 @@ LOCKS = (
     Entry("redis-py asyncio Lock", "redis_py_lock"),
     Entry("python-redis-lock", "python_redis_lock", "python-redis-lock"),
 )
+
+CLIENTS = (
+    Entry("histstore", "calls_histstore"),
+    Entry("redis-py RedisCluster", "calls_redis_py"),
+    Entry("valkey-glide", "calls_glide", "valkey-glide"),
+    Entry("coredis", "calls_coredis", "coredis"),
+)
+"""Clients of a cluster that send script calls."""
 
 
 def make(module: str, url: str) -> Any:

@@ -59,3 +59,25 @@ class Lock(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Closes the connections."""
+
+
+class Caller(ABC):
+    """One client of a cluster, which sends script calls."""
+
+    @abstractmethod
+    async def connect(self, source: str) -> None:
+        """Connects, and keeps the script's source or its digest. The servers know the script."""
+
+    @abstractmethod
+    async def call(self, keys: list[bytes], args: list[bytes]) -> Any:
+        """Sends one call of the script; returns the reply."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Closes the connections."""
+
+
+def servers(url: str) -> list[tuple[str, int]]:
+    """Returns the hosts and ports of a `redis+cluster://` URL."""
+    found = (each.rpartition(":") for each in url.partition("://")[2].split(","))
+    return [(host, int(port)) for host, _, port in found]
