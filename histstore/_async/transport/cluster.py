@@ -102,13 +102,27 @@ class ClusterTransport:
         self, key: Route, commands: Sequence[Command], end: float, state: SendState, large: bool = False
     ) -> list[Any]:
         """Send commands to the server that owns the key, as `Transport.exchange` says."""
+        redirect = None
+        owner = self._examined_owner(key)
+        if owner is not None:
+            # The short way, which nearly every call takes.
+            try:
+                replies = await self._node(owner).exchange(key, commands, end, state, large)
+            except (redis_errors.RedisError, OSError):
+                self._lose(owner)
+                raise
+            if type(replies[-1]) is list:
+                return replies
+            redirect = self._follow(replies, owner, state)
+            if redirect is None:
+                return replies
 
         async def send(node: SingleServer, asking: bool) -> list[Any]:
             # ASKING holds for the command after it, or for the transaction that this one begins.
             replies = await node.exchange(key, [_ASKING, *commands] if asking else commands, end, state, large)
             return replies[1:] if asking else replies
 
-        return await self._deliver(key, end, state, send, _replies_of_exchange)
+        return await self._deliver(key, end, state, send, _replies_of_exchange, redirect)
 
     async def commit(
         self, key: Route, commands: Sequence[Command], end: float, state: SendState,
@@ -167,40 +181,63 @@ class ClusterTransport:
     async def _deliver(
         self, key: Route, end: float, state: SendState,
         send: Callable[[SingleServer, bool], Awaitable[T]], replies_of: Callable[[T], list[Any]],
+        redirect: Redirect | None = None,
     ) -> T:  # fmt: skip
         """Send a request to the owner of its key, and wherever it is sent on to, until a server runs it.
+
+        Args:
+            key: Where the request goes.
+            end: When to stop waiting, by `monotonic`.
+            state: Records whether a byte may have been sent.
+            send: Sends it to a server, after ASKING or not.
+            replies_of: Returns the replies in what `send` returns.
+            redirect: The answer of the owner, if that was asked already.
 
         Raises:
             redis.exceptions.TryAgainError: Too many servers send it elsewhere.
             redis.exceptions.RedisError: There is no connection, it broke, or no complete answer came in time.
         """
-        address, asking = await self._find(key, end), False
-        for _ in range(1 + MAX_HOPS):
+        hops = 0 if redirect is None else 1
+        while hops <= MAX_HOPS:
+            if redirect is None:
+                address, asking = await self._find(key, end), False
+            else:
+                address, asking = redirect.address, redirect.asking
             node = await self._ready(address, end)
             try:
                 answer = await send(node, asking)
             except (redis_errors.RedisError, OSError):
                 self._lose(address)
                 raise
-            replies = replies_of(answer)
-            if type(replies[-1]) is list:  # nearly all
-                return answer
-            redirect = redirect_of(replies, address, self._host_map)
+            redirect = self._follow(replies_of(answer), address, state)
             if redirect is None:
                 return answer
-            self._learn_from(redirect)
-            address, asking = redirect.address, redirect.asking
-            state.sent = False  # the servers so far did not run it
+            hops += 1
         raise redis_errors.TryAgainError(f"TRYAGAIN {MAX_HOPS} servers in turn sent the request elsewhere")
 
-    def _learn_from(self, redirect: Redirect) -> None:
-        """Record a new owner. ASK tells of none, but may tell of a server that is not known yet."""
+    def _follow(self, replies: list[Any], asked: ServerAddress, state: SendState) -> Redirect | None:
+        """Return the redirection in the replies of a server, and record a new owner; None: there is none.
+
+        ASK tells of no owner, but may tell of a server that is not known yet.
+        """
+        redirect = redirect_of(replies, asked, self._host_map)
+        if redirect is None:
+            return None
+        state.sent = False  # the servers so far did not run it
         if redirect.asking:
             self._stale = self._stale or redirect.address not in self._nodes
-            return
-        self._map.move(redirect.slot, redirect.address)
-        self._stale = True
-        self._follow_topology()
+        else:
+            self._map.move(redirect.slot, redirect.address)
+            self._stale = True
+            self._follow_topology()
+        return redirect
+
+    def _examined_owner(self, key: Route) -> ServerAddress | None:
+        """Return the owner of a key, if the map need not be asked for and the server need not be examined first."""
+        if self._stale or type(key) is not bytes:
+            return None
+        owner = self._map.owner(slot_of(key))
+        return owner if owner is not None and self._examine_at.get(owner) == math.inf else None
 
     async def _find(self, key: Route, end: float) -> ServerAddress:
         """Return the server for a key, by the map of slots."""

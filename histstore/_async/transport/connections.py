@@ -14,7 +14,6 @@ from redis import exceptions as redis_errors
 from ...protocol.call import Command
 from ...wire.sending import SendState
 from ...wire.settings import ConnectionSettings
-from ..compat import io
 from .connection import Connection
 from .opener import Opener
 from .pool import Pool
@@ -110,8 +109,8 @@ class Connections:
     def _choose(self) -> Connection | None:
         """Return a shared connection that has room, preferably one whose replies come promptly."""
         for shared in self._shared:
-            pending = shared.wire.pending
-            if (not pending or pending[0].began > io.monotonic() - SLOW_AFTER) and _has_room(shared):
+            wire = shared.wire
+            if (not wire.pending or wire.pending[0].began > wire.clock() - SLOW_AFTER) and _has_room(shared):
                 return shared
         if len(self._shared) < self._shared_limit and not self._refused:
             return None  # another connection is better than a slow one

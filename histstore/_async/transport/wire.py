@@ -61,6 +61,7 @@ class Wire(asyncio.Protocol):
         load: Bytes of the pending requests.
         retired: Whether a reply is overdue. New requests should use another connection.
         broken: Whether the connection is gone.
+        clock: The loop's clock, in seconds.
         on_change: Called when there may be more room: replies have come, the server reads again, or callers have left.
             Also called when the connection is retired or broken.
     """
@@ -68,7 +69,8 @@ class Wire(asyncio.Protocol):
     _transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        self.clock: Callable[[], float] = loop.time
         self._parser = Replies()
         self._unsent: list[_Request] = []
         self._unsent_size = 0
@@ -136,10 +138,9 @@ class Wire(asyncio.Protocol):
         if self.broken:
             raise self._broken_error()
         payload = pack(commands)
-        loop = self._loop
         if answer is None:
-            answer = loop.create_future()
-        request = _Request(payload, len(commands), loop.time(), end, state, answer)
+            answer = self._loop.create_future()
+        request = _Request(payload, len(commands), self.clock(), end, state, answer)
         lone = not self.pending
         self.pending.append(request)
         self.load += len(payload)
@@ -155,7 +156,7 @@ class Wire(asyncio.Protocol):
                 self._flush()
             elif not self._flush_scheduled:
                 self._flush_scheduled = True
-                loop.call_soon(self._flush_as_scheduled)
+                self._loop.call_soon(self._flush_as_scheduled)
         return answer
 
     def _flush_as_scheduled(self) -> None:
