@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy/README.md")
+PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "deploy").glob("*.md")))
 """The pages whose Python blocks run."""
 DOCUMENTS: Final = (*PAGES, *(ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")),
                     ROOT / "lua/README.md", ROOT / "tests/README.md", ROOT / "tests/faults/README.md")  # fmt: skip
