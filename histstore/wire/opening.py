@@ -17,6 +17,7 @@ from redis import exceptions as redis_errors
 from .faults import FAULTS, Fault, OpeningError, OpeningTimeoutError, mistake, passes, unquoted
 from .health import is_replica
 from .settings import ConnectionSettings
+from .tls import TlsOptionError
 
 LOOK_UP: Final = "look-up"
 CONNECT: Final = "connect"
@@ -123,6 +124,9 @@ class Opening:
         """Return the error to raise for `error`, which ended the attempt."""
         if isinstance(error, OpeningError | OpeningTimeoutError):
             return error
+        if isinstance(error, TlsOptionError):
+            self.phase = TLS
+            return OpeningError(self._text(str(error)), mistake(error.advice))
         if isinstance(error, redis_errors.ConnectionError) and isinstance(error.__cause__, OSError):
             error = error.__cause__
         if isinstance(error, TimeoutError | redis_errors.TimeoutError):
@@ -162,17 +166,6 @@ class Opening:
     def needs_tls(self) -> Exception:
         """Return the error for a port that speaks TLS."""
         return OpeningError(self._text("the server's port speaks TLS"), mistake(USE_TLS))
-
-    def unusable(self, error: Exception) -> Exception:
-        """Return the error for TLS options that no context can be made of."""
-        if isinstance(error, ssl.SSLError):
-            words = _reason(error).lower().replace("_", " ")
-            cause = f"a certificate, key, password or cipher is of no use ({words})"
-        elif isinstance(error, OSError):
-            cause = f"a file of ssl_certfile, ssl_keyfile, ssl_ca_certs or ssl_ca_path: {error.strerror}"
-        else:
-            cause = "an option is of no use"
-        return OpeningError(self._text(cause), mistake("check the options ssl_*"))
 
     def _answer(self, text: str) -> Exception | None:
         for begin, phase, fault in _ANSWERS:

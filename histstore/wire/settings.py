@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from ..errors import ConnectionOptionError
 from .health import ROLE
 from .slots import HostMap, ServerAddress
+from .tls import TlsContexts
 
 TRY_TIMEOUT: Final = 5.0
 """Seconds that one try waits for its answer when the settings do not say (`socket_timeout`)."""
@@ -41,8 +42,6 @@ _REFUSED: Final[Mapping[str, str]] = {
 
 _NOT_OF_SENTINELS: Final = frozenset({"username", "password", "credential_provider", "client_name", "db"})
 
-_CERT_REQS: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
@@ -60,6 +59,7 @@ class ConnectionSettings:
             by that one.
         sentinels: The sentinels that know the server; None: its address is known.
         finder: Asks the sentinels, for each connection that is opened; None: there are none.
+        contexts: Makes the TLS contexts. Settings that are copied from these share it.
     """
 
     kind: str
@@ -72,6 +72,7 @@ class ConnectionSettings:
     host_map: HostMap | None = None
     sentinels: SentinelService | None = None
     finder: Any = None
+    contexts: TlsContexts = field(default_factory=TlsContexts, compare=False)
 
     @property
     def path(self) -> str | None:
@@ -117,40 +118,16 @@ class ConnectionSettings:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def tls(self) -> ssl.SSLContext | None:
-        """Make the TLS context from redis-py's options, or return None for a connection without TLS.
+        """Return the TLS context for a new connection, or None for one without TLS.
 
-        Each connection makes its own context, so new connections use certificates that were renewed on disk.
+        New connections use certificates that were renewed on disk.
 
         Raises:
-            OSError: A file cannot be read. Its subclass ssl.SSLError: the file's content is invalid.
-            ValueError: An option is invalid.
+            TlsOptionError: An option or its file cannot be used.
         """
         if self.kind != "tls":
             return None
-        given = self.kwargs
-        context = ssl.create_default_context()
-        required = given.get("ssl_cert_reqs", "required")
-        mode = ssl.VerifyMode(_CERT_REQS.get(required, required) if required is not None else ssl.CERT_NONE)
-        check = given.get("ssl_check_hostname")
-        # The order matters: ssl refuses CERT_NONE while check_hostname is set.
-        context.check_hostname = mode is not ssl.CERT_NONE and (check is None or bool(check))
-        context.verify_mode = mode
-        for flag in given.get("ssl_include_verify_flags") or ():
-            context.verify_flags |= flag
-        for flag in given.get("ssl_exclude_verify_flags") or ():
-            context.verify_flags &= ~flag
-        certfile, keyfile = given.get("ssl_certfile"), given.get("ssl_keyfile")
-        if certfile or keyfile:
-            # Without a password argument OpenSSL would prompt for one at the terminal.
-            context.load_cert_chain(certfile or "", keyfile, given.get("ssl_password") or "")
-        places = [given.get(name) or None for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data")]
-        if any(places):
-            context.load_verify_locations(*places)
-        if given.get("ssl_min_version") is not None:
-            context.minimum_version = ssl.TLSVersion(int(given["ssl_min_version"]))
-        if given.get("ssl_ciphers"):
-            context.set_ciphers(given["ssl_ciphers"])
-        return context
+        return self.contexts.get(self.kwargs)
 
     def handshake(self, credentials: tuple[Any, ...] | None) -> list[tuple[bytes | str, ...]]:
         """Return the first commands of a connection, which the server must answer. Without any other it is a PING.

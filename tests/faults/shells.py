@@ -69,6 +69,19 @@ async def contents(store: Any) -> list[str]:
     return tokens_of(snapshot.messages) if snapshot is not None else []
 
 
+def told(error: BaseException, phase: str, advice: str) -> None:
+    """Asserts that a load's error names the phase of opening a connection and the remedy, and no secret."""
+    text = str(error)
+    assert f"load: {phase} (" in text, text
+    assert advice in text, text
+    assert "\n" not in text
+    assert len(text) < 300
+    found: BaseException | None = error
+    while found is not None:
+        assert "s3cret" not in str(found) + repr(found)
+        found = found.__cause__ or found.__context__
+
+
 def entries(raw: redis.Redis, namespace: str, run_id: str) -> int:
     """Returns how many entries a run's log holds."""
     return int(raw.xlen(keys_of(namespace, run_id).log))  # type: ignore[arg-type]

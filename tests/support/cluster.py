@@ -6,12 +6,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.crc import key_slot
 
 from .servers import Server, server
+
+if TYPE_CHECKING:
+    from .tls import Certificates
 
 SLOTS = 16384
 READY = 30.0
@@ -107,7 +110,7 @@ class Cluster:
     def _move_keys(self, slot: int, old: redis.Redis, target: Server, count: int) -> None:
         keys = old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, count)
         if keys:
-            old.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            old.execute_command("MIGRATE", "127.0.0.1", target.node_port, "", 0, 5000, "KEYS", *keys)
 
     def owner_of_slot(self, slot: int) -> Server:
         """The server that owns a slot, by what it says itself."""
@@ -139,19 +142,23 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(primaries: int = 3, replicas: int = 0, *, spare: int = 0, **options: str) -> Iterator[Cluster]:
+def cluster(
+    primaries: int = 3, replicas: int = 0, *, spare: int = 0, certificates: Certificates | None = None, **options: str
+) -> Iterator[Cluster]:
     """Runs a cluster.
 
     Args:
         primaries: Number of primaries, which share the slots.
         replicas: Number of replicas of each.
         spare: Number of servers that own no slot.
+        certificates: For servers that have a port with TLS besides, and speak TLS with each other; None: without TLS.
         **options: Options of each server, with "_" for "-".
     """
     settings = {"cluster_enabled": "yes", "cluster_node_timeout": "1000", "cluster_replica_validity_factor": "0"}
+    settings |= {"tls_cluster": "yes"} if certificates is not None else {}
     with contextlib.ExitStack() as stack:
         count = primaries * (1 + replicas) + spare
-        servers = [stack.enter_context(server(**settings | options)) for _ in range(count)]
+        servers = [stack.enter_context(server(certificates, **settings | options)) for _ in range(count)]
         made = Cluster(servers)
         stack.callback(lambda: [client.close() for client in made.clients.values()])
         heads = servers[:primaries]
@@ -161,7 +168,7 @@ def cluster(primaries: int = 3, replicas: int = 0, *, spare: int = 0, **options:
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
             client.execute_command("CLUSTER", "ADDSLOTS", *range(low, high))
         for each in servers[1:]:
-            made.client(servers[0]).execute_command("CLUSTER", "MEET", "127.0.0.1", each.port)
+            made.client(servers[0]).execute_command("CLUSTER", "MEET", "127.0.0.1", each.node_port)
         made.wait(made.is_ok, "the primaries do not find each other")
         ids = made.ids()
         for place, each in enumerate(servers[primaries + spare :]):

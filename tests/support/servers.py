@@ -13,10 +13,16 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
+
+from tools import servers
+
+if TYPE_CHECKING:  # it needs packages that `make bench` lacks
+    from .tls import Certificates
 
 
 def server_binary() -> str | None:
@@ -34,6 +40,20 @@ def server_binary() -> str | None:
     return str(get_binary_path())
 
 
+@cache
+def knows_tls(binary: str) -> bool:
+    """Returns whether a server program was built with TLS. It ends, because it lacks a certificate or TLS."""
+    command = [binary, "--port", "0", "--tls-port", str(free_port())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return "No tls-cert-file" in done.stdout + done.stderr
+
+
+def tls_binary() -> str | None:
+    """Returns the server program of the tests if it knows TLS, else the newest of `make servers` that does, or None."""
+    installed = [str(path) for name in reversed(servers.NAMES) if (path := servers.program(name)) is not None]
+    return next((each for each in [server_binary(), *installed] if each is not None and knows_tls(each)), None)
+
+
 def name_of(client: redis.Redis) -> str:
     """Returns a server's name and version, such as "redis 7.0.15" or "valkey 9.1.2"."""
     info: Any = client.info("server")
@@ -45,7 +65,7 @@ def _as_arguments(options: dict[str, str]) -> Iterator[str]:
     for name, value in options.items():
         yield f"--{name}"
         # Redis 6.2 quotes an argument with a space, and then misses the replica's port.
-        yield from value.split() if name == "replicaof" else [value]
+        yield from value.split() if name in ("bind", "replicaof") else [value]
 
 
 def free_port() -> int:
@@ -57,11 +77,21 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A server process of one's own, on a TCP port of the loopback interface."""
+    """A server process of one's own, on a TCP port of the loopback interface.
+
+    Attributes:
+        options: Its options beside those of every server here.
+        binary: Its program; None: the one that most tests use.
+        port: The port without TLS.
+        certificates: For a port with TLS besides, which wants client certificates; None: it has none.
+        tls_port: That port.
+    """
 
     options: dict[str, str] = field(default_factory=dict)
     binary: str | None = None
     port: int = 0
+    certificates: Certificates | None = None
+    tls_port: int = 0
     folder: Path | None = None
     process: subprocess.Popen[bytes] | None = None
 
@@ -84,12 +114,26 @@ class Server:
             self.port = self.port or free_port()
             options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no"}
             options |= {"dir": str(self.folder), "daemonize": "no", "loglevel": "warning"} | self.options
+            options |= self._tls_options()
             command = [binary, *_as_arguments(options)]
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             if self._wait():
                 return self
-            self.port = 0  # somebody else was faster to take the port
+            self.port = self.tls_port = 0  # somebody else was faster to take the port
         raise AssertionError(f"the server did not start: {command}")
+
+    def _tls_options(self) -> dict[str, str]:
+        if self.certificates is None:
+            return {}
+        self.tls_port = self.tls_port or free_port()
+        path = self.certificates.path
+        files = {"cert": path("server.crt"), "key": path("server.key"), "ca-cert": path("ours.ca")}
+        return {"tls-port": str(self.tls_port)} | {f"tls-{name}-file": str(file) for name, file in files.items()}
+
+    @property
+    def node_port(self) -> int:
+        """The port at which the other servers of its cluster reach it."""
+        return self.tls_port if self.options.get("tls-cluster") == "yes" else self.port
 
     def _wait(self) -> bool:
         assert self.process is not None
@@ -133,9 +177,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(**options: str) -> Iterator[Server]:
-    """Runs a private server; option names have "_" for "-"."""
-    running = Server({name.replace("_", "-"): value for name, value in options.items()}).start()
+def server(certificates: Certificates | None = None, **options: str) -> Iterator[Server]:
+    """Runs a private server; option names have "_" for "-". With certificates it has a port with TLS besides."""
+    made = Server({name.replace("_", "-"): value for name, value in options.items()}, certificates=certificates)
+    made.binary = tls_binary() if certificates is not None else None
+    running = made.start()
     try:
         yield running
     finally:

@@ -14,20 +14,40 @@ from urllib.parse import urlencode
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from .cluster import Cluster, cluster
+from .servers import Server, server, tls_binary
+
+NAMES = ("localhost", "127.0.0.1")
+BIND = "127.0.0.1 127.0.0.2"
+"""Addresses of servers with TLS. Their certificates do not hold the second one."""
+
 
 class Certificates:
-    """A CA, a server's certificate for localhost and 127.0.0.1, a client's, and a stranger's CA and client."""
+    """A CA, a server's certificate for localhost and 127.0.0.1, a client's, and a stranger's CA and client.
+
+    Attributes:
+        folder: Where the files are: NAME.ca, NAME.crt and NAME.key of "ours" and of "other", the server's, and
+            "locked.key", which is the client's key, encrypted with the password "s3cret".
+        ca: Our CA.
+        server: The server's certificate.
+        expired: One that is not valid any more.
+        early: One that is not valid yet.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         ours, other = trustme.CA(), trustme.CA()
         self.ca = ours
-        self.server = ours.issue_cert("localhost", "127.0.0.1")
-        self.expired = ours.issue_cert("localhost", "127.0.0.1", not_after=datetime.now(UTC) - timedelta(days=1))
-        self._write(ours, "ours")
-        self._write(other, "other")
-        key = serialization.load_pem_private_key((folder / "ours.key").read_bytes(), None)
-        (folder / "locked.key").write_bytes(
+        now, day = datetime.now(UTC), timedelta(days=1)
+        self.server = ours.issue_cert(*NAMES)
+        self.expired = ours.issue_cert(*NAMES, not_after=now - day)
+        self.early = ours.issue_cert(*NAMES, not_before=now + day)
+        self._write_leaf(self.server, "server")
+        for ca, name in ((ours, "ours"), (other, "other")):
+            ca.cert_pem.write_to_path(str(self.path(f"{name}.ca")))
+            self._write_leaf(ca.issue_cert(f"{name}.client"), name)
+        key = serialization.load_pem_private_key(self.path("ours.key").read_bytes(), None)
+        self.path("locked.key").write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,
                 serialization.PrivateFormat.PKCS8,
@@ -35,18 +55,25 @@ class Certificates:
             )
         )
 
-    def _write(self, ca: trustme.CA, name: str) -> None:
-        ca.cert_pem.write_to_path(str(self.folder / f"{name}.ca"))
-        client = ca.issue_cert(f"{name}.client")
-        client.private_key_pem.write_to_path(str(self.folder / f"{name}.key"))
-        client.cert_chain_pems[0].write_to_path(str(self.folder / f"{name}.crt"))
+    def _write_leaf(self, leaf: trustme.LeafCert, name: str) -> None:
+        leaf.private_key_pem.write_to_path(str(self.path(f"{name}.key")))
+        leaf.cert_chain_pems[0].write_to_path(str(self.path(f"{name}.crt")))
 
-    def query(self, ca: str | None = "ours", client: str | None = "ours") -> str:
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def client(self, certificate: str = "ours", key: str = "ours") -> dict[str, str]:
+        """Returns the options of a URL that show a client certificate."""
+        return {
+            "ssl_certfile": str(self.path(f"{certificate}.crt")),
+            "ssl_keyfile": str(self.path(f"{key}.key")),
+        }
+
+    def query(self, ca: str | None = "ours", client: str | None = "ours", key: str | None = None) -> str:
         """Returns the query of a URL: which CA to trust, and which client certificate to show."""
-        options = {} if ca is None else {"ssl_ca_certs": str(self.folder / f"{ca}.ca")}
+        options = {} if ca is None else {"ssl_ca_certs": str(self.path(f"{ca}.ca"))}
         if client is not None:
-            options["ssl_certfile"] = str(self.folder / f"{client}.crt")
-            options["ssl_keyfile"] = str(self.folder / f"{client}.key")
+            options |= self.client(client, key or client)
         return urlencode(options)
 
 
@@ -96,6 +123,35 @@ class Relay:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
+
+
+@contextlib.contextmanager
+def tls_server(certificates: Certificates, **options: str) -> Iterator[tuple[Server, int]]:
+    """Runs a server that wants client certificates; yields it and its port with TLS.
+
+    Options are those of `server`. If no server program of this machine knows TLS, a relay speaks it.
+    """
+    if tls_binary() is not None:
+        with server(certificates, bind=BIND, **options) as running:
+            yield running, running.tls_port
+        return
+    with server(**options) as running, contextlib.closing(Relay(running.port, certificates)) as relay:
+        yield running, relay.port
+
+
+@contextlib.contextmanager
+def tls_cluster(certificates: Certificates) -> Iterator[tuple[Cluster, dict[int, int]]]:
+    """Runs three primaries that want client certificates; yields them, and their ports with TLS by those without.
+
+    If no server program of this machine knows TLS, relays speak it. The cluster itself then knows the ports without.
+    """
+    if tls_binary() is not None:
+        with cluster(certificates=certificates, bind=BIND) as made:
+            yield made, {each.port: each.tls_port for each in made.servers}
+        return
+    with cluster() as made, contextlib.ExitStack() as stack:
+        ports = [each.port for each in made.servers]
+        yield made, {port: stack.enter_context(contextlib.closing(Relay(port, certificates))).port for port in ports}
 
 
 def _carry(source: socket.socket, target: socket.socket) -> None:

@@ -179,10 +179,7 @@ class Connection:
         `PROBE_AFTER` seconds, a second connection finds out whether the port speaks Redis without TLS.
         """
         loop = asyncio.get_running_loop()
-        try:
-            context = self.settings.tls()
-        except (OSError, ValueError) as error:
-            raise opening.unusable(error) from error
+        context = self.settings.tls()
         # asyncio's own handshake timeout fires later than ours, because its error does not name the cause.
         handshake = asyncio.ensure_future(
             loop.create_connection(

@@ -19,11 +19,12 @@ from ...wire.resp import Replies, pack
 from ...wire.sending import SendState
 from ...wire.settings import ConnectionSettings, keep_alive
 from ...wire.severing import Register, after_fork, sever
+from ...wire.tls import TlsOptionError
 from ..compat.io import monotonic
 from .probes import look_up, raise_alert, speaks_plain, speaks_tls, time_left
 
 READ_SIZE: Final = 1 << 16
-_OPENING_ERRORS: Final = (redis_errors.RedisError, OSError, UnicodeError)
+_OPENING_ERRORS: Final = (redis_errors.RedisError, OSError, UnicodeError, TlsOptionError)
 """Errors that opening a connection may end with. A signal handler raised any other, which is passed on unchanged."""
 
 _register: Register[Connection] = Register()
@@ -162,10 +163,7 @@ class Connection:
         A server without TLS waits for a line of text and does not answer the handshake. If no answer comes for
         `PROBE_AFTER` seconds, a second connection finds out whether the port speaks Redis without TLS.
         """
-        try:
-            context = self.settings.tls()
-        except (OSError, ValueError) as error:
-            raise opening.unusable(error) from error
+        context = self.settings.tls()
         assert context is not None
         self._socket.settimeout(min(PROBE_AFTER, time_left(end) / 2))
         self._socket = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
