@@ -16,6 +16,11 @@
  * - The data: a save is here what the lease lets through. Compare-and-set, deletes and failover: save_protocol.pml.
  * - Marks last, keys have no lifetime but the lease's, each worker has a channel of its own. PUBLISH counts a listener,
  *   or does not though it hears, since it listens at a replica, say (`counted`); or counts one that hears nothing.
+ * - The second node. A run has one server, and may get another one (MOVES): its slot moves, or a replica is promoted.
+ *   All stored state moves in one step. While keys are on both servers, each request is refused, so it is only late.
+ *   What a failover loses is in save_protocol.pml. A request to the wrong server is sent on (MOVED), and its sender
+ *   then `knows` the new one. A worker listens at the primaries that it knew when it subscribed. The server of the run
+ *   counts the listeners there. Those elsewhere hear it over the cluster's bus or the replication, uncounted.
  * - The head remembers all who left, but those that it forgets (FORGETS); on a server it remembers the last six.
  * - A holder's name serves all grants of its acquisition. A late copy of a break that was answered may break the same
  *   holder's next lease; that counts as broken.
@@ -39,6 +44,15 @@
 #endif
 #ifndef UNCOUNTED
 #define UNCOUNTED 0      /* listeners that the server counts no more, though they hear */
+#endif
+#ifndef MOVES
+#define MOVES 0          /* the run goes to another server, as its slot moves or a replica is promoted */
+#endif
+#ifndef MISSES
+#define MISSES 0         /* subscriptions that lack the server of the run, since it could not be reached */
+#endif
+#ifndef DOORBELL_ONLY
+#define DOORBELL_ONLY 0  /* 1: no timer fires and no doorbell that somebody hears is lost: nobody may need a timer */
 #endif
 #ifndef DEATHS
 #define DEATHS 1         /* workers killed or frozen for ever */
@@ -147,6 +161,21 @@
 #ifndef SUBSCRIBE_FIRST
 #define SUBSCRIBE_FIRST 1                 /* the subscription is confirmed before the worker enqueues */
 #endif
+#ifndef ASK_ONCE_SUBSCRIBED
+#define ASK_ONCE_SUBSCRIBED 1             /* what was published meanwhile was missed, so the worker asks */
+#endif
+#ifndef LISTEN_AT_EVERY_PRIMARY
+#define LISTEN_AT_EVERY_PRIMARY 1         /* and not at one of them, which need not be the run's */
+#endif
+#ifndef FOLLOW_THE_RUN
+#define FOLLOW_THE_RUN 1                  /* who learns of a new primary subscribes there, too */
+#endif
+#ifndef LOOK_AGAIN
+#define LOOK_AGAIN 1                      /* who could not subscribe at some primary tries again */
+#endif
+#ifndef HEAR_FROM_ELSEWHERE
+#define HEAR_FROM_ELSEWHERE 1             /* a call that comes from another server than the run's says "ask", too */
+#endif
 #ifndef TIMER
 #define TIMER 1                           /* the doorbell is advice; the timer is the guarantee */
 #endif
@@ -170,7 +199,8 @@ hidden byte
   only_its_own_lease,             /* release and renew touch no successor's lease */
   nobody_barges,                  /* nobody is granted while one that can be told of it waits before it */
   listener_keeps_its_place,       /* only who is dead, was cut off or is not counted is dropped from the queue, and only
-                                     to serve one behind it */
+                                     to serve one behind it; the server of the run counts whoever knows it and has
+                                     subscribed since */
   passed_over_twice_at_most,      /* and who is not counted, from no place that it takes after it was called */
   queued_once,                    /* and who is granted stands in it no more; nobody waits for itself */
   dead_waiter_costs_a_claim,
@@ -191,8 +221,11 @@ mtype:reply = { none, granted, queued, held };
 typedef Worker {
   mtype:phase phase;
   bool tries_once;
-  bool listening;          /* it hears */
-  bool counted;            /* the server counts it as a subscriber of its channel */
+  bool listening;          /* it is subscribed */
+  bool deaf;               /* at a server that has left the cluster, and it does not notice */
+  bool counted;            /* the server of the run counts it as a subscriber of its channel */
+  bool knows;              /* which server has the run */
+  bool subscribing;        /* it is about to subscribe anew, since primaries have changed or one is missing */
   bool called;             /* it has heard that it is its turn */
   bool uncounted_place;    /* its place in the queue says that it hears all the same */
   bool was_cut;            /* its subscription broke once */
@@ -233,6 +266,7 @@ bool remembered[WORKERS + 1], gave_back[WORKERS + 1];   /* by the head: who left
 byte break_target, break_copies;
 byte lapses_left = LAPSES, deaths_left = DEATHS, cuts_left = CUTS, early_left = EARLY, breaks_left = BREAKS;
 byte replays_left = REPLAYS, forgets_left = FORGETS, uncounted_left = UNCOUNTED;
+byte moves_left = MOVES, misses_left = MISSES;
 
 /* what only the checker knows */
 byte highest_fence;        /* ever granted, or raised by a break */
@@ -244,6 +278,7 @@ hidden byte met, passed_over, mine, accepted, beyond, ended;
 
 /* ================================================================ scripts */
 
+#define HEARS(who) (worker[who].listening && !worker[who].deaf && (worker[who].counted || HEAR_FROM_ELSEWHERE))
 #define TELLABLE(who) (worker[who].counted || worker[who].uncounted_place && PLACE_SAYS_UNCOUNTED)
 
 /* Does anybody who can be told stand in the queue before `who`? */
@@ -278,7 +313,7 @@ inline hand_off(asker) {
      :: popped == asker && asker != NOBODY -> beyond = true; ended = HAND_OFF_ENDS_AT_ASKER
      :: else ->
         if
-        :: worker[popped].listening -> worker[popped].doorbell = highest_fence + 1
+        :: HEARS(popped) -> worker[popped].doorbell = highest_fence + 1
         :: else
         fi;
         if
@@ -287,8 +322,9 @@ inline hand_off(asker) {
            promise(!queue??[eval(popped)], queued_once);
            lease_full = !HAND_OFF_IS_A_CLAIM; lease_asked = false
         :: else ->
-           promise(worker[popped].phase == dead || worker[popped].was_cut ||
-                   worker[popped].listening && !worker[popped].counted && !beyond, listener_keeps_its_place);
+           promise(worker[popped].phase == dead || worker[popped].was_cut || !beyond &&
+                   (uncounted_left < UNCOUNTED && worker[popped].listening && !worker[popped].counted ||
+                    !worker[popped].knows || worker[popped].subscribing), listener_keeps_its_place);
            promise(worker[popped].phase == dead || worker[popped].was_cut || worker[popped].ambiguous ||
                    !worker[popped].dropped, passed_over_twice_at_most);
            worker[popped].dropped = worker[popped].called
@@ -298,8 +334,24 @@ inline hand_off(asker) {
   od
 }
 
+/* Its sender hears of the server that has the run by now. */
+inline learn(me) {
+  if
+  :: !worker[me].knows ->
+     worker[me].knows = true;
+     worker[me].subscribing =
+       (worker[me].subscribing || FOLLOW_THE_RUN && worker[me].listening && !worker[me].counted);
+     worker[me].listening = worker[me].listening && !worker[me].subscribing
+  :: else
+  fi
+}
+
 /* Also claim, and poke. `awaited`: somebody listens for this copy's reply. `uncounted`: what it says of its sender. */
 inline serve_acquire(me, awaited, uncounted) {
+  if
+  :: awaited -> learn(me)
+  :: else
+  fi;
   accepted = !marked[me] && !(remembered[me] && HEAD_REMEMBERS_LEAVERS);
   mine = accepted && ACQUIRE_KNOWS_ITS_HOLDER && lease_holder == me;
   if
@@ -460,7 +512,7 @@ end:
   :: d_step { worker[me].release -> serve_release(me, true) }
   :: d_step { worker[me].late_release -> worker[me].late_release = false; serve_release(me, false) }
   :: d_step { worker[me].late_release -> worker[me].late_release = false }
-  :: d_step { worker[me].doorbell != NO_FENCE -> silence(me) }
+  :: d_step { worker[me].doorbell != NO_FENCE && !DOORBELL_ONLY -> silence(me) }
   od
 }
 
@@ -484,6 +536,20 @@ inline trust() {
 
 inline ask() {
   my.phase = asking; my.acquire = true; my.armed = NO_FENCE
+}
+
+/* At all primaries that it knows. `complete`: each could be reached. */
+inline subscribe(complete) {
+  my.listening = true; my.deaf = false; my.called = false;
+  my.counted = (complete && my.knows && LISTEN_AT_EVERY_PRIMARY);
+  my.subscribing = (!complete && LOOK_AGAIN)
+}
+
+inline ask_once_subscribed() {
+  if
+  :: ASK_ONCE_SUBSCRIBED -> ask()
+  :: else
+  fi
 }
 
 inline hold(granted_fence) {
@@ -511,11 +577,17 @@ inline abandon_acquire() {
   forget_reply()
 }
 
+#define UNSUBSCRIBED (my.phase == waiting && (!my.listening || my.subscribing))
+
 proctype Work(byte me) {
 end:
   do
   :: d_step { my.phase == idle && (me == 1 || worker[me - 1].phase != idle) ->  /* in order: they are alike */
-       my.listening = SUBSCRIBE_FIRST; my.counted = SUBSCRIBE_FIRST; ask() }
+       if
+       :: SUBSCRIBE_FIRST -> subscribe(true)
+       :: else
+       fi;
+       ask() }
 
   /* ---- asking ---- */
   :: d_step { my.phase == asking && my.reply == granted && (my.in_time || !VALID_FROM_SEND) ->
@@ -537,10 +609,11 @@ end:
   /* ---- waiting ---- */
   :: d_step { my.phase == waiting && my.doorbell != NO_FENCE -> silence(me); my.called = true; ask() }
   :: d_step { my.phase == waiting && my.doorbell != NO_FENCE && !ENTER_WHEN_GRANTED -> hold(my.doorbell) }
-  :: d_step { my.phase == waiting && TIMER && (lease_holder == NOBODY || lease_fence != my.armed) -> ask() }
+  :: d_step { my.phase == waiting && TIMER && !DOORBELL_ONLY && (lease_holder == NOBODY || lease_fence != my.armed) ->
+       ask() }
   :: d_step { my.phase == waiting && TIMER && early_left > 0 -> early_left--; ask() }
-  :: d_step { my.phase == waiting && !my.listening ->
-       my.listening = true; my.counted = true; my.called = false; ask() }
+  :: d_step { UNSUBSCRIBED -> subscribe(true); ask_once_subscribed() }
+  :: d_step { UNSUBSCRIBED && my.knows && misses_left > 0 -> misses_left--; subscribe(false); ask_once_subscribed() }
   :: d_step { my.phase == waiting && me <= WORKERS - PATIENT -> leave() }
 
   /* ---- holding, maybe no longer: a paused worker does not know ---- */
@@ -571,7 +644,7 @@ inline die() {
 proctype Fate(byte me) {
 end:
   do
-  :: d_step { MORTAL -> die(); my.listening = false; my.counted = false }   /* killed: the server notices */
+  :: d_step { MORTAL -> die(); my.listening = false; my.counted = false; my.subscribing = false }  /* it is noticed */
   :: d_step { MORTAL -> die() }                         /* frozen, or cut off: its connection stays */
   :: d_step { cuts_left > 0 && my.listening && (my.phase == asking || my.phase == waiting) ->
        cuts_left--; my.listening = false; my.counted = false; my.was_cut = true }
@@ -596,6 +669,35 @@ end:
        worker[lease_holder].renewed = false;
        worker[lease_holder].in_time = false;
        lease_holder = NOBODY; lease_full = false; lease_asked = false }
+  od
+}
+
+/* The run goes to another server, and nobody knows yet. */
+inline move(is_primary, is_heard, breaks) {
+  moves_left--;
+  other = 1;
+  do
+  :: other <= WORKERS ->
+     worker[other].knows = false;
+     worker[other].counted = worker[other].counted && is_primary;
+     worker[other].deaf = worker[other].listening && !is_heard;
+     if
+     :: breaks && worker[other].listening -> worker[other].listening = false; worker[other].subscribing = true
+     :: else
+     fi;
+     other++
+  :: else -> break
+  od;
+  other = 0
+}
+
+active proctype Topology() {
+end:
+  do
+  :: d_step { moves_left > 0 -> move(true, true, false) }     /* the slot moves to another primary */
+  :: d_step { moves_left > 0 -> move(false, true, false) }    /* roles are swapped: the old server is a replica */
+  :: d_step { moves_left > 0 -> move(false, true, true) }     /* a replica is promoted: the old server is dead */
+  :: d_step { moves_left > 0 && !DOORBELL_ONLY -> move(false, false, false) }  /* it has left, its connections stay */
   od
 }
 
@@ -629,7 +731,7 @@ init {
     me = 1;
     do
     :: me <= WORKERS ->
-       worker[me].phase = idle; worker[me].reply = none;
+       worker[me].phase = idle; worker[me].reply = none; worker[me].knows = true;
        worker[me].tries_once = (me == TRIES_ONCE);
        me++
     :: else -> break

@@ -98,6 +98,8 @@ SAVE_WORLDS: Final = [
 
 TWO: Final = "DEATHS=0 CUTS=0 EARLY=0"  # workers, who have no more trouble than their own slowness
 THREE: Final = "WORKERS=3 LATE=0 EARLY=0 SAVES=0 RENEWALS=0"
+MOVING: Final = f"{TWO} SAVES=0 RENEWALS=0 MOVES=1"  # and the run goes to another server
+BELL: Final = "DEATHS=0 EARLY=0 SAVES=0 RENEWALS=0 LAPSES=0 DOORBELL_ONLY=1"  # nobody may need a timer
 
 LEASE_WORLDS: Final = [
     full("lease", TWO),
@@ -114,9 +116,15 @@ LEASE_WORLDS: Final = [
     full("lease", f"{TWO} FORGETS=1"),
     full("lease", f"{THREE} DEATHS=0 CUTS=0 LAPSES=0 UNCOUNTED=2"),
     full("lease", f"{THREE} DEATHS=0 CUTS=0 LAPSES=0 REPLAYS=1"),
+    full("lease", f"{MOVING} LAPSES=0 MISSES=1"),
+    full("lease", f"{BELL} MOVES=1 MISSES=1"),
     full("lease", "SAVES=0", False),
     full("lease", "RENEWALS=0", False),
     full("lease", "", False),
+    full("lease", f"{TWO} MOVES=1", False),
+    full("lease", f"{BELL} MOVES=2 MISSES=1", False),
+    full("lease", "DEATHS=0 EARLY=0 SAVES=0 RENEWALS=0 MOVES=1 MISSES=1", False),
+    full("lease", f"{THREE} DEATHS=0 CUTS=0 LAPSES=0 MOVES=1", False),
     full("lease", f"{TWO} LATE=2 LAPSES=2", False),
     full("lease", f"{TWO} BREAKS=1", False),
     full("lease", f"{THREE} CUTS=0", False),
@@ -203,6 +211,18 @@ LEASE_GUARDS: Final = [
     ),
     Check(
         "lease", "PLACE_SAYS_UNCOUNTED=0", f"{THREE} DEATHS=0 CUTS=0 LAPSES=2 UNCOUNTED=1", "passed_over_twice_at_most"
+    ),
+    Check("lease", "LISTEN_AT_EVERY_PRIMARY=0", TWO, "listener_keeps_its_place"),
+    Check("lease", "FOLLOW_THE_RUN=0", MOVING, "listener_keeps_its_place"),
+    Check("lease", "LOOK_AGAIN=0", f"{MOVING} MISSES=1", "listener_keeps_its_place"),
+    Check("lease", "ASK_ONCE_SUBSCRIBED=0", f"{BELL} CUTS=0 MOVES=1", "no_stuck_queue"),
+    Check("lease", "HEAR_FROM_ELSEWHERE=0", f"{BELL} CUTS=0 MOVES=1", "no_stuck_queue"),
+    Check("lease", "ENTER_WHEN_GRANTED=0", f"{BELL} CUTS=0 MOVES=1", "entered_only_while_granted"),
+    Check(
+        "lease",
+        "ENTER_WHEN_GRANTED=0",
+        f"{THREE} DEATHS=0 CUTS=0 LAPSES=0 MOVES=1 IGNORE=entered_only_while_granted=1",
+        "one_holder_at_a_time",
     ),
     Check("lease", "HAND_OFF_ENDS_AT_ASKER=0", f"{THREE} DEATHS=0 CUTS=0 UNCOUNTED=1", "listener_keeps_its_place"),
 ]
@@ -319,7 +339,8 @@ def run(check: Check, folder: Path) -> Result:
         built = command(COMPILER, "-w", effort, "-DSAFETY", f"-DMEMLIM={MEMORY_MB}", "-o", "pan", "pan.c")
         if built.returncode:
             return result(f"{COMPILER}: {built.stdout.strip()}")
-        searched = command("./pan", f"-m{DEPTH}")
+        # A counterexample comes early: a small table of states saves the time to clear a large one.
+        searched = command("./pan", f"-m{DEPTH}", *(["-w20"] if check.expected != HOLDS else []))
     except subprocess.TimeoutExpired as expired:
         return result(f"no end after {expired.timeout:.0f} s")
     return result(verdict(searched.stdout, searched.returncode), searched.stdout)
