@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.credentials import CredentialProvider
 
 import histstore.wire.health
 from histstore import ANY, BackendUnavailableError, Durability, LockTimeoutError, RetryPolicy
@@ -366,3 +367,39 @@ async def test_what_is_under_way_is_answered_when_connections_are_dropped(
         raw.rpush(key, "answer")
         assert await waiting == [[key.encode(), b"answer"]]
         await until(lambda: len([each for each in raw.client_list() if each["name"] == namespace]) == 1)
+
+
+class Dropping(CredentialProvider):
+    """Drops a transport's connections while one of them logs in."""
+
+    transport: Any = None
+
+    def get_credentials(self) -> tuple[str, str]:
+        if self.transport is not None:
+            self.transport.drop()
+        return "default", ""
+
+    async def get_credentials_async(self) -> tuple[str, str]:
+        if self.transport is not None:
+            await self.transport.drop()
+        return "default", ""
+
+
+async def test_a_listener_that_is_opened_meanwhile_is_dropped_too(flavour: Shell, server_url: str) -> None:
+    """It may lead to the old server, and nothing on it would ever fail."""
+    provider = Dropping()
+    async with flavour.backend(flavour.redis.Redis.from_url(server_url, credential_provider=provider)) as backend:
+        assert await backend.store("run").load() is None
+        transport = (backend.inner if flavour.name == "sync" else backend)._runner.transport
+
+        async def subscribe() -> Any:
+            found = transport.subscribe(time.monotonic() + GUARD)
+            return await found if flavour.name == "async" else found
+
+        provider.transport = transport
+        with pytest.raises(redis.ConnectionError, match="dropped meanwhile"):
+            await subscribe()
+        provider.transport = None
+        found = (await subscribe()).close()
+        if flavour.name == "async":
+            await found

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Sequence
 from itertools import islice
 from typing import Any, Final
 
+from redis import exceptions as redis_errors
+
 from ...protocol.call import Command, Route
 from ...wire.opening import FRESH
 from ...wire.sending import SendState
@@ -44,6 +46,7 @@ class SingleServer:
         self._connections = Connections(settings, int(self._grouped))
         self._commits = GroupCommit(settings)
         self._listeners: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._drops = 0
 
     @property
     def address(self) -> str:
@@ -108,10 +111,13 @@ class SingleServer:
         Raises:
             redis.exceptions.RedisError: It could not be opened until `end`.
         """
+        drops = self._drops
         connection = await self._connections.lend(end)
         await connection.open(self.try_timeout)
         try:
             connection.keep_alive()
+            if drops != self._drops:  # it may lead to the old server
+                raise redis_errors.ConnectionError("all connections were dropped meanwhile")
         except BaseException:
             await connection.close()
             raise
@@ -136,6 +142,7 @@ class SingleServer:
 
     async def drop(self) -> None:
         """Close all connections, each after its pending requests are answered. Others are opened when needed."""
+        self._drops += 1
         await self._connections.drop()
         await self._commits.drop()
         for connection in list(self._listeners):

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final
 
+from redis import exceptions as redis_errors
+
 from ...protocol.call import Command, Route
 from ...wire.opening import FRESH
 from ...wire.sending import SendState
@@ -45,6 +47,7 @@ class SingleServer:
         self._connections = Connections(settings, int(self._grouped))
         self._commits = GroupCommit(settings)
         self._listeners: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._drops = 0
 
     @property
     def address(self) -> str:
@@ -109,10 +112,13 @@ class SingleServer:
         Raises:
             redis.exceptions.RedisError: It could not be opened until `end`.
         """
+        drops = self._drops
         connection = self._connections.lend(end)
         connection.open(self.try_timeout)
         try:
             connection.keep_alive()
+            if drops != self._drops:  # it may lead to the old server
+                raise redis_errors.ConnectionError("all connections were dropped meanwhile")
         except BaseException:
             connection.close()
             raise
@@ -137,6 +143,7 @@ class SingleServer:
 
     def drop(self) -> None:
         """Close all connections, each after its pending requests are answered. Others are opened when needed."""
+        self._drops += 1
         self._connections.drop()
         self._commits.drop()
         for connection in list(self._listeners):
