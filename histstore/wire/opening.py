@@ -19,6 +19,7 @@ from .health import is_replica
 from .settings import ConnectionSettings
 from .tls import TlsOptionError
 
+SENTINELS: Final = "sentinels"
 LOOK_UP: Final = "look-up"
 CONNECT: Final = "connect"
 TLS: Final = "TLS"
@@ -39,6 +40,7 @@ _RETRYABLE: Final = passes()
 _READONLY: Final = replace(FAULTS["READONLY"], advice="wait until the sentinels agree on the primary")
 
 _TIMEOUTS: Final = {
+    SENTINELS: ("no answer from the sentinels", "check that they run, and that no firewall drops the packets"),
     LOOK_UP: ("no answer from the resolver", "check the host's name and the machine's DNS settings"),
     CONNECT: ("no answer", "check host and port, and that no firewall drops the packets"),
     TLS: ("no answer to the TLS greeting", "check that the port speaks TLS: redis:// is for one without"),
@@ -94,7 +96,7 @@ class Opening:
 
     def __init__(self, settings: ConnectionSettings, seconds: float) -> None:
         self.seconds = seconds
-        self.phase = CONNECT if settings.kind == "unix" else LOOK_UP
+        self.phase = CONNECT if settings.kind == "unix" else LOOK_UP if settings.finder is None else SENTINELS
         self.last_error: Exception | None = None
         self.greeted = False
         self.ended = math.inf
@@ -105,6 +107,11 @@ class Opening:
         """Set the address that error texts name."""
         text = address if isinstance(address, str) else f"{address[0]}:{address[1]}"
         self.address = text if len(text) <= 60 else f"…{text[-59:]}"
+
+    def found(self, address: tuple[str, int]) -> None:
+        """Record the server that the sentinels name."""
+        self.set_address(address)
+        self.phase = LOOK_UP
 
     def timeout_error(self) -> Exception:
         """Return the error of a connection that is not open by now. Each caller gets its own copy."""
@@ -146,9 +153,12 @@ class Opening:
         for command, reply in zip(commands, replies, strict=True):
             if command[0] == b"INFO":
                 # Only where sentinels named the server: the one that was asked may be behind. Whether the user may use
-                # INFO does not matter here.
+                # INFO does not matter here, but a server that is full refuses the first command, whatever it is.
                 if is_replica(reply):
                     return OpeningError(self._text("the server that the sentinels name is a replica"), _READONLY)
+                known_error = self._answer(str(reply)) if isinstance(reply, Exception) else None
+                if known_error is not None:
+                    return known_error
                 continue
             if not isinstance(reply, Exception):
                 continue

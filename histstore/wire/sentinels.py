@@ -13,13 +13,17 @@ from redis import exceptions as redis_errors
 
 from ..protocol.call import Command
 from .faults import Fault, OpeningError, OpeningTimeoutError, classify, describe, mistake, passes
-from .opening import LOG_IN
+from .opening import LOG_IN, USE_PLAIN, USE_TLS
 from .slots import ServerAddress
 
 CHANNEL: Final = "+switch-master"
 """The channel on which a sentinel announces a new primary."""
 
 _LOG_IN_ADVICE: Final = "the sentinels have a log-in of their own: sentinel_username and sentinel_password in the URL"
+_TLS_ADVICE: Final = {
+    USE_PLAIN: "give the URL sentinel_ssl=false, if the sentinels are without TLS",
+    USE_TLS: "give the URL sentinel_ssl=true, if the sentinels have TLS",
+}
 _NO_SENTINEL: Final = mistake("that is no sentinel: give the sentinels' addresses, or use redis:// for a server")
 _UNKNOWN: Final = passes("compare the service's name in the URL with the one that the sentinels monitor")
 _TOO_FEW: Final = passes("start more sentinels, or lower min_other_sentinels")
@@ -123,6 +127,8 @@ def _cause(error: Exception) -> str:
 
 def _fault(error: Exception) -> Fault:
     fault = classify(error, sent=False)
+    if fault.advice in _TLS_ADVICE:
+        return replace(fault, advice=_TLS_ADVICE[fault.advice])
     if fault.config and str(error).startswith((LOG_IN, "NOAUTH", "NOPERM", "WRONGPASS")):
         return replace(fault, advice=_LOG_IN_ADVICE)
     return fault

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import unquote
 
@@ -56,7 +56,7 @@ class ServerUrl:
         sentinel: The sentinels that know the server; None: its address is known.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     seeds: Addresses = ()
     sentinel: SentinelUrl | None = None
 
@@ -117,7 +117,8 @@ def _sentinels(before: str, hosts: str, tail: str) -> ServerUrl:
     )
     path, _, query = tail.partition("?")
     service, _, database = path.removeprefix("/").partition("/")
-    if not service or "#" in tail:
+    # A name of Sentinel has no "@". What stands before one is the rest of a password that was cut short.
+    if not service or "#" in tail or "@" in path:
         raise ConnectionOptionError(
             f"the URL of Sentinel names, after the sentinels, the service that they watch: {form}; percent-encode "
             "'/', '?' and '#' in a name or a password"

@@ -100,7 +100,7 @@ class Connection:
             host, port = settings.address
             if settings.finder is not None:
                 host, port = await settings.finder.find(end)
-                opening.set_address((host, port))
+                opening.found((host, port))
             addresses = await look_up(opening, host, port, settings.family, end)
         opening.phase = CONNECT
         sock, peer = await self._connect(addresses, end)

@@ -103,7 +103,7 @@ class Connection:
             host, port = settings.address
             if settings.finder is not None:
                 host, port = settings.finder.find(end)
-                opening.set_address((host, port))
+                opening.found((host, port))
             addresses = look_up(opening, host, port, settings.family, end)
         opening.phase = CONNECT
         family, peer = self._connect(addresses, end)

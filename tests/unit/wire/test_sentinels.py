@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from histstore.wire.faults import OpeningError, OpeningTimeoutError, classify, mistake
+from histstore.wire.opening import USE_PLAIN, USE_TLS
 from histstore.wire.sentinels import Answer, concerns, questions, read_answer, unfound
 
 NAMED = [b"10.0.0.1", b"6379"]
@@ -100,3 +101,10 @@ def test_nothing_but_timeouts_is_a_timeout() -> None:
     down = RedisConnectionError("connection refused")
     assert isinstance(unfound("main", [(("a", 1), late), (("b", 2), late)]), OpeningTimeoutError)
     assert isinstance(unfound("main", [(("a", 1), late), (("b", 2), down)]), OpeningError)
+
+
+@pytest.mark.parametrize(("advice", "option"), [(USE_PLAIN, "sentinel_ssl=false"), (USE_TLS, "sentinel_ssl=true")])
+def test_sentinels_with_and_without_tls(advice: str, option: str) -> None:
+    """The servers may differ from them, so the URL's scheme is not the remedy."""
+    error = unfound("main", [(("a", 1), OpeningError("log-in (a:1): the wrong one", mistake(advice)))])
+    assert option in classify(error, sent=False).advice
