@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ class Liar(socketserver.ThreadingTCPServer):
         epoch: The number of the failover that made it so.
         asked: How often it was asked.
         silent: Whether it closes each connection over which it is asked.
+        losing: How many of the next connections over which it is asked it closes instead.
+        listeners: The connections that wait for announcements.
     """
 
     daemon_threads = True
@@ -29,10 +32,17 @@ class Liar(socketserver.ThreadingTCPServer):
         self.epoch = epoch
         self.asked = 0
         self.silent = False
+        self.losing = 0
+        self.listeners: list[socket.socket] = []
 
     @property
     def port(self) -> int:
         return int(self.server_address[1])
+
+    def announce(self) -> None:
+        """Announce a new primary of the service `main`. What is new about it, it says when it is asked."""
+        for each in self.listeners:
+            each.sendall(_array("message", "+switch-master", "main 127.0.0.1 1 127.0.0.1 2"))
 
 
 class _Talk(socketserver.BaseRequestHandler):
@@ -42,6 +52,9 @@ class _Talk(socketserver.BaseRequestHandler):
         reader = hiredis.Reader()
         while data := self.request.recv(1 << 16):
             if self.server.silent:
+                return
+            if self.server.losing:
+                self.server.losing -= 1
                 return
             reader.feed(data)
             while (command := reader.gets()) is not False:
@@ -56,6 +69,7 @@ class _Talk(socketserver.BaseRequestHandler):
             case ["SENTINEL", "MASTER"]:
                 return _array("name", command[2], "config-epoch", epoch, "num-other-sentinels", "2")
             case ["SUBSCRIBE", _]:
+                self.server.listeners.append(self.request)
                 return b"*3\r\n" + _bulk("subscribe") + _bulk(command[1]) + b":1\r\n"
         return b"+PONG\r\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import pickle
 import signal
@@ -18,6 +19,7 @@ from ..support.samples import plain
 from ..support.sentinels import Watched, watched
 from ..support.servers import free_port, server
 from ..support.shells import Shell, until
+from ..support.tls import silent
 from .conftest import Make
 from .liar import liar
 
@@ -146,6 +148,26 @@ async def test_no_sentinel_answers(backends: Make) -> None:
     assert "nothing was written" in text
 
 
+async def test_all_sentinels_are_frozen(pair: Watched, shell: Shell, backends: Make) -> None:
+    """The error blames them, and not the resolver of names. So does the one of a call that waits for another's."""
+    backend = backends(pair.url, retry=BRIEF)
+
+    async def load(run_id: str) -> None:
+        with pytest.raises(BackendUnavailableError, match=r"sentinels?.*: no answer ") as caught:
+            await backend.store(run_id).load()
+        assert "resolver" not in str(caught.value)
+
+    for each in pair.sentinels:
+        each.signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        await asyncio.gather(shell.apart(load("one")), shell.apart(load("two")))
+        assert time.monotonic() - began < 3.0
+    finally:
+        for each in pair.sentinels:
+            each.signal(signal.SIGCONT)
+
+
 async def test_a_service_that_none_knows(pair: Watched, backends: Make) -> None:
     with pytest.raises(BackendUnavailableError) as caught:
         await backends(url_of(pair, service="other"), retry=BRIEF).store("run").load()
@@ -203,6 +225,29 @@ async def test_a_sentinel_that_names_a_replica(pair: Watched, backends: Make) ->
     assert "the server that the sentinels name is a replica" in str(caught.value)
 
 
+async def test_two_connections_doubt_the_same_answer(pair: Watched, backends: Make) -> None:
+    """The second must not bring back the sentinel that the first one put at the end."""
+    with liar(pair.primary().port) as one, liar(pair.primary().port) as other:
+        backend = backends(f"redis+sentinel://127.0.0.1:{one.port},127.0.0.1:{other.port}/main")
+        await backend.store("run").load()
+        sentinels = backend._runner.transport._sentinels
+        assert sentinels._order[0][1] == one.port
+        for _ in range(2):
+            sentinels.doubt()
+            assert sentinels._order[0][1] == other.port
+
+
+async def test_a_server_that_is_full(pair: Watched, backends: Make) -> None:
+    """It refuses the first command of a connection. Nothing was sent then, and the error says why."""
+    with pair.primary().client() as raw:
+        raw.config_set("maxclients", len(raw.client_list()))
+        try:
+            with pytest.raises(BackendUnavailableError, match="max number of clients reached"):
+                await backends(pair.url, retry=BRIEF).store("run").append(plain(1))
+        finally:
+            raw.config_set("maxclients", 10_000)
+
+
 async def test_an_older_failover_is_not_believed(pair: Watched, backends: Make) -> None:
     """A sentinel that is cut off names the primary of before, and that one still takes writes."""
     with server() as old, liar(old.port, epoch=6) as behind, liar(pair.primary().port, epoch=7) as recent:
@@ -219,6 +264,38 @@ async def test_an_older_failover_is_not_believed(pair: Watched, backends: Make) 
         with old.client() as raw:
             assert raw.dbsize() == 0
     assert length(await backends(pair.url).store("run").load()) == 2
+
+
+async def test_an_announcement_is_not_lost_with_a_connection(pair: Watched, backends: Make) -> None:
+    """The connection over which the sentinel is asked may have been lost unseen. Then it is asked over a new one."""
+    with server() as old, liar(old.port, epoch=1) as only:
+        backend = backends(f"redis+sentinel://127.0.0.1:{only.port}/main")
+        await backend.store("run").load()
+        await until(lambda: only.listeners)
+        await asyncio.sleep(0.2)
+        only.named, only.epoch, only.losing = pair.primary().port, 2, 1
+        only.announce()
+        sentinels = backend._runner.transport._sentinels
+        await until(lambda: sentinels.latest == ("127.0.0.1", only.named))
+        assert only.losing == 0
+
+
+async def test_a_failover_that_ends_where_it_began(pair: Watched, backends: Make) -> None:
+    """The primary is the same again. A sentinel that names the one in between is out of date."""
+    with server() as between, liar(pair.primary().port, epoch=5) as recent, liar(between.port, epoch=6) as behind:
+        behind.silent = True
+        store = backends(f"redis+sentinel://127.0.0.1:{recent.port},127.0.0.1:{behind.port}/main").store("run")
+        await store.append(plain(1))
+        await until(lambda: recent.listeners)
+        recent.epoch, before = 7, recent.asked
+        recent.announce()
+        await until(lambda: recent.asked > before)
+        behind.silent = False
+        await until(lambda: behind.asked and behind.listeners)
+        await asyncio.sleep(0.5)
+        await store.append(plain(2))
+        with between.client() as raw:
+            assert raw.dbsize() == 0
 
 
 async def _new_connections(pair: Watched) -> None:
@@ -250,6 +327,19 @@ async def test_closing_does_not_wait_for_a_sentinel_that_is_frozen(pair: Watched
     finally:
         for each in pair.sentinels:
             each.signal(signal.SIGCONT)
+
+
+async def test_closing_does_not_wait_for_one_frozen_sentinel_after_another(pair: Watched, shell: Shell) -> None:
+    """They cannot be connected to. Each attempt takes a second, and all of them end together."""
+    with contextlib.ExitStack() as stack:
+        frozen = [stack.enter_context(silent()) for _ in range(8)]
+        places = ",".join(f"127.0.0.1:{port}" for port in (pair.sentinels[0].port, *frozen))
+        backend = shell.from_url(f"redis+sentinel://{places}/main")
+        await backend.store("run").load()
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await backend.aclose()
+        assert time.monotonic() - began < 2.0
 
 
 async def test_closing_leaves_no_connection(pair: Watched, shell: Shell) -> None:

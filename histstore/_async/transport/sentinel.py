@@ -90,6 +90,7 @@ class Sentinels:
         self._sentinels = {address: SingleServer(bounded.at(address), durable=False) for address in service.addresses}
         # The one that gave the latest answer comes first.
         self._order = list(self._sentinels)
+        self._believed: ServerAddress | None = None
         self._latest: Answer | None = None
         self._found = -math.inf
         self._lock = io.Lock()
@@ -128,14 +129,17 @@ class Sentinels:
         return found
 
     def doubt(self) -> None:
-        """Have another sentinel asked first: the server that the first one names cannot be used."""
-        first, *others = self._order
-        self._order = [*others, first]
+        """Have another sentinel asked first: the server that the latest one named cannot be used.
+
+        Several connections may have failed because of the same answer, so a second call must not bring it back.
+        """
+        doubted = self._believed
+        self._order = sorted(self._order, key=lambda each: each == doubted)
 
     async def _ask_in_turn(self, end: float) -> Answer:
         """Return the first answer that is not out of date."""
         failures: list[tuple[ServerAddress, Exception]] = []
-        outdated: list[Answer] = []
+        outdated: list[tuple[ServerAddress, Answer]] = []
         order = list(self._order)
         for place, address in enumerate(order):
             left = end - io.monotonic()
@@ -149,10 +153,12 @@ class Sentinels:
             if self._latest is None or answer.epoch >= self._latest.epoch:
                 self._prefer(address)
                 return answer
-            outdated.append(answer)
+            outdated.append((address, answer))
         if len(outdated) == len(order):
             # All of them agree, so they have been set up anew, and count from the beginning.
-            return max(outdated, key=lambda answer: answer.epoch)
+            address, answer = max(outdated, key=lambda each: each[1].epoch)
+            self._prefer(address)
+            return answer
         if outdated:
             raise behind(self._service.name)
         failures.sort(key=lambda failure: self._service.addresses.index(failure[0]))
@@ -164,23 +170,31 @@ class Sentinels:
         return read_answer(replies, self._service.min_others)
 
     def _prefer(self, address: ServerAddress) -> None:
+        self._believed = address
         # A new list, because other threads of the blocking twin may be reading this one.
         self._order = sorted(self._order, key=lambda each: each != address)
 
     async def _look(self, address: ServerAddress) -> None:
         """Ask one sentinel, which may know another primary, and follow it."""
         try:
-            answer = await self._ask(address, io.monotonic() + ASK_TIMEOUT)
+            try:
+                answer = await self._ask(address, io.monotonic() + ASK_TIMEOUT)
+            except (redis_errors.RedisError, OSError):
+                # The connection to ask may have been lost unseen, long after the last question. This one is new.
+                answer = await self._ask(address, io.monotonic() + ASK_TIMEOUT)
         except (redis_errors.RedisError, OSError):
             return  # whoever needs the primary asks the others
         latest = self._latest
-        if latest is None or answer.address == latest.address:
+        if latest is None:
             return
+        moved = answer.address != latest.address
         # A sentinel whose user may not ask for the number gives 0. Its announcements have to count.
-        if answer.epoch > latest.epoch or answer.epoch == latest.epoch == 0:
+        if answer.epoch > latest.epoch or (moved and answer.epoch == latest.epoch == 0):
+            # Also if the primary is the same again: what was said between two failovers is out of date now.
             self._latest = answer
-            self._prefer(address)
-            await self._follow()
+            if moved:
+                self._prefer(address)
+                await self._follow()
 
     async def drop(self) -> None:
         """Close the connections to the sentinels. Others are opened when needed."""
@@ -189,6 +203,9 @@ class Sentinels:
 
     async def close(self) -> None:
         """Stop listening, and close the connections to the sentinels."""
+        # All of them first, because each thread of the blocking twin may wait for a sentinel that is frozen.
+        for watch in self._watches:
+            watch.stop()
         for watch in self._watches:
             await watch.close()
         await self._background.end()

@@ -99,8 +99,12 @@ class SentinelWatch:
             case _ if concerns(message, self._service):
                 self._look()
 
-    async def close(self) -> None:
-        """Stop listening."""
+    def stop(self) -> None:
+        """Begin to close. One that is connecting goes on until it connects or gives up."""
         with self._guard:
             self._closing.set()
+
+    async def close(self) -> None:
+        """Stop listening."""
+        self.stop()
         await self._routine.end(self._connection)

@@ -1,7 +1,8 @@
 """The blocking half of work in the background: in threads of its own.
 
 A backend that holds leases has one thread that watches when they are due, and one for each request that renews them.
-A backend that has waited for a lease has a thread that listens to the doorbell, until the backend is closed.
+A backend that has waited for a lease has a thread that listens to the doorbell, until the backend is closed. One whose
+primary is found by sentinels has a thread that listens to each of them, from its first call until it is closed.
 
 An exception that a signal's handler raises may end any step here that the main thread takes: see `tasks`.
 """
@@ -159,7 +160,7 @@ class Routine:
         try:
             _start(self._run, self._name)
         except RuntimeError as error:
-            raise BackendError("waiting for a lease needs a thread, and none can be started: allow more") from error
+            raise BackendError("listening needs a thread, and none can be started: allow more") from error
 
     def _run(self) -> None:
         with self._running:  # waits for a run that is just ending

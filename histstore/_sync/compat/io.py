@@ -1,6 +1,7 @@
 """The blocking half of what the two shells do differently: locks, pauses and clocks.
 
-No event loop is started to serve a call, and no thread except for leases (`tasks`). Threads may share a backend.
+No event loop is started to serve a call, and no thread except for leases and sentinels (`background`). Threads may
+share a backend.
 
 A signal handler may raise wherever CPython checks for signals: when a Python function is entered, also `__exit__` and a
 function that `finally` calls; when a loop jumps back; when a call of C code has returned. CPython does not check
