@@ -146,12 +146,19 @@ class Watched:
 
     def bring_back(self, old: Server) -> None:
         """Starts a server that was the primary, as a replica of the new one; returns when all is calm."""
-        heir = self.primary()
+        heir = self.heir_of(old)
+        # A sentinel that has not heard of the failover could make the old server the primary again.
+        self.wait(lambda: self._named() == {self.announced(heir)}, "the sentinels do not name the heir")
         old.start()
         # The sentinels would do the same, ten seconds later.
         with old.client() as client:
             client.replicaof("127.0.0.1", str(self.announced(heir)))
         self.settle()
+
+    def _named(self) -> set[int]:
+        """The ports that the sentinels that run name as the primary's."""
+        running = [each for each in self.sentinels if each.process is not None]
+        return {int(each.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)[1]) for each in running}
 
     def settle(self) -> None:
         """Waits until everything is up and agrees."""
