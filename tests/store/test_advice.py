@@ -410,14 +410,14 @@ async def changed_past_its_methods(world: World) -> None:
 
 
 @follows(
-    "redis+cluster:// and rediss+cluster:// are supported", "check host, port and query options", "see the URL",
+    "redis+sentinel:// and rediss+sentinel:// are supported", "check host, port and query options", "see the URL",
     "to try for longer, catch the error and call again",
     "use from_url, or the client of the same flavour",
 )  # fmt: skip
 async def options(world: World) -> None:
     make = world.backends
     for bad, advice in [
-        ("http://localhost", "redis+cluster:// and rediss+cluster:// are supported"),
+        ("http://localhost", "redis+sentinel:// and rediss+sentinel:// are supported"),
         ("redis://localhost:port", "check host, port and query options"),
         (f"{world.url}?COLOUR=red", "a connection option is unknown: see the URL"),
     ]:
