@@ -178,6 +178,10 @@ class Reads:
             head = self.raw_head(policy)
             start = head.checkpoint if head is not None else 0
             loaded = self._run.read(reads.entries_from(self._where, start), policy)
+            # After a failover, two servers may have answered. The log of the second one may start at an earlier entry.
+            while loaded.head is not None and loaded.head.checkpoint < start:
+                start = loaded.head.checkpoint
+                loaded = self._run.read(reads.entries_from(self._where, start), policy)
         if loaded.head is None:
             check_absent(loaded)
             return None

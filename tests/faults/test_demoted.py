@@ -18,11 +18,20 @@ import redis
 from redis.credentials import CredentialProvider
 
 import histstore.wire.health
-from histstore import ANY, BackendUnavailableError, Durability, LockTimeoutError, RetryPolicy
+from histstore import (
+    ANY,
+    BackendUnavailableError,
+    ConversationSnapshot,
+    Durability,
+    LockTimeoutError,
+    RedisBackend,
+    RetryPolicy,
+)
+from histstore.protocol.keys import run_keys
 from histstore.revision import Revision
 from histstore.wire.sending import SendState
 
-from ..support.history import message
+from ..support.history import message, tokens_of
 from ..support.proxy import Proxy
 from ..support.servers import Server
 from ..support.shells import SHELLS, Shell, until
@@ -191,6 +200,31 @@ async def test_a_read_asks_for_the_role_now_and_then(flavour: Shell, pair: Pair)
             await store.load()
             assert pair.proxy.requests == 2
             assert raw.info("commandstats")["cmdstat_info"]["calls"] == 2  # the second one is this
+
+
+async def test_two_servers_that_answer_one_load_are_no_damage(pair: Pair) -> None:
+    """The old primary goes on taking writes, and names a later checkpoint than the log of the new one has.
+
+    Only asyncio reads the entries over another connection than the head.
+    """
+    with pair.new.client() as new:
+        async with RedisBackend.from_url(pair.old.url, keep_revisions=100) as backend:
+            store = backend.store("run")
+            for text in ("a", "b", "c"):
+                await store.append(message(text))
+            pair._synced(pair.old)
+            new.replicaof("NO", "ONE")
+            for number in range(10):  # until readers start at another entry
+                await store.save(ConversationSnapshot([message(f"only here {number}" * 500)]), expected=ANY)
+        with pair.old.client() as old:
+            assert int(old.hget(run_keys("histstore", "run").head, "checkpoint") or 0) > 1
+    async with RedisBackend.from_url(pair.url, keep_revisions=100, retry=POLICY) as backend:
+        store = backend.store("run")
+        await store.info()  # it has a connection to the old primary
+        pair.proxy.from_outside(lambda: pair.proxy.retarget(pair.new.url))
+        loaded = await store.load()
+    assert loaded is not None
+    assert tokens_of(loaded.messages) == ["a", "b", "c"]
 
 
 async def test_a_user_who_may_not_ask_for_the_role_reads_on(flavour: Shell, pair: Pair, often: None) -> None:
