@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,12 +11,15 @@ from typing import Any
 
 from histstore import ANY, HistoryStoreError, OutcomeUnknownError
 
+from ..support.shells import Shell
+
 
 @dataclass
 class Load:
-    """What runs against a backend, and what was told.
+    """What runs against a backend, and what was told. Its workers are tasks, or threads with a blocking backend.
 
     Attributes:
+        backend: The backend, with calls that can be awaited.
         acked: Number of the messages that were acknowledged, by run.
         unknown: Messages whose outcome is unknown, by run.
         errors: Errors that reached a caller, by the phase in which they did.
@@ -37,12 +41,31 @@ class Load:
     slowest: dict[str, float] = field(default_factory=dict)
     entered: int = 0
     over: bool = False
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, shell: Shell) -> list[asyncio.Future[Any]]:
+        """Starts all workers."""
+        works = [self.write(number) for number in range(self.writers)]
+        works += [self.lock(number) for number in range(self.lockers)]
+        return [shell.apart(work) for work in works]
+
+    def _enters(self, run: str) -> None:
+        with self._guard:
+            self.entered += 1
+            self.inside[run] += 1
+            if self.inside[run] > 1:
+                self.twice.append(run)
+
+    def _leaves(self, run: str) -> None:
+        with self._guard:
+            self.inside[run] -= 1
 
     def _time(self, began: float) -> None:
         self.slowest[self.phase] = max(self.slowest.get(self.phase, 0.0), time.monotonic() - began)
 
     def _count(self, error: Exception) -> None:
-        self.errors[f"{self.phase}: {type(error).__name__}: {error}"] += 1
+        with self._guard:
+            self.errors[f"{self.phase}: {type(error).__name__}: {error}"] += 1
 
     async def write(self, number: int) -> None:
         """Append to a run of one's own, one message after the other."""
@@ -75,15 +98,12 @@ class Load:
             text, began = f"{run} of {number}: {count}", time.monotonic()
             try:
                 async with store.lock(ttl=10.0, acquire_timeout=30.0):
-                    self.entered += 1
-                    self.inside[run] += 1
-                    if self.inside[run] > 1:
-                        self.twice.append(run)
+                    self._enters(run)
                     try:
                         await store.append({"role": "user", "content": text}, expected=ANY)
                         acked.append(text)
                     finally:
-                        self.inside[run] -= 1
+                        self._leaves(run)
             except OutcomeUnknownError as error:
                 unknown.append(text)
                 self._count(error)

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import redis
 from redis.crc import key_slot
@@ -31,7 +31,12 @@ class Cluster:
     @property
     def url(self) -> str:
         """A URL that names all servers."""
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{each.port}" for each in self.servers)
+        return "redis+cluster://" + ",".join(f"{each.host}:{each.port}" for each in self.servers)
+
+    def close(self) -> None:
+        """Closes the clients. The servers are their maker's to stop."""
+        for client in self.clients.values():
+            client.close()
 
     def client(self, each: Server) -> redis.Redis:
         """A plain client of one server."""
@@ -99,6 +104,25 @@ class Cluster:
 
         self.wait(agreed, f"the servers do not agree who owns slot {slot}")
 
+    def migrates(self) -> bool:
+        """Whether the servers can move a slot by themselves, as Valkey 9 does."""
+        with contextlib.suppress(redis.ResponseError):
+            self.client(self.servers[0]).execute_command("CLUSTER", "GETSLOTMIGRATIONS")
+            return True
+        return False
+
+    def migrate_slot(self, slot: int, target: Server) -> None:
+        """Has the owner of a slot move it, in one step as far as clients see."""
+        source = self.owner_of_slot(slot)
+        if source is target:
+            return
+        command = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.ids()[target.port])
+        self.client(source).execute_command(*command)
+        self.wait(
+            lambda: all(self._believes(each, slot, target) for each in self.running()),
+            f"slot {slot} does not move: {self.client(source).execute_command('CLUSTER', 'GETSLOTMIGRATIONS')}",
+        )
+
     def _epoch(self, each: Server) -> bytes:
         info: bytes = self.client(each).execute_command("CLUSTER", "INFO")
         return info.split(b"cluster_current_epoch:", 1)[1].split(b"\r\n", 1)[0]
@@ -110,7 +134,7 @@ class Cluster:
     def _move_keys(self, slot: int, old: redis.Redis, target: Server, count: int) -> None:
         keys = old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, count)
         if keys:
-            old.execute_command("MIGRATE", "127.0.0.1", target.node_port, "", 0, 5000, "KEYS", *keys)
+            old.execute_command("MIGRATE", target.host, target.node_port, "", 0, 5000, "KEYS", *keys)
 
     def owner_of_slot(self, slot: int) -> Server:
         """The server that owns a slot, by what it says itself."""
@@ -141,6 +165,14 @@ class Cluster:
         return True
 
 
+SETTINGS: Final = {
+    "cluster-enabled": "yes",
+    "cluster-node-timeout": "1000",
+    "cluster-replica-validity-factor": "0",
+}
+"""Options of a cluster's servers in the tests: a lost primary is noticed soon, and each replica may be promoted."""
+
+
 @contextlib.contextmanager
 def cluster(
     primaries: int = 3, replicas: int = 0, *, spare: int = 0, certificates: Certificates | None = None, **options: str
@@ -154,36 +186,49 @@ def cluster(
         certificates: For servers that have a port with TLS besides, and speak TLS with each other; None: without TLS.
         **options: Options of each server, with "_" for "-".
     """
-    settings = {"cluster_enabled": "yes", "cluster_node_timeout": "1000", "cluster_replica_validity_factor": "0"}
+    settings = {name.replace("-", "_"): value for name, value in SETTINGS.items()}
     settings |= {"tls_cluster": "yes"} if certificates is not None else {}
     with contextlib.ExitStack() as stack:
         count = primaries * (1 + replicas) + spare
         servers = [stack.enter_context(server(certificates, **settings | options)) for _ in range(count)]
-        made = Cluster(servers)
-        stack.callback(lambda: [client.close() for client in made.clients.values()])
-        heads = servers[:primaries]
-        for place, each in enumerate(heads):
-            low, high = place * SLOTS // primaries, (place + 1) * SLOTS // primaries
-            client = made.client(each)
-            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
-            client.execute_command("CLUSTER", "ADDSLOTS", *range(low, high))
-        for each in servers[1:]:
-            made.client(servers[0]).execute_command("CLUSTER", "MEET", "127.0.0.1", each.node_port)
-        made.wait(made.is_ok, "the primaries do not find each other")
-        ids = made.ids()
-        for place, each in enumerate(servers[primaries + spare :]):
-            head = heads[place % primaries]
-
-            def replicate(each: Server = each, head: Server = head) -> bool:
-                with contextlib.suppress(redis.ResponseError):  # it does not know the primary yet
-                    made.client(each).execute_command("CLUSTER", "REPLICATE", ids[head.port])
-                    return True
-                return False
-
-            made.wait(replicate, "a replica does not know its primary")
-        if replicas:
-            made.wait(lambda: _replicas_follow(made, heads, replicas), "the replicas do not follow")
+        made = form(servers, primaries, spare)
+        stack.callback(made.close)
         yield made
+
+
+def form(servers: list[Server], primaries: int, spare: int = 0) -> Cluster:
+    """Makes one cluster of servers that run.
+
+    Args:
+        servers: The servers.
+        primaries: How many of them become primaries, which share the slots.
+        spare: How many of those after them own no slot. The others become replicas.
+    """
+    made = Cluster(servers)
+    replicas = (len(servers) - spare) // primaries - 1
+    heads = servers[:primaries]
+    for place, each in enumerate(heads):
+        low, high = place * SLOTS // primaries, (place + 1) * SLOTS // primaries
+        client = made.client(each)
+        client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(low, high))
+    for each in servers[1:]:
+        made.client(servers[0]).execute_command("CLUSTER", "MEET", each.host, each.node_port)
+    made.wait(made.is_ok, "the primaries do not find each other")
+    ids = made.ids()
+    for place, each in enumerate(servers[primaries + spare :]):
+        head = heads[place % primaries]
+
+        def replicate(each: Server = each, head: Server = head) -> bool:
+            with contextlib.suppress(redis.ResponseError):  # it does not know the primary yet
+                made.client(each).execute_command("CLUSTER", "REPLICATE", ids[head.port])
+                return True
+            return False
+
+        made.wait(replicate, "a replica does not know its primary")
+    if replicas:
+        made.wait(lambda: _replicas_follow(made, heads, replicas), "the replicas do not follow")
+    return made
 
 
 @contextlib.contextmanager

@@ -77,7 +77,7 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A server process of one's own, on a TCP port of the loopback interface.
+    """A server process of one's own, on a TCP port.
 
     Attributes:
         options: Its options beside those of every server here.
@@ -85,6 +85,9 @@ class Server:
         port: The port without TLS.
         certificates: For a port with TLS besides, which wants client certificates; None: it has none.
         tls_port: That port.
+        folder: Where it keeps its files; None: a new one.
+        host: The address at which it listens. The default is the loopback interface.
+        prefix: Words before the command, to run it elsewhere.
     """
 
     options: dict[str, str] = field(default_factory=dict)
@@ -94,10 +97,16 @@ class Server:
     tls_port: int = 0
     folder: Path | None = None
     process: subprocess.Popen[bytes] | None = None
+    host: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.host, self.port
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.host}:{self.port}/0"
 
     @property
     def name(self) -> str:
@@ -112,10 +121,10 @@ class Server:
         self.folder = self.folder or Path(tempfile.mkdtemp(prefix="histstore-server-"))
         for _ in range(5):
             self.port = self.port or free_port()
-            options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no"}
+            options = {"port": str(self.port), "bind": self.host, "save": "", "appendonly": "no"}
             options |= {"dir": str(self.folder), "daemonize": "no", "loglevel": "warning"} | self.options
             options |= self._tls_options()
-            command = [binary, *_as_arguments(options)]
+            command = [*self.prefix, binary, *_as_arguments(options)]
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             if self._wait():
                 return self
@@ -141,7 +150,7 @@ class Server:
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 return False
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+            with contextlib.suppress(OSError), socket.create_connection(self.address, 1) as probe:
                 probe.sendall(b"PING\r\n")
                 if probe.recv(64).startswith((b"+PONG", b"-NOAUTH")):
                     return True
@@ -173,7 +182,7 @@ class Server:
             self.folder = None
 
     def client(self, **options: Any) -> redis.Redis:
-        return redis.Redis(host="127.0.0.1", port=self.port, **options)
+        return redis.Redis(host=self.host, port=self.port, **options)
 
 
 @contextlib.contextmanager
@@ -210,9 +219,9 @@ def sentinel(primary: Server, name: str) -> Iterator[int]:
             process.wait()
 
 
-def listens(port: int) -> bool:
-    """Returns whether somebody listens at a port of the loopback interface."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Returns whether somebody listens at a port. The default is the loopback interface."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
         return True
     return False
 
