@@ -2,13 +2,16 @@
 
 PYTHON ?=
 ARGS   ?=
+MINUTES  ?= 10
+TOPOLOGY ?= single
+SEED     ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 QUICK  := tests/unit tests/bench tests/store/test_contract.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick repeat long servers containers storm duplicates loops bench costs lint format types sync check-sync layers model wheel-test ci clean
+.PHONY: help venv demo test quick repeat long servers containers storm duplicates loops soak bench costs lint format types sync check-sync layers model wheel-test ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +56,9 @@ duplicates: $(STAMP) ## each request of a script delivered up to three times, fo
 
 loops: $(STAMP) ## one backend in many event loops, threads, forks and a pool for a minute (ARGS as for storm)
 	@$(BIN)/python -m tests.faults.loops $(ARGS)
+
+soak: $(STAMP) ## kill, freeze and part servers and 32 worker processes (MINUTES=10 TOPOLOGY=single|sentinel|cluster SEED=7)
+	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --topology $(TOPOLOGY) $(if $(SEED),--seed $(SEED))
 
 bench: $(STAMP) ## measure it beside raw redis-py and the peers, which it installs (ARGS="--quick")
 	@$(BIN)/python -m tests.bench $(ARGS)

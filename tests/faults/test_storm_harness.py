@@ -592,9 +592,9 @@ def test_leases_and_queues_that_are_left_behind_are_found(
     monkeypatch.setattr(verdict, "run_keys", lambda _namespace, run: run_keys(namespace, run))
     keys = run_keys(namespace, "run")
     with histstore.sync.RedisBackend.from_url(server_url, namespace=namespace) as backend:
-        assert verdict.leftovers(raw, backend, ["run"]) == []
+        assert verdict.leftovers(lambda _: raw, backend, ["run"]) == []
         raw.hset(keys.lease, mapping={"holder": "h", "fence": "1", "since": "1"})
-        (problem,) = verdict.leftovers(raw, backend, ["run"])
+        (problem,) = verdict.leftovers(lambda _: raw, backend, ["run"])
         assert "is held by" in problem
         raw.delete(keys.lease)
 
@@ -602,7 +602,7 @@ def test_leases_and_queues_that_are_left_behind_are_found(
 # -------------------------------------------------------------------------------- the processes
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_storm_leaves_nothing_behind(number: int, tmp_path: Path) -> None:
     """No process, no server, no file."""
     command = [sys.executable, "-m", "tests.faults.storm", "--seconds", "60", "--seed", "1"]

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Final
 
 from histstore import (
     ANY,
@@ -60,11 +60,16 @@ class World:
     fresh: float = 0.5
     epoch: float = 15.0
 
+    @property
+    def chains(self) -> list[str]:
+        """The runs that are used all the time, and keep all their versions."""
+        return [f"chain-{number}" for number in range(CHAINS)]
+
     def run(self, kind: str, rng: random.Random) -> str:
         """Returns a run of this kind."""
         past = time.monotonic() - self.began
         if kind == "chain":
-            return f"chain-{rng.randrange(CHAINS)}"
+            return rng.choice(self.chains)
         if kind == "window":
             return f"window-{rng.randrange(WINDOWS)}"
         if kind == "fresh":
@@ -138,7 +143,10 @@ class Client:
         world: The runs.
         rng: Chance.
         stop: Says when to stop.
+        pace: Seconds between two calls, on average.
     """
+
+    kinds: ClassVar[dict[str, int]] = {"chain": 10, "fresh": 3, "window": 3, "mortal": 4}
 
     def __init__(
         self,
@@ -150,6 +158,7 @@ class Client:
         world: World,
         rng: random.Random,
         stop: Callable[[], bool],
+        pace: float = 0.0,
     ) -> None:
         self.name = name
         self.interrupts = 0.0 if blocking else 0.03
@@ -158,6 +167,7 @@ class Client:
         self.world = world
         self.rng = rng
         self.stop = stop
+        self.pace = pace
         self.stores: dict[str, Any] = {}
         self.used: dict[str, float] = {}
         self.seen: dict[str, Any] = {}
@@ -165,17 +175,21 @@ class Client:
 
     async def live(self) -> None:
         """Makes calls until it is told to stop."""
-        kinds = {"chain": 10, "fresh": 3, "window": 3, "mortal": 4}
         while not self.stop():
-            kind = self.rng.choices(list(kinds), list(kinds.values()))[0]
-            run = self.world.run(kind, self.rng)
-            deed = self._pick(
-                (self.load, 14), (self.append, 22), (self.save, 10), (self.update, 9), (self.turn, 7), (self.lock, 7),
-                *(((self.splice, 7), (self.overwrite, 1), (self.look, 9)) if kind in ("chain", "fresh") else ()),
-                *(((self.slide, 14), (self.trim, 2)) if kind == "window" else ()),
-                *(((self.delete, 10), (self.break_lease, 1)) if kind == "mortal" else ()),
-            )  # fmt: skip
-            await deed(run)
+            run = self.world.run(self._pick(*self.kinds.items()), self.rng)
+            await self._pick(*self.deeds(run))(run)
+            if self.pace:
+                await asyncio.sleep(self.rng.expovariate(1 / self.pace))
+
+    def deeds(self, run: str) -> tuple[tuple[Any, int], ...]:
+        """Returns what it does to a run, and how often it does each."""
+        kind = run.partition("-")[0]
+        return (
+            (self.load, 14), (self.append, 22), (self.save, 10), (self.update, 9), (self.turn, 7), (self.lock, 7),
+            *(((self.splice, 7), (self.overwrite, 1), (self.look, 9)) if kind in ("chain", "fresh") else ()),
+            *(((self.slide, 14), (self.trim, 2)) if kind == "window" else ()),
+            *(((self.delete, 10), (self.break_lease, 1)) if kind == "mortal" else ()),
+        )  # fmt: skip
 
     def _pick(self, *choices: tuple[Any, int]) -> Any:
         return self.rng.choices([what for what, _ in choices], [weight for _, weight in choices])[0]
@@ -328,9 +342,12 @@ class Client:
         tokens = [self.token() for _ in range(self.rng.choice((1, 1, 1, 2)))]
         messages = [message(token) for token in tokens]
         expected = self._pick((SEEN, 4), (ANY, 5), (None, 2 if run.startswith(("fresh", "mortal")) else 0))
+        # An open outcome is settled first, which moves what the store has seen.
+        builds = expected is SEEN and store.unsettled is None and store.revision is not None
         await self.write(
-            "append", run, store, lambda: store.append(*messages, expected=expected, retry=retry), tokens=tokens
-        )
+            "append", run, store, lambda: store.append(*messages, expected=expected, retry=retry), tokens=tokens,
+            **({"onto": store.revision.etag.hex()} if builds else {}),
+        )  # fmt: skip
 
     async def save(self, run: str) -> None:
         store, retry = self.store(run), self.retry()
@@ -345,7 +362,8 @@ class Client:
             return
         token = self.token()
         longer = snapshot.append(message(token))
-        said = await self.write("save", run, store, lambda: store.save(longer, retry=retry), tokens=[token])
+        builds = {"onto": snapshot.revision.etag.hex()} if snapshot.revision is not None else {}
+        said = await self.write("save", run, store, lambda: store.save(longer, retry=retry), tokens=[token], **builds)
         if said.fine:
             self.seen[run] = longer
 
@@ -537,3 +555,31 @@ class Client:
         if said.fine and error is not None and not isinstance(error, _LeaveError):
             raise error
         return said
+
+
+class Writer(Client):
+    """One that writes without leases, to runs that keep all their versions."""
+
+    kinds: ClassVar[dict[str, int]] = {"chain": 5, "fresh": 1}
+
+    def deeds(self, run: str) -> tuple[tuple[Any, int], ...]:
+        return (
+            (self.load, 10),
+            (self.append, 30),
+            (self.save, 15),
+            (self.update, 10),
+            (self.splice, 10),
+            (self.look, 5),
+        )
+
+
+class Locker(Client):
+    """One that writes under leases that others want as well, to runs that keep all their versions."""
+
+    kinds: ClassVar[dict[str, int]] = {"chain": 1}
+
+    def deeds(self, run: str) -> tuple[tuple[Any, int], ...]:
+        return ((self.lock, 1), (self.turn, 1))
+
+
+ROLES: Final[dict[str, type[Client]]] = {"any": Client, "writer": Writer, "locker": Locker}

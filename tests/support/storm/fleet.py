@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import random
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,31 +20,17 @@ from typing import Any, Self
 
 import redis
 
+import histstore.sync
+
 from ..servers import Server
 from ..workers import _CONTEXT as CONTEXT
 from .clients import DEADLINE, World
 from .proxy import Weather, serve
-from .worker import Job, work
+from .topology import HARNESS, NAMESPACE, Address, Bare, Topology, client_of
+from .worker import Crew, Job, work
 
 GUARD = DEADLINE + 22.0
 """Seconds that any call, and any process that was told to stop, may take."""
-
-
-@dataclass(frozen=True)
-class Crew:
-    """Worker processes that are alike.
-
-    Attributes:
-        shell: "async" or "sync".
-        processes: How many there are.
-        clients: Clients in each.
-        durable: Whether one of them waits for copies.
-    """
-
-    shell: str
-    processes: int
-    clients: int
-    durable: bool = False
 
 
 @dataclass
@@ -83,18 +71,50 @@ def start(target: Callable[..., None], *args: Any, job: Job | None = None) -> Pr
     return Process(process, ours, job)
 
 
+class _Raging(threading.Thread):
+    """The thread in which faults happen to the servers.
+
+    Attributes:
+        calm: Ends it after the fault that happens now.
+        error: Why it ended before.
+    """
+
+    def __init__(self, servers: Topology) -> None:
+        super().__init__(name="faults", daemon=True)
+        self.calm = threading.Event()
+        self.error: Exception | None = None
+        self._servers = servers
+
+    def run(self) -> None:
+        try:
+            if self._servers.faults:
+                self._servers.rage(self.calm)
+        except Exception as error:
+            self.error = error
+
+    def end(self) -> None:
+        """Ends it in the middle of a fault."""
+        self._servers.over.set()
+        self.calm.set()
+        if self.is_alive():
+            self.join(GUARD)
+
+
 @dataclass
 class Fleet:
     """All processes of a run, entered as a context: whatever ends it, none of them is left.
 
     Attributes:
         weather: What the proxies do.
-        proxies: How many there are.
+        proxies: How many there are before each server.
         crews: The workers.
         seed: Chance.
+        topology: Makes the servers.
+        pace: Seconds between two calls of a client, on average.
         counts: What was done to the workers and the server, and what the proxies did.
         hung: Workers that did not stop.
         killed: Names of the workers that were killed.
+        copied: Files of the workers whose writes wait for all replicas.
         folder: Journals, and what the workers print.
     """
 
@@ -105,27 +125,36 @@ class Fleet:
     counts: Counter[str] = field(default_factory=Counter)
     hung: list[str] = field(default_factory=list)
     killed: set[str] = field(default_factory=set)
+    copied: set[str] = field(default_factory=set)
     folder: Path = field(init=False)
-    server: Server = field(default_factory=Server)
+    topology: Callable[[random.Random], Topology] = Bare
+    pace: float = 0.0
 
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="histstore-storm-"))
         self._ways: list[Process] = []
-        self._ports: list[int] = []
+        self._before: dict[Address, list[Process]] = {}
+        self._ports: list[dict[Address, Address]] = [{} for _ in range(self.proxies)]
         self._workers: list[Process] = []
         self._made = 0
         self._rng = random.Random(f"{self.seed} fleet")
+        self.servers = self.topology(random.Random(f"{self.seed} servers"))
+        self.servers.cutter = self._cut
+        self._raging = _Raging(self.servers)
         try:
-            self.server.start()
-            for number in range(self.proxies):
-                weather = Weather(**(self.weather.__dict__ | {"seed": f"{self.weather.seed} {number}"}))
-                way = start(serve, self.server.port, weather)
-                self._ways.append(way)
-                self._ports.append(way.hear(GUARD))
+            self.servers.start()
+            for number, ports in enumerate(self._ports):
+                for door in self.servers.doors:
+                    seed = f"{self.weather.seed} {number} {len(self._ways)}"
+                    way = start(serve, door, dataclasses.replace(self.weather, seed=seed))
+                    self._ways.append(way)
+                    self._before.setdefault(door, []).append(way)
+                    ports[door] = ("127.0.0.1", way.hear(GUARD))
             self.world = World(time.monotonic())
+            self.servers.runs = self.world.chains
             for crew in self.crews:
                 for number in range(crew.processes):
-                    self._workers.append(self._hire(crew.shell, crew.clients, crew.durable and number == 0))
+                    self._workers.append(self._hire(crew, crew.durable and number == 0))
         except BaseException:
             self.close()
             raise
@@ -138,22 +167,30 @@ class Fleet:
 
     def close(self) -> None:
         """Ends whatever is left, and removes the files."""
+        self._raging.end()
         for each in [*self._workers, *self._ways]:
             if each.process.is_alive():
                 each.kill()
-        with contextlib.suppress(Exception):
-            self.server.thaw()
-        self.server.stop()
+        self.servers.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _hire(self, shell: str, clients: int, durable: bool) -> Process:
+    def _hire(self, crew: Crew, durable: bool) -> Process:
         self._made += 1
-        name = f"{shell[0]}{self._made}"
-        port = self._ports[self._made % len(self._ports)]
+        name = f"{crew.role[0]}{crew.shell[0]}{self._made}"
+        ways = self._ports[self._made % len(self._ports)]
         # A try ends before the deadline of a call does, also over a connection that says nothing any more.
-        url = f"redis://127.0.0.1:{port}/0?socket_timeout=1.0"
-        job = Job(name, shell, url, self.folder, clients, f"{self.seed} {name}", self.world, durable)
+        url = f"{self.servers.url(ways)}?socket_timeout=1.0"
+        job = Job(
+            name, crew, url, self.folder, f"{self.seed} {name}", self.world, durable, self.pace,
+            ways if self.servers.announces else {},
+        )  # fmt: skip
+        if crew.copies:
+            self.copied.add(job.journal.name)
         return start(work, job, job=job)
+
+    def _cut(self, server: Server, off: bool) -> None:
+        for way in self._before[server.address]:
+            way.pipe.send("cut" if off else "heal")
 
     # ----------------------------------------------------------------------------------- happenings
 
@@ -164,7 +201,7 @@ class Fleet:
         assert worker.job is not None
         worker.kill()
         self.killed.add(worker.job.name)
-        self._workers[place] = self._hire(worker.job.shell, worker.job.clients, worker.job.durable)
+        self._workers[place] = self._hire(worker.job.crew, worker.job.durable)
         self.counts["workers killed"] += 1
 
     def freeze_worker(self) -> None:
@@ -177,27 +214,32 @@ class Fleet:
 
     def freeze_server(self) -> None:
         """SIGSTOP, for up to a second."""
-        self.server.freeze()
+        server = self._rng.choice(self.servers.servers)
+        server.freeze()
         time.sleep(self._rng.uniform(0.1, 1.0))
-        self.server.thaw()
+        server.thaw()
         self.counts["server frozen"] += 1
 
     def flush_scripts(self) -> None:
-        """SCRIPT FLUSH: the server forgets the scripts."""
-        with self.server.client() as client:
-            client.script_flush()
+        """SCRIPT FLUSH: the servers forget the scripts."""
+        self.servers.flush_scripts()
         self.counts["SCRIPT FLUSH"] += 1
 
     def kill_clients(self) -> None:
-        """CLIENT KILL: the server closes some connections, or all."""
-        with self.server.client() as client:
-            if self._rng.random() < 0.2:
-                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-            else:
-                known = [entry["id"] for entry in client.client_list()]
-                for number in self._rng.sample(known, min(len(known), 3)):
-                    client.execute_command("CLIENT", "KILL", "ID", number)
-        self.counts["CLIENT KILL"] += 1
+        """CLIENT KILL: a server closes some connections, or all."""
+        server = self._rng.choice(self.servers.servers)
+        # A server that is down or frozen just now cannot be told to, and has lost its clients anyway.
+        with contextlib.suppress(redis.RedisError), client_of(server.address) as client:
+            # Not those of replication, nor those by which faults are made.
+            known = [
+                entry["id"]
+                for entry in client.client_list()
+                if entry["name"] != HARNESS and not set(entry["flags"]) & set("MS")
+            ]
+            count = len(known) if self._rng.random() < 0.2 else min(len(known), 3)
+            for number in self._rng.sample(known, count):
+                client.execute_command("CLIENT", "KILL", "ID", number)
+            self.counts["CLIENT KILL"] += 1
 
     def thaw_workers(self, everybody: bool = False) -> None:
         """Lets those go on whose time is over."""
@@ -215,8 +257,11 @@ class Fleet:
         now = time.monotonic()
         due = {name: now + self._rng.expovariate(1 / every) for name, every in happenings.items()}
         end = now + seconds
-        while (now := time.monotonic()) < end:
+        self._raging.start()
+        while (now := time.monotonic()) < end or self._rages_on():
             self.thaw_workers()
+            if self._raging.error is not None:
+                raise self._raging.error
             for name, when in due.items():
                 if when <= now:
                     getattr(self, name)()
@@ -224,7 +269,14 @@ class Fleet:
             for worker in self._workers:
                 if not worker.process.is_alive():
                     raise RuntimeError(f"a worker died of itself:\n{self.printed()}")
-            time.sleep(min(0.05, max(0.0, end - now)))
+            time.sleep(0.05)
+        if self._raging.error is not None:
+            raise self._raging.error
+
+    def _rages_on(self) -> bool:
+        """Has the servers' faults end; returns whether the servers have yet to recover from the last one."""
+        self._raging.calm.set()
+        return self._raging.is_alive()
 
     def calm_down(self) -> None:
         """Stops the workers, in better weather, then the proxies; late copies arrive before this returns."""
@@ -249,14 +301,17 @@ class Fleet:
         for way in self._ways:
             way.pipe.send("stop")
         for way in self._ways:
-            self.counts.update(way.hear(GUARD) or {"bug in a proxy: it did not stop": 1})
+            said = way.hear(GUARD)
             way.process.join(GUARD)
+            if said is None:
+                said = {f"bug in a proxy: it did not stop ({way.process.exitcode})": 1}
+            self.counts.update(said)
 
     def printed(self) -> str:
         """Returns what the workers have printed: complaints of asyncio, of threads, and where they hang."""
         found = [(path.stem, path.read_text(errors="replace").strip()) for path in self.folder.glob("*.err")]
         return "\n".join(f"{name}: {text}" for name, text in found if text)
 
-    def client(self) -> redis.Redis:
-        """Returns a client of the server, past the proxies."""
-        return self.server.client()
+    def backend(self) -> Any:
+        """Returns a blocking backend on the servers, past the proxies."""
+        return histstore.sync.RedisBackend.from_url(self.servers.url({}), namespace=NAMESPACE)

@@ -2,7 +2,11 @@
 
 However often a request is delivered, the client sees one reply to it, in order. Copies travel over connections of the
 proxy's own, to the same server: before the original, at the same time, or late. Only calls of scripts outside MULTI are
-copied; reads in a transaction, WAIT, and connections that listen are carried as they are.
+copied; reads in a transaction, WAIT, connections that listen, and what follows ASKING are carried as they are.
+
+A server may refuse one copy and run another, because its memory is full for a moment or because it was promoted. No
+network can tell a client that its request was refused by a server that has run it. So the client gets the reply of the
+copy that ran, and no late copy follows a request that was refused.
 """
 
 from __future__ import annotations
@@ -60,7 +64,22 @@ class Weather:
     held: float = 0.05
 
 
+STATES = tuple(
+    f"-{word} ".encode()
+    for word in (
+        "OOM", "READONLY", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS",
+    )
+)  # fmt: skip
+"""What an error begins with by which the state of the server refuses a request."""
+
+_OPENING = (b"\r\nAUTH\r", b"\r\nCLIENT\r", b"\r\nSELECT\r", b"\r\nPING\r")
+
 FATES = ("lose_request", "lose_reply", "tear_request", "tear_reply", "hang", "hold")
+
+
+def refuses(reply: bytes) -> bool:
+    """Returns whether a reply says that the state of the server kept a request from running."""
+    return reply.startswith(STATES) or first_word(reply) == "failed"
 
 
 @dataclass
@@ -79,6 +98,7 @@ class _Slot:
         script: The script that is called.
         fate: What becomes of the reply.
         give: A copy's reply, to be given to the client in place of this one.
+        copies: The copies that do not come late.
         late: Seconds after which late copies follow.
     """
 
@@ -86,24 +106,31 @@ class _Slot:
     script: str | None
     fate: str | None = None
     give: asyncio.Task[bytes] | None = None
+    copies: list[asyncio.Task[bytes]] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
 
 
 class RoughProxy:
-    """Stands between clients and a server on this machine.
+    """Stands between clients and a server.
 
     Attributes:
         port: Where it listens.
         counts: What it did.
         rough: Whether it loses and tears; copies are delivered in any case.
+
+    Args:
+        target: The server's port, on this machine, or its host and port.
+        weather: What it does.
     """
 
-    def __init__(self, target: int, weather: Weather) -> None:
-        self.target = target
+    def __init__(self, target: int | tuple[str, int], weather: Weather) -> None:
+        self.target = target if isinstance(target, tuple) else ("127.0.0.1", target)
         self.weather = weather
         self.counts: Counter[str] = Counter()
         self.rough = True
         self.port = 0
+        self._open = asyncio.Event()
+        self._open.set()
         self._numbers = 0
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._hurry = asyncio.Event()
@@ -124,6 +151,18 @@ class RoughProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for _, writer in self._idle:
             writer.transport.abort()
+
+    def cut(self, off: bool) -> None:
+        """Carries nothing any more, over connections that stay open, or goes on."""
+        if off:
+            self.counts["cut off by a proxy"] += 1
+            self._open.clear()
+        else:
+            self._open.set()
+
+    async def passes(self) -> None:
+        """Returns when it carries what comes."""
+        await self._open.wait()
 
     async def drain(self) -> None:
         """Delivers now what would come late, and returns when it is answered."""
@@ -179,7 +218,11 @@ class RoughProxy:
             if not reader.at_eof() and not writer.is_closing():
                 return reader, writer
             writer.transport.abort()
-        return await asyncio.open_connection("127.0.0.1", self.target, limit=1 << 20)
+        return await self.dial()
+
+    async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Opens a connection to the server."""
+        return await asyncio.open_connection(*self.target, limit=1 << 20)
 
     def send_late(self, slot: _Slot) -> None:
         """Lets a request's late copies come when their time has come."""
@@ -192,6 +235,7 @@ class RoughProxy:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._hurry.wait()
+        await self.passes()
         assert slot.script is not None
         await self.deliver(slot.request, slot.script, "late")
 
@@ -217,13 +261,14 @@ class _Line:
         self.fresh = True  # nothing was asked over it yet
         self.listens = False
         self.queueing = False  # between MULTI and EXEC
+        self.asked = False  # the last request was ASKING
         self.swallows_requests = self.swallows_replies = False
         self.far: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def carry(self) -> None:
         try:
             try:
-                self.far = await asyncio.open_connection("127.0.0.1", self.proxy.target, limit=1 << 20)
+                self.far = await self.proxy.dial()
             except OSError:
                 return
             both = [self.proxy.start(self._up(), "up"), self.proxy.start(self._down(), "down")]
@@ -251,6 +296,7 @@ class _Line:
     async def _up(self) -> None:
         requests = Requests()
         while data := await self.reader.read(1 << 18):
+            await self.proxy.passes()
             for request in requests.feed(data):
                 await self._ask(request)
             await self._flush()
@@ -301,12 +347,13 @@ class _Line:
         if self.fresh and b"\r\nSUBSCRIBE\r\n" in start:
             self.listens = True
             self.proxy.counts["connections that listen"] += 1
-        self.fresh = self.fresh and any(word in start for word in (b"\r\nAUTH\r", b"\r\nCLIENT\r", b"\r\nSELECT\r"))
+        self.fresh = self.fresh and any(word in start for word in _OPENING)
         if b"\r\nMULTI\r\n" in start:
             self.queueing = True
         elif b"\r\nEXEC\r\n" in start or b"\r\nDISCARD\r\n" in start:
             self.queueing = False
-        script = None if self.queueing else script_of(request)
+        script = None if self.queueing or self.asked else script_of(request)
+        self.asked = b"\r\nASKING\r\n" in start
         self.proxy.counts[f"calls of {script}" if script is not None else "other requests"] += 1
         return script if script != "probe" else None
 
@@ -347,6 +394,7 @@ class _Line:
         first = copy.when == "before"
         work = self.proxy.deliver(slot.request, slot.script, copy.when, PATIENCE if first else LONGEST)
         task = self.proxy.start(work, "copy")
+        slot.copies.append(task)
         if copy.given:
             slot.give = task
         if first:
@@ -358,6 +406,7 @@ class _Line:
         assert self.far is not None
         replies = Replies()
         while data := await self.far[0].read(1 << 18):
+            await self.proxy.passes()
             if self.listens:
                 await self._say([data])
                 continue
@@ -367,6 +416,9 @@ class _Line:
                 if slot is None:
                     out.append(reply)
                     continue
+                if refuses(reply):
+                    slot.late, slot.give = [], None
+                    reply = await self._settled(slot, reply)
                 self.proxy.send_late(slot)
                 if slot.fate in ("lose_reply", "tear_reply"):
                     if slot.fate == "tear_reply":
@@ -378,10 +430,23 @@ class _Line:
                 if slot.give is not None:
                     await self._say(out)
                     out = []
-                    reply = (await slot.give) or reply
+                    given = await slot.give
+                    reply = reply if not given or refuses(given) else given
                     self.proxy.counts["replies of copies given to clients"] += 1
                 out.append(reply)
             await self._say(out)
+
+    async def _settled(self, slot: _Slot, refusal: bytes) -> bytes:
+        """Returns what a client may hear of a refused request that has copies.
+
+        Raises:
+            _CutError: A copy has no answer, so nobody knows whether it ran.
+        """
+        replies = [await copy for copy in slot.copies]
+        ran = [reply for reply in replies if reply and not refuses(reply)]
+        if not ran and not all(replies):
+            raise _CutError
+        return ran[0] if ran else refusal
 
     async def _say(self, out: list[bytes]) -> None:
         if out and not self.swallows_replies:
@@ -390,19 +455,19 @@ class _Line:
 
 
 @contextlib.asynccontextmanager
-async def rough_proxy(target: int, weather: Weather) -> AsyncIterator[RoughProxy]:
-    """Runs a proxy before the server on a port of this machine."""
+async def rough_proxy(target: int | tuple[str, int], weather: Weather) -> AsyncIterator[RoughProxy]:
+    """Runs a proxy before a server."""
     async with RoughProxy(target, weather) as running:
         yield running
 
 
-def serve(target: int, weather: Weather, pipe: Any) -> None:
+def serve(target: int | tuple[str, int], weather: Weather, pipe: Any) -> None:
     """Runs a proxy in this process, till told to stop: says its port, and at the end what it did."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is its parent's to answer
     asyncio.run(_serve(target, weather, pipe))
 
 
-async def _serve(target: int, weather: Weather, pipe: Any) -> None:
+async def _serve(target: int | tuple[str, int], weather: Weather, pipe: Any) -> None:
     inbox: asyncio.Queue[str] = asyncio.Queue()
 
     def receive() -> None:
@@ -416,8 +481,11 @@ async def _serve(target: int, weather: Weather, pipe: Any) -> None:
     loop.add_reader(pipe.fileno(), receive)
     async with RoughProxy(target, weather) as proxy:
         pipe.send(proxy.port)
-        while (word := await inbox.get()) == "calm":
-            proxy.rough = False
+        while (word := await inbox.get()) in ("calm", "cut", "heal"):
+            if word == "calm":
+                proxy.rough = False
+            else:
+                proxy.cut(word == "cut")
         if word == "stop":
             await proxy.drain()
     if word == "stop":

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
+from .journal import Call
 from .verdict import Verdict
 
 SHOWN = 12
 """Sorts of violations, of a kind, that are printed."""
 
 
-def report(verdict: Verdict, counts: Counter[str], seconds: float, replay: str) -> str:
+def report(verdict: Verdict, counts: Counter[str], seconds: float, replay: str, refused: str = "") -> str:
     """Returns the whole report.
 
     Args:
@@ -20,6 +22,7 @@ def report(verdict: Verdict, counts: Counter[str], seconds: float, replay: str) 
         counts: What was done.
         seconds: How long it took.
         replay: The command that does the same again.
+        refused: Why servers have no network of their own; "": they do, or need none.
     """
     lines = ["calls, by what they were told", *_calls(verdict), "", "faults", *_faults(counts), ""]
     lines.append(
@@ -34,7 +37,10 @@ def report(verdict: Verdict, counts: Counter[str], seconds: float, replay: str) 
         lines.append(f"that nothing was written was told of writes that stand: {told}")
     for kind, problems in verdict.violations.items():
         lines += ["", f"{len(problems)} violations: {kind}", *_alike(problems)]
-    lines += ["", f"{verdict.count} violations; again with: {replay}"]
+    lines += ["", *_figures(verdict, counts), ""]
+    if refused:
+        lines.append(f"servers were cut off by proxies only, because this machine makes no network for each: {refused}")
+    lines.append(f"{verdict.count} violations; again with: {replay}")
     return "\n".join(lines)
 
 
@@ -71,3 +77,32 @@ def _faults(counts: Counter[str]) -> Iterable[str]:
         words = ", ".join(f"{name} {count:,}" for name, count in sorted(when.items()))
         said = ", ".join(f"{name} {count:,}" for name, count in sorted(told.items(), key=lambda item: -item[1]))
         yield f"  {script:<9}{calls:>8,} calls; copies: {words or 'none'}" + (f"; told: {said}" if said else "")
+
+
+def _figures(verdict: Verdict, counts: Counter[str]) -> Iterable[str]:
+    """Yields the figures of the whole run, one a line."""
+    errors = Counter(call.outcome for call in verdict.calls if call.outcome.endswith("Error"))
+    writes = [call for call in verdict.calls if call.tokens]
+    yield f"| {'calls':<44} | {len(verdict.calls):>9,} |"
+    yield f"| {'writes':<44} | {len(writes):>9,} |"
+    yield f"| {'acknowledged':<44} | {verdict.acknowledged:>9,} |"
+    yield f"| {'acknowledged, lost with a server':<44} | {verdict.lost:>9,} |"
+    yield f"| {'of these, followed by an error':<44} | {verdict.reported:>9,} |"
+    for name, count in errors.most_common():
+        yield f"| {name:<44} | {count:>9,} |"
+    for name, count in sorted(counts.items()):
+        if not name.startswith(("copies", "calls", "other", "replies", "connections")):
+            yield f"| {name:<44} | {count:>9,} |"
+    yield f"| {'worst pause of all writers, seconds':<44} | {worst_pause(writes):>9.2f} |"
+    yield f"| {'longest write, seconds':<44} | {max((_length(call) for call in writes), default=0.0):>9.2f} |"
+    yield f"| {'violations':<44} | {verdict.count:>9,} |"
+
+
+def worst_pause(writes: Iterable[Call]) -> float:
+    """Returns the longest time in seconds in which no write of anybody was acknowledged."""
+    ends = sorted(call.ended for call in writes if call.outcome == "ok")
+    return max((after - before for before, after in pairwise(ends)), default=0.0)
+
+
+def _length(call: Call) -> float:
+    return call.ended - call.started if call.outcome else 0.0

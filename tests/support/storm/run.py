@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from .fleet import Crew, Fleet
 from .proxy import Weather
 from .report import report
+from .topology import Bare, Topology
 from .verdict import Verdict, judge
 
 
@@ -30,6 +31,10 @@ class Plan:
         crews: The workers.
         happenings: What happens to them and to the server, and every how many seconds, on average.
         at_least: Calls a second that are to be answered.
+        topology: Makes the servers.
+        pace: Seconds between two calls of a client, on average.
+        named: Faults that have to happen, besides those of the servers, by what the report calls them.
+        command: The command that does it again; "": the usual one.
     """
 
     name: str
@@ -40,10 +45,14 @@ class Plan:
     crews: tuple[Crew, ...]
     happenings: dict[str, float]
     at_least: float = 0.0
+    topology: Callable[[random.Random], Topology] = Bare
+    pace: float = 0.0
+    named: tuple[str, ...] = ()
+    command: str = ""
 
     @property
     def replay(self) -> str:
-        return f"python -m tests.faults.{self.name} --seconds {self.seconds:g} --seed {self.seed}"
+        return self.command or f"python -m tests.faults.{self.name} --seconds {self.seconds:g} --seed {self.seed}"
 
 
 @dataclass
@@ -63,18 +72,21 @@ class Result:
 
 def run(plan: Plan) -> Result:
     """Carries a plan out, judges it, and leaves nothing behind."""
-    with Fleet(plan.weather, plan.proxies, plan.crews, str(plan.seed)) as fleet:
+    with Fleet(plan.weather, plan.proxies, plan.crews, str(plan.seed), topology=plan.topology, pace=plan.pace) as fleet:
         began = time.monotonic()
         fleet.blow(plan.seconds, plan.happenings)
         took = time.monotonic() - began
         fleet.calm_down()
         verdict = judge(fleet)
+        counts = fleet.counts + fleet.servers.counts
+        missing = [name for name in (*plan.named, *fleet.servers.faults) if not counts[name]]
+        verdict.complain("faults that did not happen", missing)
         if verdict.answered < plan.at_least * plan.seconds:
             verdict.complain(
                 "too little was tried",
                 [f"{verdict.answered:,} calls were answered, and {plan.at_least * plan.seconds:,.0f} are wanted"],
             )
-        return Result(verdict, fleet.counts, report(verdict, fleet.counts, took, plan.replay))
+        return Result(verdict, counts, report(verdict, counts, took, plan.replay, fleet.servers.refused))
 
 
 def main(about: str | None, make: Callable[[float, int], Plan], seconds: float) -> int:
@@ -85,8 +97,14 @@ def main(about: str | None, make: Callable[[float, int], Plan], seconds: float) 
     parser.add_argument("--seed", type=int, default=None, help="chance; without one, a seed is chosen and printed")
     given = parser.parse_args()
     plan = make(given.seconds, random.SystemRandom().randrange(10**6) if given.seed is None else given.seed)
+    return carry_out(plan)
+
+
+def carry_out(plan: Plan) -> int:
+    """Runs a plan and prints the report; returns 1 if something was violated."""
     print(f"seed {plan.seed}: {plan.replay}", flush=True)
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     try:
         result = run(plan)
     except KeyboardInterrupt:

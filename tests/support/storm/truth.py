@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import cbor2
+import redis
+
+PAGE = 1000
+"""Entries that are read at once."""
 
 _HEADER = struct.Struct(">16s16s16sIIIQQQQ")
 
@@ -63,6 +67,14 @@ class Chain:
     def added(self) -> list[str]:
         """All tokens that were ever added, in the order in which they were."""
         return [token for version in self.versions for token in version.added]
+
+
+def read_log(client: redis.Redis, key: bytes) -> list[Any]:
+    """Returns all entries of a log, page by page."""
+    found: list[Any] = []
+    while page := client.xrange(key, min=b"(" + found[-1][0] if found else "-", count=PAGE):
+        found += page  # type: ignore[operator]
+    return found
 
 
 def read_chain(items: Sequence[Any]) -> Chain:

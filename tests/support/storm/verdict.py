@@ -6,7 +6,7 @@ import bisect
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import redis
 
 import histstore.sync
+from histstore import Revision
 from histstore.protocol.keys import run_keys
 
 from ..history import Append, History, HistoryViolation, tokens_of
@@ -22,7 +23,9 @@ from .clients import LONGEST_TTL
 from .erasures import Delete, Erasures, Fate, Look, Write, final_look
 from .fleet import GUARD, Fleet
 from .journal import NEVER, Call, read
-from .truth import Chain, digest, read_chain
+from .survival import survival
+from .topology import NAMESPACE
+from .truth import Chain, digest, read_chain, read_log
 
 ERRORS: Final = Path(__file__).resolve().parents[3] / "docs" / "errors.md"
 
@@ -60,12 +63,18 @@ class Verdict:
         violations: Contradictions, by kind.
         ghosts: Calls that were told of a lease, though its holder had given it up before they began.
         lies: How often what was told as the reason why nothing was written, of writes that stand.
+        acknowledged: Writes to runs that keep all that were told to be done.
+        lost: Those that the log does not hold.
+        reported: How many of them were followed by an error of the same client on the run.
     """
 
     calls: list[Call] = field(repr=False)
     violations: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list), repr=False)
     ghosts: int = 0
     lies: Counter[str] = field(default_factory=Counter)
+    acknowledged: int = 0
+    lost: int = 0
+    reported: int = 0
 
     @property
     def answered(self) -> int:
@@ -97,33 +106,72 @@ def judge(fleet: Fleet) -> Verdict:
     verdict.complain("errors that are not promised", errors(verdict.calls, promised_errors()))
     verdict.complain("printed by workers", fleet.printed().splitlines()[:40])
     verdict.complain("bugs of the harness", [text for text in fleet.counts if text.startswith("bug in")])
-    with fleet.client() as client, histstore.sync.RedisBackend(client, namespace="storm") as backend:
+    with fleet.backend() as backend:
         for run, calls in by_run.items():
-            kept, deleted = gone(calls)
-            verdict.complain("RevisionGoneError on runs that were never deleted", kept)
-            verdict.complain("RevisionGoneError on runs that were deleted", deleted)
-            try:
-                began = time.monotonic()
-                snapshot = backend.store(run).load()
-            except histstore.HistoryStoreError as error:
-                verdict.complain("the last load", [f"{run!r}: {error!r}"])
-                continue
-            found = tokens_of(snapshot.messages) if snapshot is not None else None
-            if run.startswith(("chain", "fresh")):
-                items: Any = client.xrange(run_keys("storm", run).log)
-                truth = read_chain(items)
-                verdict.complain("history of runs that keep all", chain(calls, truth, found or []))
-                verdict.lies += lies(calls, truth.added)
-            else:
-                verdict.lies += lies(calls, [token for call in calls for token in call.facts.get("found", ())])
-                verdict.complain("history of runs that forget", erasures(calls, began, found))
-            if not run.startswith("mortal"):
-                verdict.complain("leases", leases(calls))
-            ghosts, late = haunted(calls)
-            verdict.ghosts += ghosts
-            verdict.complain("leases", late)
-        verdict.complain("left behind", leftovers(client, backend, list(by_run)))
+            _judge_run(fleet, verdict, backend, run, calls)
+        verdict.complain("left behind", leftovers(fleet.servers.primary_of, backend, list(by_run)))
     return verdict
+
+
+def _judge_run(fleet: Fleet, verdict: Verdict, backend: Any, run: str, calls: Sequence[Call]) -> None:
+    shaken = fleet.servers.shaken if fleet.servers.lossy else []
+    if not fleet.servers.lossy:
+        kept, deleted = gone(calls)
+        verdict.complain("RevisionGoneError on runs that were never deleted", kept)
+        verdict.complain("RevisionGoneError on runs that were deleted", deleted)
+    try:
+        began = time.monotonic()
+        snapshot = backend.store(run).load()
+    except histstore.HistoryStoreError as error:
+        verdict.complain("the last load", [f"{run!r}: {error!r}"])
+        return
+    found = tokens_of(snapshot.messages) if snapshot is not None else None
+    if run.startswith(("chain", "fresh")):
+        log = run_keys(NAMESPACE, run).log
+        truth = read_chain(read_log(fleet.servers.primary_of(log), log))
+        what = survival(calls, truth, found or [], fate=fate, copied=fleet.copied)
+        verdict.acknowledged += what.acknowledged
+        verdict.lost += len(what.lost)
+        verdict.reported += what.reported
+        verdict.complain("what became of acknowledged writes", what.problems)
+        if fleet.servers.lossy:
+            verdict.complain("lost writes that nobody notices", unnoticed(backend, run, what.lost))
+        else:
+            verdict.complain("history of runs that keep all", chain(calls, truth, found or []))
+        verdict.lies += lies(calls, truth.added)
+    else:
+        verdict.lies += lies(calls, [token for call in calls for token in call.facts.get("found", ())])
+        verdict.complain("history of runs that forget", erasures(calls, began, found))
+    if not run.startswith("mortal"):
+        verdict.complain("leases", leases(steady(calls, shaken)))
+    ghosts, late = haunted(calls)
+    verdict.ghosts += ghosts
+    verdict.complain("leases", late)
+
+
+def unnoticed(backend: Any, run: str, lost: Iterable[Call]) -> Iterator[str]:
+    """Yields lost writes whose revision is asked for, and no error says that it is gone."""
+    store = backend.store(run)
+    for call in lost:
+        if "etag" not in call.facts:
+            continue
+        try:
+            found = store.load(at=Revision(call.facts["version"], bytes.fromhex(call.facts["etag"])))
+        except histstore.RevisionGoneError:
+            continue
+        yield f"{call} is lost, and load(at=) returned {found!r:.80}"
+
+
+def steady(calls: Sequence[Call], shaken: Sequence[tuple[float, float]]) -> list[Call]:
+    """Returns the calls without the ends of leases that were held while servers may have forgotten them."""
+    begins = {call.facts.get("holder"): call for call in calls if call.kind in BEGINNINGS}
+
+    def holds(call: Call) -> bool:
+        begin = begins.get(call.facts.get("holder"))
+        since = begin.started if begin is not None else call.started
+        return any(since < until and begun < call.ended for begun, until in shaken)
+
+    return [call for call in calls if call.kind not in ENDS or not holds(call)]
 
 
 # ------------------------------------------------------------------------------------- single calls
@@ -352,23 +400,30 @@ def haunted(calls: Sequence[Call]) -> tuple[int, list[str]]:
     return ghosts, late
 
 
-def leftovers(client: redis.Redis, backend: Any, runs: Sequence[str]) -> list[str]:
-    """Returns leases that do not end, and queues that do not empty, once nobody is there any more."""
+def leftovers(client_of: Callable[[bytes], redis.Redis], backend: Any, runs: Sequence[str]) -> list[str]:
+    """Returns leases that do not end, and queues that do not empty, once nobody is there any more.
+
+    Args:
+        client_of: Returns a client of the server that has a key.
+        backend: A backend on the servers.
+        runs: The runs.
+    """
     found = []
-    keys = {run: run_keys("storm", run) for run in runs}
+    keys = {run: run_keys(NAMESPACE, run) for run in runs}
+    clients = {run: client_of(keys[run].lease) for run in runs}
     end = time.monotonic() + LONGEST_TTL + 1.0
-    while left := [run for run in runs if client.exists(keys[run].lease)]:
+    while left := [run for run in runs if clients[run].exists(keys[run].lease)]:
         if time.monotonic() > end:
-            found += [f"the lease of {run!r} is held by {client.hgetall(keys[run].lease)!r}" for run in left]
+            found += [f"the lease of {run!r} is held by {clients[run].hgetall(keys[run].lease)!r}" for run in left]
             break
         time.sleep(0.05)
     for run in runs:
-        if client.exists(keys[run].queue):
+        if clients[run].exists(keys[run].queue):
             try:
                 with backend.store(run).lock(ttl=1.0, acquire_timeout=GUARD):
                     pass
             except histstore.HistoryStoreError as error:
                 found.append(f"the lease of {run!r} cannot be had: {error!r}")
-            if client.exists(keys[run].queue):
-                found.append(f"the queue of {run!r} holds {client.lrange(keys[run].queue, 0, -1)!r}")
+            if clients[run].exists(keys[run].queue):
+                found.append(f"the queue of {run!r} holds {clients[run].lrange(keys[run].queue, 0, -1)!r}")
     return found

@@ -11,18 +11,40 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from histstore import Durability
 
 from ..shells import SHELLS, Shell
-from .clients import PATIENT, Client, World
+from .clients import PATIENT, ROLES, Client, World
 from .journal import Journal
+from .topology import NAMESPACE, Address
 
 KEEP = 1_000_000
 """Revisions that are kept where the log is to remember everything."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Worker processes that are alike.
+
+    Attributes:
+        shell: "async" or "sync".
+        processes: How many there are.
+        clients: Clients in each.
+        durable: Whether one of them waits for copies that never come.
+        role: "any", "writer" or "locker".
+        copies: Copies for which each of its writes waits.
+    """
+
+    shell: str
+    processes: int
+    clients: int
+    durable: bool = False
+    role: str = "any"
+    copies: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,23 +53,25 @@ class Job:
 
     Attributes:
         name: Its own, and that of its files.
-        shell: "async" or "sync".
-        url: The server, or a proxy before it.
+        crew: The workers to which it belongs.
+        url: The servers, or proxies before them.
         folder: Where its journal and what it prints go.
-        clients: How many there are in it.
         seed: Chance.
         world: The runs.
         durable: Whether writes to runs that are not kept wait for a replica that is not there.
+        pace: Seconds between two calls of a client, on average.
+        ways: The proxy before each server that others announce.
     """
 
     name: str
-    shell: str
+    crew: Crew
     url: str
     folder: Path
-    clients: int
     seed: str
     world: World
     durable: bool = False
+    pace: float = 0.0
+    ways: dict[Address, Address] = field(default_factory=dict)
 
     @property
     def journal(self) -> Path:
@@ -78,8 +102,8 @@ def work(job: Job, pipe: Any) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     pipe.send("ready")
-    shell = next(each for each in SHELLS if each.name == job.shell)
-    if job.shell == "async":
+    shell = next(each for each in SHELLS if each.name == job.crew.shell)
+    if job.crew.shell == "async":
         asyncio.run(_tasks(shell, job, stopping.is_set))
     else:
         _threads(shell, job, stopping.is_set)
@@ -87,20 +111,23 @@ def work(job: Job, pipe: Any) -> None:
 
 
 def _backends(shell: Shell, job: Job) -> tuple[Any, Any]:
-    durability = Durability(replicas=1, timeout=0.005) if job.durable else Durability()
+    options: dict[str, Any] = {"namespace": NAMESPACE, "retry": PATIENT}
+    if job.ways:
+        options["host_map"] = job.ways.__getitem__  # a server that is reached past the proxies is a mistake
+    lonely = Durability(replicas=1, timeout=0.005) if job.durable else Durability()
     return (
-        shell.from_url(job.url, namespace="storm", retry=PATIENT, keep_revisions=KEEP),
-        shell.from_url(job.url, namespace="storm", retry=PATIENT, durability=durability),
+        shell.from_url(job.url, **options, keep_revisions=KEEP, durability=Durability(replicas=job.crew.copies)),
+        shell.from_url(job.url, **options, durability=lonely),
     )
 
 
 def _clients(job: Job, keeping: Any, trimming: Any, journal: Journal, stop: Callable[[], bool]) -> list[Client]:
     return [
-        Client(
-            f"{job.name}.{number}", job.shell == "sync", keeping, trimming, journal, job.world,
-            random.Random(f"{job.seed} {number}"), stop,
+        ROLES[job.crew.role](
+            f"{job.name}.{number}", job.crew.shell == "sync", keeping, trimming, journal, job.world,
+            random.Random(f"{job.seed} {number}"), stop, job.pace,
         )
-        for number in range(job.clients)
+        for number in range(job.crew.clients)
     ]  # fmt: skip
 
 
