@@ -47,9 +47,9 @@ async def test_a_primary_is_killed_again_and_again(shell: Shell, namespace: str)
             await asyncio.gather(*working)
         wrong = [text for each in writers for text in each.wrong]
         errors = sum((each.errors for each in writers), Counter[str]())
-        told = sum(len(each.acked) for each in writers)
+        told, lost = sum(len(each.acked) for each in writers), sum(len(each.reported) for each in writers)
         print(
-            f"{told} acknowledged and there, {sum(each.lost for each in writers)} lost and reported, {dict(errors)}, "
+            f"{told} acknowledged and there, {lost} lost and reported, {dict(errors)}, "
             f"all went on {[round(each, 2) for each in paused]} s after the promotions"
         )
         assert not wrong, wrong[:5]
