@@ -19,6 +19,7 @@ class Load:
     """What runs against a backend, and what was told. Its workers are tasks, or threads with a blocking backend.
 
     Attributes:
+        ttl: Lifetime of the leases in seconds. A slot that is held open for longer lets them lapse.
         backend: The backend, with calls that can be awaited.
         acked: Number of the messages that were acknowledged, by run.
         unknown: Messages whose outcome is unknown, by run.
@@ -32,6 +33,7 @@ class Load:
     writers: int = 16
     lockers: int = 16
     runs: int = 8
+    ttl: float = 10.0
     phase: str = "calm"
     acked: dict[str, list[str]] = field(default_factory=dict)
     unknown: dict[str, list[str]] = field(default_factory=dict)
@@ -97,7 +99,7 @@ class Load:
             count += 1
             text, began = f"{run} of {number}: {count}", time.monotonic()
             try:
-                async with store.lock(ttl=10.0, acquire_timeout=30.0):
+                async with store.lock(ttl=self.ttl, acquire_timeout=self.ttl + 20.0):
                     self._enters(run)
                     try:
                         await store.append({"role": "user", "content": text}, expected=ANY)

@@ -97,7 +97,7 @@ async def test_reshard_held_open_and_kill(six: Cluster, shell: Shell, backends: 
 @pytest.mark.long
 async def test_a_slot_is_held_open_for_long(three: Cluster, shell: Shell, backends: Make, namespace: str) -> None:
     """Calls on its runs wait until the move is over. No error escapes, and other runs do not notice."""
-    load = Load(backends(three.url))
+    load = Load(backends(three.url), ttl=2 * HELD_LONG)
     async with _under(load, shell):
         slot = key_slot(run_keys(namespace, "locked 0").head)
         load.phase = "held open"
