@@ -118,7 +118,7 @@ class Sentinels:
         before = self._found
         timeout = max(0.001, end - io.monotonic())
         with io.Held(self._lock, timeout, redis_errors.TimeoutError, "no sentinel answered in time"):
-            if self.latest is None or self._found <= before:
+            if self._latest is None or self._found <= before:
                 self._latest = self._ask_in_turn(end)
                 self._found = io.monotonic()
             found = self.latest
