@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-import pytest_asyncio
 
+from ..support import backends as fixtures
 from ..support.cluster import Cluster, cluster
-from ..support.shells import SHELLS, Shell, own_work, until
 
-Make = Callable[..., Any]
+Make = fixtures.Make
 
 
 @pytest.fixture(scope="module")
@@ -28,24 +26,5 @@ def six() -> Iterator[Cluster]:
         yield made
 
 
-@pytest.fixture(params=SHELLS, ids=lambda shell: shell.name)
-def shell(request: pytest.FixtureRequest) -> Shell:
-    """The asyncio shell, then the blocking one."""
-    found: Shell = request.param
-    return found
-
-
-@pytest_asyncio.fixture
-async def backends(shell: Shell, namespace: str) -> AsyncIterator[Make]:
-    """Makes backends in the test's namespace, and closes them afterwards: nothing of the library is left."""
-    made: list[Any] = []
-
-    def make(url: str, **options: Any) -> Any:
-        backend = shell.from_url(url, **{"namespace": namespace, **options})
-        made.append(backend)
-        return backend
-
-    yield make
-    for backend in made:
-        await backend.aclose()
-    await until(lambda: not own_work(), "no task and no thread is left", 5.0)
+shell = fixtures.shell
+backends = fixtures.backends

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-import pytest_asyncio
 import redis
 from redis.crc import key_slot
 from redis.credentials import CredentialProvider
@@ -32,14 +31,15 @@ from histstore import (
 )
 from histstore.protocol.keys import run_keys
 
+from ..support import backends as fixtures
 from ..support.cluster import Cluster
 from ..support.history import message, tokens_of
 from ..support.servers import Server
-from ..support.shells import SHELLS, Shell, until
+from ..support.shells import Shell, until
 from ..support.tls import Certificates, Relay, tls_cluster, tls_server
 from .shells import GUARD, contents, told
 
-Make = Callable[..., Any]
+Make = fixtures.Make
 
 ENDLESS = RetryPolicy(attempts=1000, deadline=GUARD)
 """A mistake that was tried again would take until the deadline."""
@@ -98,26 +98,8 @@ def nodes(certificates: Certificates) -> Iterator[tuple[Cluster, dict[int, int]]
         yield made
 
 
-@pytest.fixture(params=SHELLS, ids=lambda shell: shell.name)
-def shell(request: pytest.FixtureRequest) -> Shell:
-    """The asyncio shell, then the blocking one."""
-    found: Shell = request.param
-    return found
-
-
-@pytest_asyncio.fixture
-async def backends(shell: Shell, namespace: str) -> AsyncIterator[Make]:
-    """Makes backends in the test's namespace, and closes them afterwards."""
-    made: list[Any] = []
-
-    def make(url: str, **options: Any) -> Any:
-        backend = shell.from_url(url, **{"namespace": namespace, **options})
-        made.append(backend)
-        return backend
-
-    yield make
-    for backend in made:
-        await backend.aclose()
+shell = fixtures.shell
+backends = fixtures.backends
 
 
 # ------------------------------------------------------------------------------------------ mistakes
