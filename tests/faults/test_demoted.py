@@ -308,8 +308,8 @@ async def test_a_lone_replica_is_told(flavour: Shell, pair: Pair, call: str, oft
             told = await asyncio.gather(*works, return_exceptions=True)
             made = raw.info("stats")["total_connections_received"] - before
         assert {type(error) for error in told} == {BackendUnavailableError}
-        assert all("READONLY" in str(error) and "connect to the primary" in str(error) for error in told), told[0]
-        assert all("nothing was written" in str(error) for error in told)
+        wanted = ("READONLY", "connect to the primary", "nothing was written")
+        assert [str(error) for error in told if any(words not in str(error) for words in wanted)] == []
         assert made < 60, f"{made} connections"
         # It is found again when it is the primary again.
         with pair.old.client() as raw:

@@ -16,7 +16,7 @@ from ...wire.sending import SendState
 from ...wire.sentinels import Answer, behind, questions, read_answer, unfound
 from ...wire.settings import ConnectionSettings, SentinelService
 from ...wire.slots import HostMap, ServerAddress
-from ..compat import io
+from ..compat import io, tasks
 from ..compat.background import Background
 from .sentinel_watch import SentinelWatch
 from .single_server import SingleServer
@@ -91,6 +91,7 @@ class Sentinels:
         self._order = list(self._sentinels)
         self._believed: ServerAddress | None = None
         self._latest: Answer | None = None
+        self._guard = tasks.Guard()  # over `_latest`
         self._found = -math.inf
         self._lock = io.Lock()
         self._background = Background("histstore-sentinel")
@@ -119,7 +120,7 @@ class Sentinels:
         timeout = max(0.001, end - io.monotonic())
         with io.Held(self._lock, timeout, redis_errors.TimeoutError, "no sentinel answered in time"):
             if self._latest is None or self._found <= before:
-                self._latest = self._ask_in_turn(end)
+                self._ask_in_turn(end)
                 self._found = io.monotonic()
             found = self.latest
         assert found is not None
@@ -135,8 +136,8 @@ class Sentinels:
         doubted = self._believed
         self._order = sorted(self._order, key=lambda each: each == doubted)
 
-    def _ask_in_turn(self, end: float) -> Answer:
-        """Return the first answer that is not out of date."""
+    def _ask_in_turn(self, end: float) -> None:
+        """Believe the first answer that is not out of date."""
         failures: list[tuple[ServerAddress, Exception]] = []
         outdated: list[tuple[ServerAddress, Answer]] = []
         order = list(self._order)
@@ -149,19 +150,27 @@ class Sentinels:
             except (redis_errors.RedisError, OSError) as error:
                 failures.append((address, error))
                 continue
-            if self._latest is None or answer.epoch >= self._latest.epoch:
+            if self._accept(answer):
                 self._prefer(address)
-                return answer
+                return
             outdated.append((address, answer))
         if len(outdated) == len(order):
             # All of them agree, so they have been set up anew, and count from the beginning.
-            address, answer = max(outdated, key=lambda each: each[1].epoch)
+            address, self._latest = max(outdated, key=lambda each: each[1].epoch)
             self._prefer(address)
-            return answer
+            return
         if outdated:
             raise behind(self._service.name)
         failures.sort(key=lambda failure: self._service.addresses.index(failure[0]))
         raise unfound(self._service.name, failures)
+
+    def _accept(self, answer: Answer) -> bool:
+        """Take an answer for the latest one, unless it is out of date. Return whether it was taken."""
+        with self._guard:
+            if self._latest is not None and answer.epoch < self._latest.epoch:
+                return False
+            self._latest = answer
+            return True
 
     def _ask(self, address: ServerAddress, end: float) -> Answer:
         commands = questions(self._service.name)
@@ -183,17 +192,19 @@ class Sentinels:
                 answer = self._ask(address, io.monotonic() + ASK_TIMEOUT)
         except (redis_errors.RedisError, OSError):
             return  # whoever needs the primary asks the others
-        latest = self._latest
-        if latest is None:
-            return
-        moved = answer.address != latest.address
-        # A sentinel whose user may not ask for the number gives 0. Its announcements have to count.
-        if answer.epoch > latest.epoch or (moved and answer.epoch == latest.epoch == 0):
+        with self._guard:
+            latest = self._latest
+            if latest is None:
+                return
+            moved = answer.address != latest.address
+            # A sentinel whose user may not ask for the number gives 0. Its announcements have to count.
+            if answer.epoch <= latest.epoch and not (moved and answer.epoch == latest.epoch == 0):
+                return
             # Also if the primary is the same again: what was said between two failovers is out of date now.
             self._latest = answer
-            if moved:
-                self._prefer(address)
-                self._follow()
+        if moved:
+            self._prefer(address)
+            self._follow()
 
     def drop(self) -> None:
         """Close the connections to the sentinels. Others are opened when needed."""
