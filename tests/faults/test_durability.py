@@ -24,6 +24,7 @@ from histstore.protocol.scripts import SAVE
 from ..support.history import message
 from ..support.proxy import proxy
 from ..support.servers import Server, server
+from ..support.shells import until
 from .shells import GUARD, carries, contents
 
 Make = Callable[..., Any]
@@ -169,6 +170,24 @@ async def test_fifty_concurrent_durable_saves_share_few_waits(shell: str, backen
         assert waits(raw) - before <= (6 if shell == "async" else 40)
     for store in stores:
         assert await contents(backend.store(store.run_id)) == [str(store.run_id)]
+
+
+async def test_a_save_behind_a_wait_in_vain_is_not_given_up(
+    shell: str, backends: Make, primary: Server, frozen_replica: Server
+) -> None:
+    """It waits for that WAIT and then for its own, which together take longer than one try has."""
+    url = f"{primary.url}?socket_timeout=0.5"
+    backend = backends(shell, url, durability=Durability(replicas=1, timeout=1.0))
+    stores = [backend.store(f"run {number}") for number in range(4)]
+    with primary.client() as raw:
+        raw.script_load(SAVE.source)  # a server that lacks it would be sent another WAIT
+        first = asyncio.ensure_future(stores[0].append(message("x")))
+        await until(lambda: raw.info("clients")["blocked_clients"], "its WAIT is pending")
+        others = [store.append(message("x")) for store in stores[1:]]
+        told = await asyncio.gather(first, *others, return_exceptions=True)
+        assert [type(error) for error in told] == [NotReplicatedError] * 4
+        assert waits(raw) == 3, "one of the self-test, one of the first save, and one that the others share"
+    assert [await contents(store) for store in stores] == [["x"]] * 4
 
 
 async def test_a_server_without_waitaof_is_told_at_the_first_call(shell: str, backends: Make, primary: Server) -> None:

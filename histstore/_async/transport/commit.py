@@ -54,17 +54,19 @@ class GroupCommit:
         A caller that is cancelled, or out of time, returns at once. A write that was not sent by then is never sent. A
         write that was sent continues with its neighbours.
 
-        `Transport.commit` describes the arguments; `timeout` is that of the replies to the writes, in seconds.
+        `Transport.commit` describes the arguments; `timeout` is that of the replies to the writes, in seconds. In all, it
+        takes `timeout` and twice `patience` at most: the WAIT of the batch before may last as long as its own.
         """
+        most = timeout + 2 * patience
         job = _Job(commands, timeout, state)
         self._queue.append(job)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._send_queue(wait, patience), name="histstore-group-commit")
         try:
-            async with asyncio.timeout(timeout + patience):
+            async with asyncio.timeout(most):
                 return await job.answer
         except TimeoutError:
-            raise redis_errors.TimeoutError(f"no answer within {timeout + patience:.3g} s") from None
+            raise redis_errors.TimeoutError(f"no answer within {most:.3g} s") from None
         finally:
             job.answer.cancel()
             if job in self._queue:

@@ -65,15 +65,18 @@ class GroupCommit:
 
         A caller that is interrupted, or out of time, returns at once. A write that was not sent by then is never sent.
 
-        `Transport.commit` describes the arguments; `timeout` is that of the replies to the writes, in seconds.
+        `Transport.commit` describes the arguments; `timeout` is that of the replies to the writes, in seconds. It waits
+        `timeout` and twice `patience` at most for another thread to send its write: the WAIT of the batch before may
+        last as long as its own.
         """
+        most = timeout + 2 * patience
         job = _Job(commands, timeout, state)
         # True until it is certain that nobody sends the job: an interruption of this thread leaves it in the queue.
         state.sent = True
         try:
             self._queue.append(job)
-            text = f"no answer within {timeout + patience:.3g} s"
-            with Held(self._sending, timeout + patience, redis_errors.TimeoutError, text):
+            text = f"no answer within {most:.3g} s"
+            with Held(self._sending, most, redis_errors.TimeoutError, text):
                 if not job.done:
                     if not job.token:
                         raise redis_errors.ConnectionError("the thread that sent it was interrupted")

@@ -111,7 +111,7 @@ class Transport(Protocol):
             end: When to stop waiting for the replies to the write, by `monotonic`.
             state: Records whether a byte may have been sent.
             wait: The command that waits for the confirmations.
-            patience: Additional seconds for the reply to `wait`.
+            patience: Additional seconds for the reply to `wait`, and as many for that of the neighbours before.
             large: Whether the request or its reply may be large.
 
         Returns:

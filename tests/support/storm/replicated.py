@@ -182,11 +182,19 @@ class Sentinels(_Replicated):
         return [each for each in self.servers if each is not primary]
 
     def _demote(self, victim: Server) -> None:
-        self.wait(lambda: self.primaries() not in ([], [victim]), "no Sentinel names the new primary")
+        named: list[Server] = []
+
+        def decided() -> bool:
+            named[:] = self.primaries()
+            # A Sentinel that does not see in time that the replica has obeyed gives the failover up. If the primary is
+            # back by then, it stays the primary, and Sentinels make the other one a replica again.
+            given_up = named == [victim] and all(self.role(each) == "slave" for each in self._replicas(victim))
+            return given_up or named not in ([], [victim])
+
+        self.wait(decided, "Sentinels do not decide which one is the primary")
         # Sentinels leave it a primary for some ten seconds, and its clients may write to it.
-        if self.rng.random() < 0.6:
-            (primary,) = self.primaries()
-            self.wait(lambda: self.ask(victim, "REPLICAOF", *primary.address), "a replica is not demoted")
+        if self.rng.random() < 0.6 and named != [victim]:
+            self.wait(lambda: self.ask(victim, "REPLICAOF", *named[0].address), "a replica is not demoted")
 
     def _hand_over(self, heirs: list[Server]) -> None:
         def told() -> bool:
