@@ -16,8 +16,8 @@ from .conftest import DEPLOY
 
 TOLERANCE = 0.15
 RUNS = {10: 600, 100: 60, 1000: 6}
-"""Runs to write for each length: so many that a buffer of 16 KiB more or less, which `dataset.bytes` counts now and then, is
-far below the tolerance."""
+"""Runs to write for each length: so many that a buffer of 16 KiB more or less, which `dataset.bytes` counts now and
+then, is far below the tolerance."""
 
 
 def rows() -> list[tuple[int, ...]]:

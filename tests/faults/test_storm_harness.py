@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,18 +22,21 @@ import redis
 import redis.asyncio
 
 import histstore.sync
-from histstore import ConversationSnapshot
+from histstore import ConversationSnapshot, Durability
 from histstore.protocol.keys import run_keys
-from histstore.protocol.scripts import ALL, RENEW, RESOLVE
+from histstore.protocol.scripts import ALL, RENEW, RESOLVE, SAVE
 
 from ..support.history import message
+from ..support.proxy import Proxy
 from ..support.servers import Server
 from ..support.storm import verdict
+from ..support.storm.clients import HASTY, Client, Said, World, _LeaveError
 from ..support.storm.erasures import Delete, Erasures, Look, Write
 from ..support.storm.journal import Call, Journal, read
 from ..support.storm.proxy import RoughProxy, Weather, rough_proxy
 from ..support.storm.resp import Replies, Requests, first_word, script_of, words
 from ..support.storm.truth import Chain, read_chain
+from .shells import carries, contents
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -219,6 +224,31 @@ def test_what_a_killed_worker_had_begun_is_in_its_journal(tmp_path: Path) -> Non
     assert len(list(verdict.hangs([load], killed=[]))) == 1
     load.outcome, load.ended = "ok", load.started + 1000
     assert "took 1000" in next(verdict.hangs([load], killed=["a1"]))
+
+
+@pytest.mark.parametrize("copies", [0, 1], ids=["", "durable"])
+async def test_a_save_that_is_repeated_in_a_turn_is_told_by_its_last_attempt(
+    copies: int, between: Proxy, backends: Callable[..., Any], namespace: str, tmp_path: Path
+) -> None:
+    """The first attempt never arrives. The second is applied, and its caller learns that only when it asks."""
+    durability = Durability(replicas=copies, timeout=0.05)
+    backend = backends("async", between.url, namespace=namespace, durability=durability)
+    journal, rng = Journal(tmp_path / "a1.jsonl"), random.Random(7)
+    rng.random = lambda: 0.5  # type: ignore[method-assign]
+    client = Client("a1.0", False, backend, backend, journal, World(time.monotonic()), rng, lambda: True)
+    store, doings = backend.store("window-1"), list[Said]()
+    async with store.turn(retry=HASTY) as turn:
+        between.keep_back(1, carries(SAVE))
+        between.lose_replies(0 if copies else 1, carries(SAVE))
+        with contextlib.suppress(_LeaveError):
+            await client._turn_save("window-1", store, turn, doings)
+        (said,) = doings
+        await client.settle("window-1", store, said)
+    journal.close()
+    assert (len(between.kept), between.lost) == (1, 0 if copies else 1)
+    save, *_ = read([tmp_path / "a1.jsonl"])
+    assert (save.kind, verdict.fate(save)) == ("turn.save", "done"), save
+    assert await contents(backend.store("window-1")) == list(save.tokens)
 
 
 def _call(kind: str, started: float, ended: float, outcome: str = "ok", **facts: Any) -> Call:

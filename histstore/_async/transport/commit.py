@@ -54,8 +54,8 @@ class GroupCommit:
         A caller that is cancelled, or out of time, returns at once. A write that was not sent by then is never sent. A
         write that was sent continues with its neighbours.
 
-        `Transport.commit` describes the arguments; `timeout` is that of the replies to the writes, in seconds. In all, it
-        takes `timeout` and twice `patience` at most: the WAIT of the batch before may last as long as its own.
+        `Transport.commit` describes the arguments; `timeout` is that of the replies to the writes, in seconds. In all,
+        it takes `timeout` and twice `patience` at most: the WAIT of the batch before may last as long as its own.
         """
         most = timeout + 2 * patience
         job = _Job(commands, timeout, state)

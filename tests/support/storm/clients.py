@@ -530,6 +530,8 @@ class Client:
                     raise
                 try:
                     return await turn.save()  # settles it first
+                except (OutcomeUnknownError, NotReplicatedError):
+                    raise  # this tells of the second attempt: the first one was never applied, or is the one told of
                 except HistoryStoreError:
                     raise unknown from None
 
