@@ -4,7 +4,7 @@ set -uo pipefail
 python=$1
 shift
 times=20
-workers=$((2 * $(getconf _NPROCESSORS_ONLN))) # as in the last step of run_tests.sh
+workers=$((3 * $(getconf _NPROCESSORS_ONLN))) # as in the last step of run_tests.sh
 [[ ${1:-} =~ ^[0-9]+$ ]] && { times=$1; shift; }
 
 for ((run = 1; run <= times; run++)); do

@@ -4,14 +4,20 @@
 # 2. The faults, the scripts and the documents, without a tracer: it would double their CPU time, and faults keep to the
 #    clock. They wait more than they compute, so more of them run at once.
 # 3. The tests marked `alone`, of which few run at once: neighbours would distort what they measure.
-# Those marked `long` are left out, unless a path names them; `make types` runs tests/docs/test_types.py. Paths among the arguments take the place of these folders.
+# Those marked `long` are left out, unless a path names them; `make types` runs tests/docs/test_types.py. Paths among the
+# arguments take the place of these folders.
 set -uo pipefail
 python=$1
 shift
 
 cores=$(getconf _NPROCESSORS_ONLN)
-# One steps through coroutines, which a tracer slows down most; the other starts processes, which no tracer follows.
-untraced=(tests/store/test_lease_cancellation.py tests/unit/test_demo.py)
+# A tracer slows these down most: they step through coroutines, make thousands of examples, or import large packages. The
+# last one starts processes, which no tracer follows.
+untraced=(
+    tests/store/test_advice.py tests/store/test_lease_cancellation.py tests/store/test_state_machine.py
+    tests/store/test_turn_together.py tests/unit/values/test_forms.py tests/unit/values/test_frozen.py
+    tests/unit/wire/test_resp.py tests/unit/test_demo.py
+)
 covered=(tests/unit tests/store tests/bench "${untraced[@]/#/--ignore=}")
 uncovered=(tests/faults tests/cluster tests/sentinel tests/lua tests/docs tests/deploy "${untraced[@]}" --ignore=tests/docs/test_types.py)
 # Only files with such a test: to collect the others takes longer than some tests do.
@@ -35,8 +41,8 @@ step() { # step WORKERS PYTEST ARGUMENTS...
     esac
 }
 
-step $((3 * cores)) -m "not alone$short" --cov --cov-report term "${covered[@]}" "$@"
+step $((2 * cores)) -m "not alone$short" --cov --cov-report term "${covered[@]}" "$@"
 [ ${#uncovered[@]} -eq 0 ] || step $((4 * cores)) -m "not alone$short" "${uncovered[@]}" "$@"
-step $((2 * cores)) -m alone "${alone[@]}" "$@"
+step $((3 * cores)) -m "alone$short" "${alone[@]}" "$@"
 [ $empty -lt $steps ] || { echo 'no test was selected' >&2; failed=1; }
 exit $failed

@@ -234,7 +234,10 @@ def test_closing_gives_up_what_an_interrupted_exit_has_left(
             break
 
 
-@pytest.mark.parametrize("name", ["append", "delete", "turn", "lock", "waiting lock"])
+@pytest.mark.parametrize(
+    "name",
+    ["append", "delete", "lock", *(pytest.param(name, marks=pytest.mark.long) for name in ("turn", "waiting lock"))],
+)
 def test_a_second_signal_while_the_first_is_cleared_up_after(name: str, scenes: Callable[[], Scene]) -> None:
     """The same, where the handler raises again soon after it has raised."""
     for again in (1, 2, 3, 5, 8, 13, 21, 40, 80, 200):

@@ -122,6 +122,7 @@ async def test_a_planned_failover_is_followed_before_anything_fails(
 
 
 @pytest.mark.alone
+@pytest.mark.long
 async def test_a_partitioned_primary_that_took_writes_comes_back(backends: Make) -> None:
     """The writer that stayed with it is refused, the log is one chain, and whoever heard of the failover had left."""
     with watched(relayed=True) as made:

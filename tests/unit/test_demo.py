@@ -124,6 +124,7 @@ def seed_of(sent: bool, workers: int, turns: list[int]) -> int:
     return next(seed for seed in range(1000) if Script.write(seed, workers, turns).kill.sent is sent)
 
 
+@pytest.mark.long
 def test_carried_conversations(demo: Demo) -> None:
     """Without options, each message of the package's conversations is stored once, in order; the table adds up."""
     transcripts = bundled()
@@ -151,7 +152,7 @@ def test_carried_conversations(demo: Demo) -> None:
     assert re.search(r"seed \d+", table["conversations"][1])
 
 
-@pytest.mark.parametrize("sent", [True, False])
+@pytest.mark.parametrize("sent", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_input_from_a_file(demo: Demo, small: Path, sent: bool) -> None:
     """A file's messages are stored exactly once, whether the worker is killed before its save or after sending it."""
     seed = seed_of(sent, 3, turns_of(small))
@@ -165,7 +166,7 @@ def test_input_from_a_file(demo: Demo, small: Path, sent: bool) -> None:
     assert ("before its save" in table["killed"][1]) is not sent, seed
 
 
-@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize("runs", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_one_message_each_on_a_named_server(
     demo: Demo, tmp_path: Path, server_url: str, raw: redis.Redis, runs: int
 ) -> None:
@@ -182,6 +183,7 @@ def test_one_message_each_on_a_named_server(
     assert not list(raw.scan_iter(match="histstore-demo-*", count=1000))
 
 
+@pytest.mark.long
 def test_stopping_leaves_a_named_server_clean(demo: Demo, server_url: str, raw: redis.Redis) -> None:
     """Stopped while a zombie holds a lease and rivals wait for it, it leaves neither the lease nor the queue behind."""
     process = demo("--url", server_url)
@@ -194,6 +196,7 @@ def test_stopping_leaves_a_named_server_clean(demo: Demo, server_url: str, raw: 
     assert not list(raw.scan_iter(match="histstore-demo-*", count=1000))
 
 
+@pytest.mark.long
 def test_zombie_that_no_lease_stops_is_found(demo: Demo, tmp_path: Path, small: Path) -> None:
     """With a save script that does not look at the lease, the demonstration fails, and says why."""
     package = tmp_path / "package"
