@@ -1,7 +1,8 @@
-"""Fixtures: each server that is installed, with the files of `deploy/` that are for its generation."""
+"""Fixtures: the server that is tested, with the files of `deploy/` that are for its generation."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,6 +26,12 @@ def available() -> dict[str, Path]:
 
     found = {"valkey-9.1": Path(get_binary_path())}
     return found | {name: path for name in servers.NAMES if (path := servers.program(name)) is not None}
+
+
+def tested() -> list[str]:
+    """Return the name of the server that `make servers` tests; without it, that of the newest one."""
+    program = os.environ.get("HISTSTORE_TEST_SERVER")
+    return [name for name, path in available().items() if str(path) == program] or ["valkey-9.1"]
 
 
 def acl_of(name: str) -> Path:
@@ -69,9 +76,9 @@ class Deployed:
             client.execute_command("ACL", "SETUSER", user, "reset", *rules)
 
 
-@pytest.fixture(scope="session", params=list(available()), ids=lambda name: f"on-{name}")
+@pytest.fixture(scope="session", params=tested(), ids=lambda name: f"on-{name}")
 def program(request: pytest.FixtureRequest) -> tuple[str, Path]:
-    """Each installed server: its name, and its program."""
+    """The name and the program of the server that is tested."""
     name: str = request.param
     return name, available()[name]
 

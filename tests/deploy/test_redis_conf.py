@@ -25,7 +25,7 @@ def test_the_settings_take_effect(deployed: Deployed) -> None:
             if name != "aclfile":
                 assert client.config_get(name) == {name: value}
         assert deployed.name in f"valkey-{client.info('server').get('valkey_version', '')} {_version(client)}"
-    with deployed.server.client() as client, pytest.raises(redis.exceptions.AuthenticationError):
+    with deployed.server.client(retry=None) as client, pytest.raises(redis.exceptions.AuthenticationError):
         client.ping()
 
 
