@@ -25,7 +25,7 @@ class Event:
 
     Attributes:
         call: A number that the events of one call share. It is unique in the process.
-        name: The public call that it serves: "save", "load", "lock" and so on.
+        name: What it does: "save", "load", "acquire" (for a lock or a turn), "renew", "release" and so on.
         operation: The script that runs, or the first command where there is none: "save", "MULTI", "SCAN".
         run: The namespace and the run id, or None for a call about no single run.
         server: The server's address: host and port, or the path of its socket.

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import tempfile
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -31,9 +32,9 @@ class _Replicated(Topology):
     lossy = True
     announces = True
 
+    @abstractmethod
     def _replicas(self, primary: Server) -> list[Server]:
         """Returns the replicas of a primary."""
-        raise NotImplementedError
 
     def _victim(self) -> tuple[Server, list[Server]]:
         victim = self.rng.choice(self.primaries())
@@ -93,8 +94,8 @@ class _Replicated(Topology):
         self._promoted(heirs)
         self._demote(victim)
 
-    def _hand_over(self, heirs: list[Server]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _hand_over(self, heirs: list[Server]) -> None: ...
 
 
 class Sentinels(_Replicated):

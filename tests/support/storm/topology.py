@@ -6,6 +6,7 @@ import contextlib
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
@@ -57,7 +58,7 @@ def client_of(address: Address, seconds: float = 2.0) -> redis.Redis:
     )  # fmt: skip
 
 
-class Topology:
+class Topology(ABC):
     """Servers, each in a network of its own where the machine allows it.
 
     Attributes:
@@ -106,25 +107,25 @@ class Topology:
         """Addresses before which clients need proxies."""
         return [each.address for each in self.servers]
 
+    @abstractmethod
     def url(self, ways: dict[Address, Address]) -> str:
         """Returns the URL for clients behind proxies.
 
         Args:
             ways: The proxy before each of `doors`, or nothing for those doors themselves.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def primaries(self) -> list[Server]:
         """Returns the servers that take writes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def primary_of(self, key: bytes) -> redis.Redis:
         """Returns a client of the server that has a key."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_well(self) -> bool:
         """Returns whether every server does its work."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------- its life
 
@@ -137,8 +138,8 @@ class Topology:
             self.close()
             raise
 
-    def _start(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _start(self) -> None: ...
 
     def _places(self, count: int) -> list[Place]:
         """Returns an address for each server, and the words that run a command there."""
