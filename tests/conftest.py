@@ -35,15 +35,9 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_finish() -> None:
-    """Exempt the collected tests from garbage collection: many tests collect, and each would walk all 6,000."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def frozen_heap() -> None:
-    """Exempt what the module before has left, and what it has imported, too."""
+    """Exempt what is there from garbage collection: many tests collect, and each would walk all tests and modules."""
     gc.collect()
     gc.freeze()
 

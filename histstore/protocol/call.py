@@ -28,7 +28,7 @@ class Call:
     """One request: commands that are sent together and answered together.
 
     Attributes:
-        name: The public call that it serves, for error texts and observers.
+        name: What it does ("save", "acquire"), for error texts and observers.
         batch: The commands of the first send.
         key: Routes it in a cluster.
         run: Namespace and id of the run that it is about, for observers; None: no single run.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import redis
 
 from tools import servers
 
-from ..support.servers import Server
+from ..support.servers import Server, server_binary
 from ..support.shells import SHELLS, Shell
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -29,9 +28,9 @@ def available() -> dict[str, Path]:
 
 
 def tested() -> list[str]:
-    """Return the name of the server that `make servers` tests; without it, that of the newest one."""
-    program = os.environ.get("HISTSTORE_TEST_SERVER")
-    return [name for name, path in available().items() if str(path) == program] or ["valkey-9.1"]
+    """Return the one server to test: that of the other tests if its ACL file is known, else the newest."""
+    program = Path(server_binary() or "").resolve()
+    return [name for name, path in available().items() if path.resolve() == program] or ["valkey-9.1"]
 
 
 def acl_of(name: str) -> Path:

@@ -33,9 +33,10 @@ def url_of(pair: Watched, *first: int, service: str = "main", query: str = "") -
     return f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/{service}/0{query}"
 
 
-def _connections(sentinel: Any) -> int:
-    """Returns the number of its connections, without those of other sentinels: they come and go as they like."""
-    return sum(b" name=sentinel-" not in line for line in sentinel.ask("CLIENT", "LIST").splitlines())
+def connections(pair: Watched) -> int:
+    """Returns the sentinels' connections, without those among themselves, which come and go as they like."""
+    lines = [line for each in pair.sentinels for line in each.ask("CLIENT", "LIST").splitlines()]
+    return sum(b" name=sentinel-" not in line for line in lines)
 
 
 def length(snapshot: Any) -> int:
@@ -348,32 +349,26 @@ async def test_closing_does_not_wait_for_one_frozen_sentinel_after_another(pair:
 
 
 async def test_closing_leaves_no_connection(pair: Watched, shell: Shell) -> None:
-    def connections() -> int:
-        return sum(map(_connections, pair.sentinels))
-
-    before = connections()
+    before = connections(pair)
     backend = shell.from_url(pair.url)
     await backend.store("run").load()
-    await until(lambda: connections() > before)
+    await until(lambda: connections(pair) > before)
     await backend.aclose()
-    await until(lambda: connections() <= before, "a connection to a sentinel is left")
+    await until(lambda: connections(pair) <= before, "a connection to a sentinel is left")
 
 
 def test_event_loops_that_end_leave_no_connection(pair: Watched, namespace: str) -> None:
     """One backend in several, one after the other, and never closed."""
 
-    def connections() -> int:
-        return sum(map(_connections, pair.sentinels))
-
     async def turn(number: int) -> None:
         await backend.store(f"run {number}").append(plain(number))
 
-    before = connections()
+    before = connections(pair)
     backend = histstore.RedisBackend.from_url(pair.url, namespace=namespace)
     for number in range(3):
         asyncio.run(turn(number))
     end = time.monotonic() + 10.0
-    while connections() > before:
+    while connections(pair) > before:
         assert time.monotonic() < end, "a connection to a sentinel is left"
         time.sleep(0.01)
     asyncio.run(backend.aclose())
